@@ -1,0 +1,68 @@
+"""LLVM IR and the primitives' bitcode -> one optimised ELF object, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from ffpf_bpf.errors import FfpfError
+
+BITCODE = Path(__file__).parent / "bitcode"
+CPU = "v3"
+
+
+def link(generated: str, primitives: Iterable[str], programs: Iterable[str]) -> llvm.ModuleRef:
+    """The generated module and the primitives it calls as one module, in which only `programs` are seen from outside."""
+    _target_machine()
+    module = llvm.parse_assembly(generated) if generated else None
+    for name in sorted(primitives):
+        primitive = llvm.parse_bitcode(_bitcode(name))
+        if module is None:
+            module = primitive
+        else:
+            module.link_in(primitive)
+    assert module is not None
+    kept = set(programs)
+    for function in module.functions:
+        if not function.is_declaration and function.name not in kept:
+            function.linkage = "internal"
+    for variable in module.global_variables:
+        if not variable.is_declaration:
+            variable.linkage = "internal"
+    return module
+
+
+def optimise(module: llvm.ModuleRef) -> None:
+    """LLVM's O2, in place."""
+    builder = llvm.create_pass_builder(_target_machine(), llvm.create_pipeline_tuning_options(speed_level=2))
+    builder.getModulePassManager().run(module, builder)
+
+
+def emit_object(module: llvm.ModuleRef) -> bytes:
+    """The ELF object."""
+    return bytes(_target_machine().emit_object(module))
+
+
+def emit_assembly(module: llvm.ModuleRef) -> str:
+    """The same as BPF assembly."""
+    return str(_target_machine().emit_assembly(module))
+
+
+@cache
+def _target_machine() -> llvm.TargetMachine:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    return llvm.Target.from_triple("bpf").create_target_machine(cpu=CPU, opt=2, reloc="static", codemodel="default")
+
+
+@cache
+def _bitcode(name: str) -> bytes:
+    try:
+        return (BITCODE / f"{name}.bc").read_bytes()
+    except OSError:
+        raise FfpfError(
+            f"the kernel part `{name}` is not built", where=str(BITCODE), help="run `make build` in the checkout"
+        ) from None

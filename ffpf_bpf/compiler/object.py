@@ -1,0 +1,119 @@
+"""ELF object -> value: programs, their instructions and relocations, read back with pyelftools.
+
+What is loaded, shown and audited is this value, not the compiler's intentions.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
+from elftools.elf.sections import SymbolTableSection
+
+from ffpf_bpf.errors import FfpfError
+
+R_BPF_64_64 = 1
+INSTRUCTION_BYTES = 8
+OP_CALL = 0x85
+
+
+@dataclass(frozen=True, slots=True)
+class Relocation:
+    """The 64-bit immediate at instruction `at` is the address of the symbol, plus what stands there."""
+
+    at: int
+    symbol: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectProgram:
+    """One program: its instructions as bytes (8 each), and where map symbols go in."""
+
+    name: str
+    instructions: bytes
+    relocations: tuple[Relocation, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.instructions) // INSTRUCTION_BYTES
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """The maps it touches, by symbol."""
+        return frozenset(relocation.symbol for relocation in self.relocations)
+
+    @property
+    def helpers(self) -> frozenset[int]:
+        """The numbers of the kernel helpers it calls."""
+        slots = range(0, len(self.instructions), INSTRUCTION_BYTES)
+        calls = (self.instructions[at : at + INSTRUCTION_BYTES] for at in slots)
+        return frozenset(
+            int.from_bytes(call[4:8], "little") for call in calls if call[0] == OP_CALL and call[1] >> 4 == 0
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """A compiled object: the ELF file's bytes and what is in it."""
+
+    elf: bytes
+    programs: dict[str, ObjectProgram]
+
+    def lines(self, program: str) -> dict[int, int]:
+        """Instruction -> debug line, where the object was compiled with lines."""
+        file = ELFFile(io.BytesIO(self.elf))
+        if not file.has_dwarf_info():
+            return {}
+        sections = {section.name: index for index, section in enumerate(file.iter_sections())}
+        del sections
+        dwarf = file.get_dwarf_info(relocate_dwarf_sections=True)
+        found: dict[int, int] = {}
+        for unit in dwarf.iter_CUs():
+            table = dwarf.line_program_for_CU(unit)
+            for entry in table.get_entries() if table else ():
+                if entry.state and not entry.state.end_sequence:
+                    found[entry.state.address // INSTRUCTION_BYTES] = entry.state.line
+        return found
+
+
+def read(elf: bytes) -> Object:
+    """Read an object. Raises FfpfError if something in it cannot be loaded: a function left out of line, or data."""
+    file = ELFFile(io.BytesIO(elf))
+    symbols = next(section for section in file.iter_sections() if isinstance(section, SymbolTableSection))
+    relocations = {
+        section["sh_info"]: section for section in file.iter_sections() if isinstance(section, RelocationSection)
+    }
+    programs = {}
+    for symbol in symbols.iter_symbols():
+        if symbol["st_info"]["type"] != "STT_FUNC":
+            continue
+        section_index = symbol["st_shndx"]
+        section = file.get_section(section_index)
+        if not section.name.startswith("xdp"):
+            raise FfpfError(f"the compiler left `{symbol.name}` out of line", help="mark it FFPF_PRIMITIVE")
+        start, size = symbol["st_value"], symbol["st_size"]
+        programs[symbol.name] = ObjectProgram(
+            symbol.name,
+            section.data()[start : start + size],
+            tuple(_relocations(relocations.get(section_index), symbols, start, size)),
+        )
+    return Object(elf, programs)
+
+
+def _relocations(
+    section: RelocationSection | None, symbols: SymbolTableSection, start: int, size: int
+) -> list[Relocation]:
+    found = []
+    for relocation in section.iter_relocations() if section else ():
+        if not start <= relocation["r_offset"] < start + size:
+            continue
+        symbol = symbols.get_symbol(relocation["r_info_sym"])
+        if relocation["r_info_type"] != R_BPF_64_64 or symbol["st_shndx"] != "SHN_UNDEF":
+            raise FfpfError(
+                f"the compiler made a reference to `{symbol.name}` that no map answers",
+                help="primitives keep their state in their mbuf",
+            )
+        found.append(Relocation((relocation["r_offset"] - start) // INSTRUCTION_BYTES, symbol.name))
+    return found

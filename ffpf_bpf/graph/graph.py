@@ -1,0 +1,331 @@
+"""The graph: a flow expression as a flat list of steps, checked, each step one yes or no about a packet.
+
+A step reads earlier steps by their index, so the list is its own evaluation order: a DAG in static single assignment.
+Everything that analyses a flow (the compiler, the policy's order rules, pictures, statistics) reads this form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ffpf_bpf.errors import ExpressionError
+from ffpf_bpf.graph.classes.device import Device
+from ffpf_bpf.graph.classes.grab import Grab
+from ffpf_bpf.graph.effect import Fate
+from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role, Then, any_of, nodes, then
+
+MOST_NODES = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A node: sees the packets for which step `source` is true (None: all that arrive at the flow's taps)."""
+
+    node: Node
+    source: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Union:
+    """True if any of the steps is."""
+
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Intersection:
+    """True if all of the steps are."""
+
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Complement:
+    """True for what `source` let through (None: everything) and `inner` did not."""
+
+    source: int | None
+    inner: int
+
+
+Step = Leaf | Union | Intersection | Complement
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A place where packets are left out on purpose: those that reach `step` and do not leave it, unless a parallel
+    branch lets them go on (one of the steps `unless` is true)."""
+
+    fate: Fate
+    step: int
+    unless: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A checked flow definition's graph. `steps[i]` is named `ids[i]`."""
+
+    expression: Expression
+    steps: tuple[Step, ...]
+    ids: tuple[str, ...]
+    taps: tuple[Device, ...]
+    stops: tuple[Stop, ...] = ()
+    ends: tuple[int, ...] = field(default=())
+
+    def leaves(self) -> Iterator[tuple[int, Leaf]]:
+        """The nodes, with the index of their step."""
+        return ((index, step) for index, step in enumerate(self.steps) if isinstance(step, Leaf))
+
+    @property
+    def sinks(self) -> tuple[int, ...]:
+        """The steps that deliver packets to the application."""
+        return tuple(index for index, leaf in self.leaves() if leaf.node.role is Role.SINK)
+
+    @property
+    def snaplen(self) -> int:
+        """The largest snap length of its sinks in bytes; 0 when one of them takes whole packets, or none exists."""
+        lengths = [leaf.node.snaplen for _, leaf in self.leaves() if isinstance(leaf.node, Grab)]
+        return max(lengths, default=0) if all(lengths) else 0
+
+
+def sources(step: Step) -> tuple[int, ...]:
+    """The steps that `step` reads."""
+    match step:
+        case Leaf(source=None):
+            return ()
+        case Leaf(source=int(source)):
+            return (source,)
+        case Union(inputs=inputs) | Intersection(inputs=inputs):
+            return inputs
+        case Complement(source=source, inner=inner):
+            return (inner,) if source is None else (source, inner)
+        case _:
+            raise TypeError(f"not a step: {step!r}")
+
+
+def build(expression: Expression) -> Graph:
+    """The graph of a flow expression, with `(grab)` added where a path ends in nothing. Raises ExpressionError if a
+    path does not begin with a device, a NOT or `&` holds what does not decide, a name is used twice, something follows
+    a sink, or there are over 1,000 nodes."""
+    try:
+        leaves = tuple(nodes(expression))
+        if len(leaves) > MOST_NODES:
+            raise ExpressionError(f"{len(leaves):,} nodes in one flow", help=f"at most {MOST_NODES:,}")
+        _check_names(leaves)
+        completed = _completed(expression)
+        _check_devices(completed, first=True)
+        builder = _Builder(tuple(nodes(completed)))
+        builder.add(completed, None, ())
+    except RecursionError:
+        raise ExpressionError("nested too deeply", help="at most 100 joins inside one another") from None
+    graph = Graph(
+        expression=completed,
+        steps=tuple(builder.steps),
+        ids=tuple(builder.ids),
+        taps=tuple(dict.fromkeys(Device(node.tap) for node in leaves if isinstance(node, Device))),
+        stops=tuple(builder.stops),
+        ends=tuple(builder.ends()),
+    )
+    check(graph)
+    return graph
+
+
+def check(graph: Graph) -> None:
+    """Refuse a graph that is no DAG in evaluation order. `build` never makes one; a value made by hand may be."""
+    for index, step in enumerate(graph.steps):
+        if any(not 0 <= source < index for source in sources(step)):
+            raise ExpressionError(
+                "the graph has a cycle or an edge from nowhere",
+                where=graph.ids[index],
+                help="a step may read only steps before it",
+            )
+
+
+class _Builder:
+    """Appends the steps of an expression, inner ones first."""
+
+    def __init__(self, leaves: tuple[Node, ...]) -> None:
+        self.steps: list[Step] = []
+        self.ids: list[str] = []
+        self.stops: list[Stop] = []
+        self._taken = {node.name for node in leaves}
+
+    def add(self, expression: Expression, source: int | None, unless: tuple[int, ...], inverted: bool = False) -> int:
+        """Append `expression` fed by step `source`; the step that says whether the packet goes on."""
+        match expression:
+            case Node():
+                step = self._append(Leaf(expression, source), expression.name, expression.class_name)
+                if expression.stops_as not in (None, Fate.FILTERED) and not inverted:
+                    self.stops.append(Stop(expression.stops_as or Fate.FILTERED, step, unless))
+                return step
+            case AnyOf(branches=branches):
+                return self._union(branches, source, unless, inverted)
+            case AllOf(branches=branches):
+                inputs = tuple(self.add(branch, source, unless, inverted) for branch in branches)
+                return self._append(Intersection(inputs), "", "all")
+            case Not(inner=inner):
+                decided = self.add(inner, source, (), inverted=True)
+                step = self._append(Complement(source, decided), "", "not")
+                fates = {node.stops_as for node in nodes(inner)} - {None, Fate.FILTERED}
+                if fates and not inverted:
+                    self.stops.append(Stop(max(fate for fate in fates if fate), step, unless))
+                return step
+            case Then(stages=(first, *rest)):
+                step = self.add(first, source, unless, inverted)
+                for stage in rest:
+                    step = self.add(stage, step, unless, inverted)
+                return step
+            case _:
+                raise TypeError(f"not a flow expression: {expression!r}")
+
+    def _union(
+        self, branches: tuple[Expression, ...], source: int | None, unless: tuple[int, ...], inverted: bool
+    ) -> int:
+        first_stop = len(self.stops)
+        inputs = tuple(self.add(branch, source, unless, inverted) for branch in branches)
+        step = self._append(Union(tuple(i for i in inputs if self._goes_on(i))), "", "any")
+        for index in range(first_stop, len(self.stops)):
+            stop = self.stops[index]
+            self.stops[index] = Stop(stop.fate, stop.step, (*stop.unless, step))
+        return step
+
+    def ends(self) -> Iterator[int]:
+        """The functions at the end of a path: a packet that gets there and to no sink was counted."""
+        read = {source for step in self.steps for source in sources(step)}
+        for index, step in enumerate(self.steps):
+            if isinstance(step, Leaf) and step.node.role is Role.DOES and self._leads_nowhere(index, read):
+                yield index
+
+    def _leads_nowhere(self, index: int, read: set[int]) -> bool:
+        """No step reads it, but for joins that lead nowhere themselves."""
+        readers = [i for i, step in enumerate(self.steps) if index in sources(step)]
+        return all(isinstance(self.steps[i], Union) and self._leads_nowhere(i, read) for i in readers)
+
+    def _goes_on(self, index: int) -> bool:
+        match self.steps[index]:
+            case Leaf(node=node):
+                return node.role is not Role.SINK
+            case Union(inputs=inputs):
+                return bool(inputs)
+            case _:
+                return True
+
+    def _append(self, step: Step, name: str, kind: str) -> int:
+        self.steps.append(step)
+        self.ids.append(name or self._fresh(kind))
+        return len(self.steps) - 1
+
+    def _fresh(self, kind: str) -> str:
+        number = 1
+        while f"{kind}{number}" in self._taken:
+            number += 1
+        self._taken.add(f"{kind}{number}")
+        return f"{kind}{number}"
+
+
+def _completed(expression: Expression) -> Expression:
+    """`expression` with one `(grab)` behind the paths that end in neither a sink nor a function."""
+    match expression:
+        case Node(role=Role.SINK | Role.DOES):
+            return expression
+        case AnyOf(branches=branches):
+            bare = [branch for branch in branches if not _ends_well(branch)]
+            if not bare:
+                return expression
+            if len(bare) == len(branches) and not any(_ends_somewhere(branch) for branch in branches):
+                return then(expression, Grab())
+            simple = [branch for branch in bare if not _ends_somewhere(branch)]
+            rest = [_completed(branch) for branch in branches if branch not in simple]
+            return any_of(*rest, *([then(any_of(*simple), Grab())] if simple else []))
+        case Node() | AllOf() | Not():
+            return then(expression, Grab())
+        case Then(stages=(*first, last)):
+            return then(*first, _completed(last))
+        case _:
+            raise TypeError(f"not a flow expression: {expression!r}")
+
+
+def _ends_well(expression: Expression) -> bool:
+    return _completed(expression) == expression
+
+
+def _ends_somewhere(expression: Expression) -> bool:
+    """Some path of it ends in a sink or a function already."""
+    match expression:
+        case Node(role=role):
+            return role in (Role.SINK, Role.DOES)
+        case AnyOf(branches=branches):
+            return any(_ends_somewhere(branch) for branch in branches)
+        case Then(stages=stages):
+            return _ends_somewhere(stages[-1])
+        case _:
+            return False
+
+
+def _check_names(leaves: tuple[Node, ...]) -> None:
+    seen: set[str] = set()
+    for node in leaves:
+        if node.name and node.name in seen:
+            raise ExpressionError(
+                f"two nodes are called `{node.name}`", where=node.where, help="give each node its own name"
+            )
+        seen.add(node.name)
+
+
+def _check_devices(expression: Expression, *, first: bool) -> bool:
+    """Every path begins with a device, no device stands later, nothing follows a sink, `&` and `!` hold only nodes
+    that pass packets on or decide. Returns whether packets can leave `expression`."""
+    match expression:
+        case Node(role=Role.DEVICE):
+            if not first:
+                raise ExpressionError(
+                    f"`{expression.expression}` stands behind another node",
+                    where=expression.where,
+                    help="devices come first: `(device,eth0) | (device,eth1) -> ...`",
+                )
+            return True
+        case Node():
+            if first:
+                raise ExpressionError(
+                    "a path begins without a device",
+                    where=expression.where,
+                    help=f"put `(device,NAME) ->` before `({expression.class_name})`",
+                )
+            return expression.role is not Role.SINK
+        case AnyOf(branches=branches):
+            return any([_check_devices(branch, first=first) for branch in branches])
+        case AllOf(branches=branches):
+            for branch in branches:
+                if not _check_devices(branch, first=first) or _has_role(branch, Role.SINK):
+                    raise ExpressionError(
+                        "`&` holds a sink, which passes nothing on", help="put the sink behind: `a & b -> (grab)`"
+                    )
+            return True
+        case Not(inner=inner):
+            for node in nodes(inner):
+                if node.role is not Role.DECIDES:
+                    raise ExpressionError(
+                        f"`!` stands before `({node.class_name})`, which does not decide",
+                        where=node.where,
+                        help="`!` takes filters only, as in `!(bpf,udp)`",
+                    )
+            if first:
+                raise ExpressionError("a path begins without a device", help="put `(device,NAME) ->` before `!`")
+            return True
+        case Then(stages=(head, *tail)):
+            goes_on = _check_devices(head, first=first)
+            for stage in tail:
+                if not goes_on:
+                    raise ExpressionError(
+                        "something follows a sink",
+                        where=next(nodes(stage)).where,
+                        help="a sink such as `(grab)` ends its path; branch before it with `|`",
+                    )
+                goes_on = _check_devices(stage, first=False)
+            return goes_on
+        case _:
+            raise TypeError(f"not a flow expression: {expression!r}")
+
+
+def _has_role(expression: Expression, role: Role) -> bool:
+    return any(node.role is role for node in nodes(expression))

@@ -1,0 +1,1 @@
+"""The kernel side: programs, maps, links, the chain. The only layer that imports bcc or holds descriptors."""

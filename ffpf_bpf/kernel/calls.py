@@ -1,0 +1,363 @@
+"""The one module that talks to the kernel: libbpf through bcc's library handle, and two system calls it lacks.
+
+Every call returns its result or raises KernelError with the kernel's errno; nothing is retried, cached or undone here.
+`CALLS` lists what is called, so that tests can inject a failure or a kill at each.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
+
+# <linux/bpf.h>
+MAP_ARRAY, MAP_PROG_ARRAY, MAP_ARRAY_OF_MAPS = 2, 3, 12
+PROG_XDP = 6
+ATTACH_XDP = 37
+F_MMAPABLE = 1 << 10
+XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
+LICENSE = b"GPL"
+LOG_BYTES = 1 << 24
+# The verifier's log with each state: only asked for after a refusal.
+LOG_LEVEL = 1
+MEMBARRIER_NUMBER = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "ppc64le": 365, "s390x": 356}
+MEMBARRIER_CMD_GLOBAL = 1
+
+
+class _MapOptions(ctypes.Structure):
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("btf_fd", ctypes.c_uint32),
+        ("btf_key_type_id", ctypes.c_uint32),
+        ("btf_value_type_id", ctypes.c_uint32),
+        ("btf_vmlinux_value_type_id", ctypes.c_uint32),
+        ("inner_map_fd", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("map_extra", ctypes.c_uint64),
+        ("numa_node", ctypes.c_uint32),
+        ("map_ifindex", ctypes.c_uint32),
+    )
+
+
+class _LoadOptions(ctypes.Structure):
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("attempts", ctypes.c_int),
+        ("expected_attach_type", ctypes.c_uint32),
+        ("prog_btf_fd", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+        ("prog_ifindex", ctypes.c_uint32),
+        ("kern_version", ctypes.c_uint32),
+        ("attach_btf_id", ctypes.c_uint32),
+        ("attach_prog_fd", ctypes.c_uint32),
+        ("attach_btf_obj_fd", ctypes.c_uint32),
+        ("fd_array", ctypes.c_void_p),
+        ("func_info", ctypes.c_void_p),
+        ("func_info_cnt", ctypes.c_uint32),
+        ("func_info_rec_size", ctypes.c_uint32),
+        ("line_info", ctypes.c_void_p),
+        ("line_info_cnt", ctypes.c_uint32),
+        ("line_info_rec_size", ctypes.c_uint32),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log_buf", ctypes.c_char_p),
+    )
+
+
+class _LinkOptions(ctypes.Structure):
+    _fields_ = (("sz", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("rest", ctypes.c_uint64 * 6))
+
+
+class _TestOptions(ctypes.Structure):
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_char_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_void_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    )
+
+
+class _XdpQuery(ctypes.Structure):
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("prog_id", ctypes.c_uint32),
+        ("drv_prog_id", ctypes.c_uint32),
+        ("hw_prog_id", ctypes.c_uint32),
+        ("skb_prog_id", ctypes.c_uint32),
+        ("attach_mode", ctypes.c_uint8),
+    )
+
+
+class _ProgramInfo(ctypes.Structure):
+    """struct bpf_prog_info up to its name."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("tag", ctypes.c_uint8 * 8),
+        ("jited_prog_len", ctypes.c_uint32),
+        ("xlated_prog_len", ctypes.c_uint32),
+        ("jited_prog_insns", ctypes.c_uint64),
+        ("xlated_prog_insns", ctypes.c_uint64),
+        ("load_time", ctypes.c_uint64),
+        ("created_by_uid", ctypes.c_uint32),
+        ("nr_map_ids", ctypes.c_uint32),
+        ("map_ids", ctypes.c_uint64),
+        ("name", ctypes.c_char * 16),
+    )
+
+
+class _MapInfo(ctypes.Structure):
+    """struct bpf_map_info up to its name."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+        ("max_entries", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("name", ctypes.c_char * 16),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramInfo:
+    """What the kernel says of a program."""
+
+    id: int
+    name: str
+    map_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TestRun:
+    """What BPF_PROG_TEST_RUN gave: the verdict, the packet afterwards, nanoseconds per run."""
+
+    verdict: int
+    packet: bytes
+    duration_ns: int
+
+
+Result = TypeVar("Result")
+CALLS: list[str] = []
+
+
+def _call(function: Callable[..., Result]) -> Callable[..., Result]:
+    CALLS.append(function.__name__)
+    return function
+
+
+@_call
+def create_map(kind: int, name: str, key_bytes: int, value_bytes: int, entries: int, flags: int = 0) -> int:
+    """The descriptor of a new map."""
+    options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags)
+    return _checked(
+        _library().bpf_map_create(kind, name.encode()[:15], key_bytes, value_bytes, entries, ctypes.byref(options)),
+        f"cannot create a map of {value_bytes * entries:,} bytes",
+    )
+
+
+@_call
+def load_program(name: str, instructions: bytes, kind: int = PROG_XDP, flags: int = 0) -> int:
+    """The descriptor of a loaded program. Raises VerifierError with the log if the verifier refuses it."""
+    result, _ = _load(name, instructions, kind, flags, log_bytes=0)
+    if result >= 0:
+        return result
+    if -result in (errno.EPERM, errno.ENOMEM, errno.ENOSYS, errno.EMFILE, errno.ENFILE):
+        return _checked(result, f"cannot load program `{name}`")
+    result, log = _load(name, instructions, kind, flags, log_bytes=LOG_BYTES)
+    if result >= 0:
+        return result
+    raise VerifierError(f"the verifier refused program `{name}`", log=log, errno=-result)
+
+
+@_call
+def attach_xdp(program: int, interface_index: int, flags: int) -> int:
+    """The descriptor of a link that holds `program` at an interface."""
+    options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), flags=flags)
+    return _checked(
+        _library().bpf_link_create(program, interface_index, ATTACH_XDP, ctypes.byref(options)),
+        "cannot attach at XDP",
+    )
+
+
+@_call
+def set_program(prog_array: int, index: int, program: int) -> None:
+    """Put a program into a slot of a prog array, replacing what is there in one step."""
+    key, value = ctypes.c_uint32(index), ctypes.c_uint32(program)
+    _checked(
+        _library().bpf_map_update_elem(prog_array, ctypes.byref(key), ctypes.byref(value), 0),
+        "cannot put a program into the chain",
+    )
+
+
+@_call
+def clear_program(prog_array: int, index: int) -> None:
+    """Empty a slot of a prog array; waits until no program runs that could still follow it."""
+    key = ctypes.c_uint32(index)
+    result = _library().bpf_map_delete_elem(prog_array, ctypes.byref(key))
+    if result != -errno.ENOENT:
+        _checked(result, "cannot take a program out of the chain")
+
+
+@_call
+def close(descriptor: int) -> None:
+    """Close a descriptor; what it held alive goes."""
+    os.close(descriptor)
+
+
+@_call
+def wait_for_programs() -> None:
+    """Return when every program that was running has ended (an RCU grace period, membarrier(2))."""
+    number = MEMBARRIER_NUMBER.get(platform.machine())
+    if number is None:
+        raise KernelError(f"no membarrier system call known on {platform.machine()}", errno=errno.ENOSYS)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(number, MEMBARRIER_CMD_GLOBAL, 0, 0) != 0:
+        _checked(-ctypes.get_errno(), "cannot wait for running programs")
+
+
+def attached_xdp(interface_index: int) -> tuple[int, str]:
+    """The id of the XDP program at an interface, 0 for none, and its mode: `native`, `generic` or `offloaded`."""
+    query = _XdpQuery(sz=ctypes.sizeof(_XdpQuery))
+    _checked(_library().bpf_xdp_query(interface_index, 0, ctypes.byref(query)), "cannot ask for XDP programs")
+    modes = {query.drv_prog_id: "native", query.skb_prog_id: "generic", query.hw_prog_id: "offloaded"}
+    modes.pop(0, None)
+    return next(iter(modes.items()), (query.prog_id, "native"))
+
+
+def program_info(program_id: int) -> ProgramInfo:
+    """Name and maps of any program of the host."""
+    descriptor = _checked(_library().bpf_prog_get_fd_by_id(program_id), f"cannot look at program {program_id}")
+    try:
+        ids = (ctypes.c_uint32 * 64)()
+        info = _ProgramInfo(nr_map_ids=len(ids), map_ids=ctypes.addressof(ids))
+        _get_info(descriptor, info)
+        return ProgramInfo(info.id, info.name.decode(errors="replace"), tuple(ids[: min(info.nr_map_ids, len(ids))]))
+    finally:
+        os.close(descriptor)
+
+
+def map_word(map_id: int, name: str, offset: int) -> int | None:
+    """The 32-bit word at `offset` of entry 0 of the host's map `map_id`, if that map is called `name`."""
+    descriptor = _checked(_library().bpf_map_get_fd_by_id(map_id), f"cannot look at map {map_id}")
+    try:
+        info = _MapInfo()
+        _get_info(descriptor, info)
+        if info.name.decode(errors="replace") != name:
+            return None
+        value = ctypes.create_string_buffer(info.value_size)
+        key = ctypes.c_uint32(0)
+        _checked(
+            _library().bpf_map_lookup_elem(descriptor, ctypes.byref(key), value), f"cannot read map {map_id}"
+        )
+        return int.from_bytes(value.raw[offset : offset + 4], "little")
+    finally:
+        os.close(descriptor)
+
+
+def test_run(program: int, packet: bytes, repeat: int = 1) -> TestRun:
+    """Run a program on a packet (at least 14 bytes) without any interface: BPF_PROG_TEST_RUN."""
+    out = ctypes.create_string_buffer(len(packet) + 256)
+    options = _TestOptions(
+        sz=ctypes.sizeof(_TestOptions),
+        data_in=packet,
+        data_size_in=len(packet),
+        data_out=ctypes.addressof(out),
+        data_size_out=len(out),
+        repeat=repeat,
+    )
+    _checked(_library().bpf_prog_test_run_opts(program, ctypes.byref(options)), "cannot run the program")
+    return TestRun(options.retval, out.raw[: options.data_size_out], options.duration)
+
+
+def possible_cpus() -> int:
+    """CPUs that may ever come online; per-CPU memory is laid out for so many."""
+    with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
+        return int(file.read().strip().replace(",", "-").split("-")[-1]) + 1
+
+
+def _load(name: str, instructions: bytes, kind: int, flags: int, log_bytes: int) -> tuple[int, str]:
+    log = ctypes.create_string_buffer(log_bytes) if log_bytes else None
+    options = _LoadOptions(
+        sz=ctypes.sizeof(_LoadOptions),
+        attempts=5,
+        prog_flags=flags,
+        log_level=LOG_LEVEL if log else 0,
+        log_size=log_bytes,
+        log_buf=ctypes.cast(log, ctypes.c_char_p) if log else None,
+    )
+    result = _library().bpf_prog_load(
+        kind, name.encode()[:15], LICENSE, instructions, len(instructions) // 8, ctypes.byref(options)
+    )
+    return result, log.value.decode(errors="replace") if log else ""
+
+
+def _get_info(descriptor: int, info: ctypes.Structure) -> None:
+    length = ctypes.c_uint32(ctypes.sizeof(info))
+    _checked(
+        _library().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(length)),
+        "cannot ask the kernel about an object",
+    )
+
+
+def _checked(result: int, message: str) -> int:
+    if result >= 0:
+        return result
+    number = -result
+    raise KernelError(f"{message}: {os.strerror(number).lower()}", errno=number, help=_help(number))
+
+
+def _help(number: int) -> str:
+    match number:
+        case errno.EPERM | errno.EACCES:
+            return "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; `ffpf doctor` tells what is missing"
+        case errno.ENOMEM:
+            return "use smaller buffers (`--buffer`), or raise the memory limit of this process"
+        case errno.EMFILE | errno.ENFILE:
+            return "raise the limit of open files (`ulimit -n`)"
+        case errno.ENOSYS | errno.EINVAL | errno.EOPNOTSUPP:
+            return "`ffpf doctor` tells what this kernel lacks"
+        case _:
+            return "`ffpf doctor` tells what works here"
+
+
+@cache
+def _library() -> Any:
+    try:
+        from bcc.libbcc import lib  # noqa: PLC0415 - the one optional dependency that no package index has
+    except ImportError:
+        raise FfpfError(
+            "bcc's Python library is missing",
+            help="run `apt-get install python3-bpfcc`, and make the virtual environment with --system-site-packages",
+        ) from None
+    # libbpf prints what it thinks of errors; ours are raised.
+    lib.libbpf_set_print(None)
+    lib.bpf_prog_load.argtypes = [
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+        ctypes.POINTER(_LoadOptions),
+    ]
+    return lib

@@ -1,0 +1,54 @@
+"""Network interfaces of this network namespace, by name."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import fcntl
+import os
+import socket
+import struct
+from dataclasses import dataclass
+
+from ffpf_bpf.errors import KernelError
+
+SIOCGIFMTU = 0x8921
+ETHERNET_HEADER_BYTES = 14
+VLAN_TAG_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """An interface: name, index, largest payload in bytes, and which network namespace it is in."""
+
+    name: str
+    index: int
+    mtu: int
+    namespace: int
+
+    @property
+    def longest_frame(self) -> int:
+        """Bytes of the longest frame: header, two VLAN tags, payload."""
+        return self.mtu + ETHERNET_HEADER_BYTES + 2 * VLAN_TAG_BYTES
+
+
+def find(name: str) -> Interface:
+    """The interface called `name`. Raises KernelError with the nearest name if there is none."""
+    try:
+        index = socket.if_nametoindex(name)
+        mtu = _mtu(name)
+    except OSError:
+        names = [other for _, other in socket.if_nameindex()]
+        near = difflib.get_close_matches(name, names, n=1)
+        raise KernelError(
+            f"no interface `{name}`",
+            errno=errno.ENODEV,
+            help=f"did you mean `{near[0]}`?" if near else f"there are {', '.join(names)}",
+        ) from None
+    return Interface(name, index, mtu, os.stat("/proc/self/ns/net").st_ino)
+
+
+def _mtu(name: str) -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        answer = fcntl.ioctl(probe, SIOCGIFMTU, struct.pack("16si12x", name.encode(), 0))
+    return int(struct.unpack("16si12x", answer)[1])

@@ -1,0 +1,67 @@
+"""Maps as context managers, and as memory of this process."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from types import TracebackType
+from typing import Self
+
+from ffpf_bpf.kernel import calls
+
+PAGE = mmap.PAGESIZE
+
+
+class Descriptor:
+    """A kernel object held by a file descriptor: gone when closed, or when this process dies."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.fileno = descriptor
+
+    def close(self) -> None:
+        if self.fileno >= 0:
+            descriptor, self.fileno = self.fileno, -1
+            calls.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class MappedArray(Descriptor):
+    """An array map of `entries` values, shared with this process as `memory` (zeroed at first)."""
+
+    def __init__(self, name: str, value_bytes: int, entries: int = 1) -> None:
+        super().__init__(calls.create_map(calls.MAP_ARRAY, name, 4, value_bytes, entries, calls.F_MMAPABLE))
+        try:
+            self.memory = mmap.mmap(self.fileno, _to_pages(value_bytes * entries))
+        except BaseException:
+            super().close()
+            raise
+
+    def close(self) -> None:
+        # Whoever still holds a view of the memory keeps the pages, and only those, until it lets go.
+        with contextlib.suppress(BufferError):
+            self.memory.close()
+        super().close()
+
+
+class ProgArray(Descriptor):
+    """A prog array: what its owner's programs may follow."""
+
+    def __init__(self, name: str, entries: int) -> None:
+        super().__init__(calls.create_map(calls.MAP_PROG_ARRAY, name, 4, 4, entries))
+
+    def set(self, index: int, program: Descriptor) -> None:
+        calls.set_program(self.fileno, index, program.fileno)
+
+    def clear(self, index: int) -> None:
+        calls.clear_program(self.fileno, index)
+
+
+def _to_pages(size: int) -> int:
+    return (size + PAGE - 1) // PAGE * PAGE

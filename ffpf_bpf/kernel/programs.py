@@ -1,0 +1,61 @@
+"""Programs: map symbols bound to maps, then loaded. Takes instructions and relocations, whatever made them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ffpf_bpf.errors import FfpfError
+from ffpf_bpf.kernel import calls
+from ffpf_bpf.kernel.maps import Descriptor
+
+PSEUDO_MAP_FD, PSEUDO_MAP_VALUE = 1, 2
+
+
+class RelocationLike(Protocol):
+    """An instruction whose 64-bit immediate stands for a map."""
+
+    @property
+    def at(self) -> int: ...
+    @property
+    def symbol(self) -> str: ...
+
+
+class ProgramLike(Protocol):
+    """A program as the compiler leaves it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def instructions(self) -> bytes: ...
+    @property
+    def relocations(self) -> Sequence[RelocationLike]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a map symbol stands for: the map itself, or the address of its only value."""
+
+    map: Descriptor
+    by_value: bool
+
+
+def load(program: ProgramLike, bindings: Mapping[str, Binding]) -> Descriptor:
+    """Bind and load a program. Raises VerifierError if the verifier refuses it."""
+    return Descriptor(calls.load_program(program.name, bound(program, bindings)))
+
+
+def bound(program: ProgramLike, bindings: Mapping[str, Binding]) -> bytes:
+    """The instructions with each map symbol replaced (BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE)."""
+    instructions = bytearray(program.instructions)
+    for relocation in program.relocations:
+        binding = bindings.get(relocation.symbol)
+        if binding is None:
+            raise FfpfError(f"program `{program.name}` wants a map `{relocation.symbol}` that nobody gave")
+        at = relocation.at * 8
+        offset = instructions[at + 4 : at + 8]
+        instructions[at + 1] |= (PSEUDO_MAP_VALUE if binding.by_value else PSEUDO_MAP_FD) << 4
+        instructions[at + 4 : at + 8] = binding.map.fileno.to_bytes(4, "little")
+        instructions[at + 12 : at + 16] = offset if binding.by_value else bytes(4)
+    return bytes(instructions)

@@ -1,0 +1,155 @@
+"""A tap: the entry program attached at an interface, and the chain of segments behind it.
+
+The chain is a linked list of programs: each segment has a prog array of its own with two slots, NEXT (the segment that
+follows) and DELIVER (its own deliver program). Every change is one replacement of one slot, which the kernel makes
+atomically: a packet on its way goes on through what it has entered, a new packet takes the new way, and none is lost or
+seen twice. (`bpf_tail_call` with a constant index is a direct jump; kernel/bpf/arraymap.c, prog_array_map_poke_run.)
+
+Everything is held by descriptors and nothing is pinned: the death of the process takes it all down.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from ffpf_bpf.errors import KernelError, TapBusy
+from ffpf_bpf.kernel import calls
+from ffpf_bpf.kernel.interfaces import Interface
+from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
+from ffpf_bpf.kernel.programs import Binding, ProgramLike, load
+
+NEXT, DELIVER, LINKS = 0, 1, 2  # enum ffpf_link
+TAP_MAP, OWNER_OFFSET = "ffpf_tap", 4  # struct ffpf_tap
+ENTRY_NAME = "ffpf_entry"
+MOST_SEGMENTS = 15  # entry -> 15 x (segment -> deliver) stays within the kernel's 33 tail calls
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A loaded segment of a chain: closing it before it is unlinked breaks the chain."""
+
+    links: ProgArray
+    program: Descriptor
+    resources: ExitStack
+
+    def close(self) -> None:
+        self.resources.close()
+
+
+class Tap:
+    """An attached entry program and its chain."""
+
+    def __init__(self, interface: Interface, mode: str, control: MappedArray, links: ProgArray, stack: ExitStack):
+        self.interface = interface
+        self.mode = mode
+        self.segments: list[Segment] = []
+        self._control = control
+        self._links = links
+        self._stack = stack
+        self._active = control.memory
+        self._words = memoryview(control.memory).cast("I")
+
+    def set_active(self, flows: int) -> None:
+        """How many flows are switched on; with 0 the entry program passes every packet on at once. No system call."""
+        self._words[0] = flows
+
+    def load_segment(
+        self, segment: ProgramLike, deliver: ProgramLike | None, bindings: Mapping[str, Binding]
+    ) -> Segment:
+        """Load a segment's programs, not yet part of the chain."""
+        with ExitStack() as stack:
+            links = stack.enter_context(ProgArray("ffpf_links", LINKS))
+            own = {"ffpf_links": Binding(links, False), TAP_MAP: Binding(self._control, True)}
+            program = stack.enter_context(load(segment, {**bindings, **own}))
+            if deliver is not None:
+                with load(deliver, {**bindings, **own}) as deliver_program:
+                    links.set(DELIVER, deliver_program)
+            return Segment(links, program, stack.pop_all())
+
+    def replace(self, old: list[Segment], new: Segment | None) -> None:
+        """Put `new` where the neighbouring segments `old` are (at the end if there are none), and close those.
+
+        Packets pass through the old way or the new one, never both and never neither.
+        """
+        at = self.segments.index(old[0]) if old else len(self.segments)
+        assert self.segments[at : at + len(old)] == old, "only neighbours are replaced together"
+        if len(self.segments) - len(old) + (new is not None) > MOST_SEGMENTS:
+            raise KernelError(f"more than {MOST_SEGMENTS} segments in a chain", where=self.interface.name)
+        before = self.segments[at - 1].links if at else self._links
+        after = self.segments[at + len(old)] if at + len(old) < len(self.segments) else None
+        if new is not None and after is not None:
+            new.links.set(NEXT, after.program)
+        follower = new or after
+        if follower is not None:
+            before.set(NEXT, follower.program)
+        else:
+            before.clear(NEXT)
+        self.segments[at : at + len(old)] = [new] if new is not None else []
+        for segment in old:
+            segment.close()
+
+    def close(self) -> None:
+        """Detach; the chain goes with it."""
+        for segment in self.segments:
+            segment.close()
+        self.segments.clear()
+        self._words.release()
+        self._stack.close()
+
+
+def attach(interface: Interface, entry: ProgramLike, control_bytes: int) -> Tap:
+    """Attach the entry program at XDP: native, or generic where the driver has no native mode.
+
+    Raises TapBusy, naming the holder, if the interface carries an XDP program already; it is never evicted.
+    """
+    _refuse_if_held(interface)
+    with ExitStack() as stack:
+        control = stack.enter_context(MappedArray(TAP_MAP, control_bytes))
+        control.memory[OWNER_OFFSET : OWNER_OFFSET + 4] = os.getpid().to_bytes(4, "little")
+        links = stack.enter_context(ProgArray("ffpf_links", LINKS))
+        bindings = {TAP_MAP: Binding(control, True), "ffpf_links": Binding(links, False)}
+        program = stack.enter_context(load(entry, bindings))
+        link, mode = _link(program, interface)
+        stack.enter_context(link)
+        return Tap(interface, mode, control, links, stack.pop_all())
+
+
+def _link(program: Descriptor, interface: Interface) -> tuple[Descriptor, str]:
+    for flags, mode in ((calls.XDP_FLAGS_DRV_MODE, "native"), (calls.XDP_FLAGS_SKB_MODE, "generic")):
+        try:
+            return Descriptor(calls.attach_xdp(program.fileno, interface.index, flags)), mode
+        except KernelError as error:
+            if error.errno in (errno.EBUSY, errno.EEXIST):
+                _refuse_if_held(interface)
+            if error.errno in (errno.EPERM, errno.EACCES) or mode == "generic":
+                raise KernelError(
+                    error.message, errno=error.errno, where=f"{interface.name}@xdp", help=error.help
+                ) from None
+    raise AssertionError("unreachable")
+
+
+def _refuse_if_held(interface: Interface) -> None:
+    program_id, mode = calls.attached_xdp(interface.index)
+    if not program_id:
+        return
+    where = f"{interface.name}@xdp"
+    info = calls.program_info(program_id)
+    if info.name != ENTRY_NAME:
+        raise TapBusy(
+            f"the interface carries the XDP program `{info.name}` (id {info.id}, {mode}) of somebody else",
+            errno=errno.EBUSY,
+            where=where,
+            help=f"`bpftool prog show id {info.id}` tells more; it is not evicted: detach it, or use another interface",
+        )
+    words = (calls.map_word(map_id, TAP_MAP, OWNER_OFFSET) for map_id in info.map_ids)
+    owner = next((word for word in words if word), 0)
+    raise TapBusy(
+        f"process {owner} grabs from this interface already",
+        errno=errno.EBUSY,
+        where=where,
+        help="give that process all your flows (`ffpf run` takes several expressions), or stop it",
+    )
