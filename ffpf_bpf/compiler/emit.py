@@ -17,14 +17,9 @@ CPU = "v3"
 def link(generated: str, primitives: Iterable[str], programs: Iterable[str]) -> llvm.ModuleRef:
     """The generated module and the primitives it calls as one module, in which only `programs` are seen from outside."""
     _target_machine()
-    module = llvm.parse_assembly(generated) if generated else None
+    module = llvm.parse_assembly(generated)
     for name in sorted(primitives):
-        primitive = llvm.parse_bitcode(_bitcode(name))
-        if module is None:
-            module = primitive
-        else:
-            module.link_in(primitive)
-    assert module is not None
+        module.link_in(llvm.parse_bitcode(_bitcode(name)))
     kept = set(programs)
     for function in module.functions:
         if not function.is_declaration and function.name not in kept:

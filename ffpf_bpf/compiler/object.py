@@ -66,8 +66,8 @@ class Object:
         file = ELFFile(io.BytesIO(self.elf))
         if not file.has_dwarf_info():
             return {}
-        sections = {section.name: index for index, section in enumerate(file.iter_sections())}
-        del sections
+
+
         dwarf = file.get_dwarf_info(relocate_dwarf_sections=True)
         found: dict[int, int] = {}
         for unit in dwarf.iter_CUs():

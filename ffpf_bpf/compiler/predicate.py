@@ -110,9 +110,9 @@ class _Lowering:
         """The offset, rejected if no packet reaches it; opaque to the optimiser, so that the check stays on it."""
         b = self.builder
         wide = b.zext(offset, I64)
-        opaque = b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [wide], side_effect=True)
-        self._continue_if(b.icmp_unsigned("<=", opaque, I64(FARTHEST_OFFSET)))
-        return opaque
+        bounded = opaque(b, wide)
+        self._continue_if(b.icmp_unsigned("<=", bounded, I64(FARTHEST_OFFSET)))
+        return bounded
 
     def _packet(self, offset: ir.Value, size: int) -> ir.Value:
         b = self.builder
@@ -181,6 +181,11 @@ class _Lowering:
                 return b.icmp_unsigned("!=", b.and_(a, operand), I32(0))
             case other:
                 raise ValueError(f"unknown jump {other:#x}")
+
+
+def opaque(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """The 64-bit value again, without what the optimiser knows of it: a check of it stays on the register it checks."""
+    return builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [value], side_effect=True)
 
 
 def _touches_cell(i: Instruction) -> bool:

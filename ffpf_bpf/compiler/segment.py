@@ -1,136 +1,68 @@
-"""Graphs -> LLVM IR: the segment program that evaluates the flows of one tap, and its deliver program.
+"""Graphs -> LLVM IR: the segment program that evaluates the flows of one tap.
 
-The segment asks each flow's toggle, evaluates its graph step by step, keeps its counters, and notes which sinks the
-packet reached. Only then does it enter the deliver program, which stores the packet; both go on to the next segment.
-The C primitives are declared here and linked in by `emit`.
+It asks each flow's toggle, evaluates its graph step by step, keeps its counters, and notes which sinks the packet
+reached. Only then does it enter the deliver program; both go on to the next segment. The C primitives are declared here
+and linked in by `emit`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from llvmlite import ir
 
+from ffpf_bpf.compiler.frame import (
+    DELIVER,
+    FATES,
+    GRABBED,
+    SEEN,
+    Frame,
+    Generated,
+    SegmentFlow,
+    Sink,
+    cpu_memory,
+    declare,
+    external,
+    new_module,
+)
+from ffpf_bpf.compiler.lines import debug_scope, line_of
 from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER, lower_predicate
 from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.graph.effect import Arrival, Delivery, Fate, Predicate, Primitive
 from ffpf_bpf.graph.expression import Role
 from ffpf_bpf.graph.graph import Complement, Graph, Intersection, Leaf, Union
-from ffpf_bpf.graph.memory import BLOCK_BYTES, FLOW_BYTES, SCRATCH_BYTES, TAP_BYTES, Memory, Ring
 from ffpf_bpf.graph.predicate import Program
 
-NEXT, DELIVER = 0, 1  # enum ffpf_link
-XDP_PASS = 2
-DATA_LAYOUT = "e-m:e-p:64:64-i64:64-i128:128-n32:64-S128"
-SEEN, FATES = 8, 16  # offsets in struct ffpf_cpu
-GRABBED = 8  # offset in struct ffpf_scratch
 MOST_SINKS = 64
-SEGMENT_PROGRAM, DELIVER_PROGRAM = "ffpf_segment", "ffpf_deliver_all"
+SEGMENT_PROGRAM = "ffpf_segment"
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentFlow:
-    """A flow's part in a segment: everything its code depends on."""
-
-    graph: Graph
-    predicates: dict[str, Program]
-    memory: Memory
-    ring: Ring
-
-
-@dataclass(slots=True)
-class _Sink:
-    """Bit `bit` of the packet's grabbed word: flow `flow`, `snaplen` bytes."""
-
-    bit: int
-    flow: int
-    snaplen: int
-
-
-@dataclass(slots=True)
-class SegmentModule:
-    """The generated module, and the primitives' modules of bpf_src/ that it calls."""
-
-    module: ir.Module
-    primitives: set[str] = field(default_factory=lambda: {"chain"})
-
-
-def generate(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool = False) -> SegmentModule:
-    """The programs of a segment that holds `flows`, as seen at `tap`. Raises FfpfError over 64 sinks."""
-    result = SegmentModule(ir.Module("segment"))
-    result.module.triple = "bpf"
-    result.module.data_layout = DATA_LAYOUT
-    sinks = _Segment(result, flows, tap, cpus, debug).generate()
-    if sinks:
-        _generate_deliver(result, flows, tap, cpus, sinks)
-    return result
-
-
-class _Program:
-    """A program around its body: packet bounds, CPU, and the way on to the next segment."""
-
-    def __init__(self, module: ir.Module, name: str, cpus: int) -> None:
-        self.module = module
-        self.function = ir.Function(module, ir.FunctionType(I32, [POINTER]), name)
-        self.function.section = f"xdp/{name}"
-        self.context = self.function.args[0]
-        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
-        self.onward = self.function.append_basic_block("onward")
-        self.links = _external(module, "ffpf_links")
-        self.grabbed = self.builder.alloca(I64)
-        self.builder.store(I64(0), self.grabbed)
-        self.data, self.end = (self._context_pointer(offset) for offset in (0, 4))
-        start, stop = (self.builder.ptrtoint(pointer, I64) for pointer in (self.data, self.end))
-        self.length = self.builder.trunc(self.builder.sub(stop, start), I32)
-        self.cpu = self._cpu(cpus)
-
-    def _context_pointer(self, offset: int) -> ir.Value:
-        b = self.builder
-        field_pointer = b.gep(self.context, [I64(offset)], source_etype=I8)
-        return b.inttoptr(b.zext(b.load(field_pointer, typ=I32), I64), POINTER)
-
-    def _cpu(self, cpus: int) -> ir.Value:
-        b = self.builder
-        cpu = b.call(_function(self.module, "ffpf_this_cpu", ir.FunctionType(I64, [])), [])
-        opaque = b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [cpu], side_effect=True)
-        known = b.append_basic_block("known_cpu")
-        b.cbranch(b.icmp_unsigned("<", opaque, I64(cpus)), known, self.onward)
-        b.position_at_end(known)
-        return opaque
-
-    def scratch(self) -> ir.Value:
-        offset = self.builder.add(self.builder.mul(self.cpu, I64(SCRATCH_BYTES)), I64(TAP_BYTES))
-        return self.builder.gep(_external(self.module, "ffpf_tap"), [offset], source_etype=I8)
-
-    def tail_call(self, link: int) -> None:
-        follow = _function(self.module, "ffpf_follow", ir.FunctionType(ir.VoidType(), [POINTER, POINTER, I32]))
-        self.builder.call(follow, [self.context, self.links, I32(link)])
-
-    def finish(self) -> None:
-        self.builder.position_at_end(self.onward)
-        self.tail_call(NEXT)
-        self.builder.ret(I32(XDP_PASS))
+def generate_segment(
+    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool = False
+) -> tuple[Generated, tuple[Sink, ...]]:
+    """The segment program that holds `flows`, as seen at `tap`, and its sinks. Raises FfpfError over 64 sinks."""
+    segment = _Segment(flows, tap, cpus, debug)
+    segment.generate()
+    return segment.result, tuple(segment.sinks)
 
 
 class _Segment:
     """The segment program."""
 
-    def __init__(self, result: SegmentModule, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, debug: bool):
-        self.result = result
+    def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, debug: bool) -> None:
+        self.result = Generated(new_module("segment"), (SEGMENT_PROGRAM,))
         self.flows = flows
         self.tap = tap
-        self.program = _Program(result.module, SEGMENT_PROGRAM, cpus)
+        self.program = Frame(self.result.module, SEGMENT_PROGRAM, cpus)
         self.builder = self.program.builder
-        self.sinks: list[_Sink] = []
+        self.sinks: list[Sink] = []
         self.filters: dict[str, ir.Function] = {}
         self.packet = self._packet_value()
-        self.scope = _debug_scope(result.module, self.program.function) if debug else None
+        self.scope = debug_scope(self.result.module, self.program.function) if debug else None
 
-    def generate(self) -> list[_Sink]:
+    def generate(self) -> None:
         b = self.builder
         for number, flow in enumerate(self.flows):
             on, after = b.append_basic_block(f"flow{number}"), b.append_basic_block(f"after{number}")
-            flow_value = _external(self.result.module, f"ffpf_flow_{number}")
+            flow_value = external(self.result.module, f"ffpf_flow_{number}")
             toggle = b.load(flow_value, typ=I32)
             toggle.volatile = True
             b.cbranch(b.icmp_unsigned("!=", toggle, I32(0)), on, after)
@@ -142,7 +74,6 @@ class _Segment:
             self._enter_deliver()
         b.branch(self.program.onward)
         self.program.finish()
-        return self.sinks
 
     def _packet_value(self) -> ir.Value:
         """A `struct ffpf_packet` for the primitives; dissolved when they are inlined."""
@@ -165,7 +96,7 @@ class _Segment:
 
     def _flow(self, number: int, flow: SegmentFlow, flow_value: ir.Value) -> None:
         """One flow's graph: the steps in order, each counted, then the packet's fate."""
-        cpu = _cpu_memory(self.builder, flow_value, self.program.cpu, flow.memory)
+        cpu = cpu_memory(self.builder, flow_value, self.program.cpu, flow.memory)
         self._count(cpu, SEEN)
         truths: list[ir.Value] = []
         for index, step in enumerate(flow.graph.steps):
@@ -229,13 +160,13 @@ class _Segment:
     def _primitive(self, primitive: Primitive, mbuf: ir.Value) -> ir.Value:
         self.result.primitives.add(primitive.module)
         kind = ir.FunctionType(I32, [POINTER, POINTER, *[I64] * len(primitive.arguments)])
-        function = _function(self.result.module, primitive.function, kind)
+        function = declare(self.result.module, primitive.function, kind)
         return self.builder.call(function, [self.packet, mbuf, *(I64(value) for value in primitive.arguments)])
 
     def _note_sink(self, flow: int, snaplen: int, arrives: ir.Value) -> None:
         if len(self.sinks) == MOST_SINKS:
             raise FfpfError(f"over {MOST_SINKS} sinks in one segment", help="use fewer `(grab)` nodes in one flow")
-        sink = _Sink(len(self.sinks), flow, snaplen)
+        sink = Sink(len(self.sinks), flow, snaplen)
         self.sinks.append(sink)
         b = self.builder
         bit = b.shl(b.zext(arrives, I64), I64(sink.bit))
@@ -308,128 +239,5 @@ class _Guard:
         self.value.add_incoming(self.result, inside)
 
 
-def _generate_deliver(
-    result: SegmentModule, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks: list[_Sink]
-) -> None:
-    """The deliver program: stores the packet once for each flow that has a sink it reached."""
-    result.primitives.add("deliver")
-    program = _Program(result.module, DELIVER_PROGRAM, cpus)
-    b = program.builder
-    scratch = program.scratch()
-    grabbed = b.load(b.gep(scratch, [I64(GRABBED)], source_etype=I8), typ=I64)
-    kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, *[POINTER] * 4, *[I32] * 3, I64, I64, I32])
-    function = ir.Function(result.module, kind, "ffpf_deliver")
-    for number, flow in enumerate(flows):
-        own = [sink for sink in sinks if sink.flow == number]
-        if not own:
-            continue
-        mask = sum(1 << sink.bit for sink in own)
-        inside, after = b.append_basic_block(), b.append_basic_block()
-        b.cbranch(b.icmp_unsigned("!=", b.and_(grabbed, I64(mask)), I64(0)), inside, after)
-        b.position_at_end(inside)
-        flow_value = _external(result.module, f"ffpf_flow_{number}")
-        b.call(
-            function,
-            [
-                program.context,
-                b.zext(program.length, I64),
-                _external(result.module, f"ffpf_ring_{number}"),
-                flow_value,
-                _cpu_memory(b, flow_value, program.cpu, flow.memory),
-                scratch,
-                b.mul(b.trunc(program.cpu, I32), I32(flow.ring.slots)),
-                I32(flow.ring.slots),
-                I32(flow.ring.slot_bytes),
-                _snaplen(b, grabbed, own),
-                I64(flow.ring.slot_bytes - BLOCK_BYTES),
-                I32(_tap_number(flow.graph, tap)),
-            ],
-        )
-        b.branch(after)
-        b.position_at_end(after)
-    b.branch(program.onward)
-    program.finish()
-
-
-def _snaplen(b: ir.IRBuilder, grabbed: ir.Value, sinks: list[_Sink]) -> ir.Value:
-    """The largest snap length of the sinks that the packet reached."""
-    shortest, *longer = sorted(sinks, key=lambda sink: sink.snaplen)
-    length: ir.Value = I64(shortest.snaplen)
-    for sink in longer:
-        reached = b.icmp_unsigned("!=", b.and_(grabbed, I64(1 << sink.bit)), I64(0))
-        length = b.select(reached, I64(sink.snaplen), length)
-    return length
-
-
-def _cpu_memory(b: ir.IRBuilder, flow_value: ir.Value, cpu: ir.Value, memory: Memory) -> ir.Value:
-    offset = b.add(b.mul(cpu, I64(memory.stride)), I64(FLOW_BYTES))
-    return b.gep(flow_value, [offset], source_etype=I8)
-
-
-def _tap_number(graph: Graph, tap: str) -> int:
-    return [device.tap for device in graph.taps].index(tap)
-
-
 def _at(arrival: Arrival) -> str:
     return arrival.interface if arrival.hook == "xdp" else f"{arrival.interface}@{arrival.hook}"
-
-
-def _external(module: ir.Module, name: str) -> ir.GlobalVariable:
-    """A symbol that the loader binds to a map."""
-    known = module.globals.get(name)
-    if known is None:
-        known = ir.GlobalVariable(module, I8, name)
-        known.linkage = "external"
-        known.type = POINTER
-    return known
-
-
-def _function(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Function:
-    """A C function of bpf_src/, declared once."""
-    known = module.globals.get(name)
-    return ir.Function(module, kind, name) if known is None else known
-
-
-def line_of(flow: int, step: int) -> int:
-    """The debug line that stands for a node: flow and step in one number."""
-    return (flow << 12) + step + 2
-
-
-def node_at(line: int) -> tuple[int, int] | None:
-    """Flow and step of a debug line, or None for glue."""
-    return ((line - 2) >> 12, (line - 2) & 0xFFF) if line >= 2 else None
-
-
-def _debug_scope(module: ir.Module, function: ir.Function) -> ir.DIValue:
-    """The least debug information that makes the back end write a line table."""
-    file = module.add_debug_info("DIFile", {"filename": "graph", "directory": ""})
-    unit = module.add_debug_info(
-        "DICompileUnit",
-        {
-            "language": ir.DIToken("DW_LANG_C99"),
-            "file": file,
-            "isOptimized": True,
-            "runtimeVersion": 0,
-            "emissionKind": ir.DIToken("LineTablesOnly"),
-        },
-        is_distinct=True,
-    )
-    kind = module.add_debug_info("DISubroutineType", {"types": module.add_metadata([])})
-    scope = module.add_debug_info(
-        "DISubprogram",
-        {
-            "name": function.name,
-            "file": file,
-            "line": 1,
-            "type": kind,
-            "scopeLine": 1,
-            "unit": unit,
-            "spFlags": ir.DIToken("DISPFlagDefinition"),
-        },
-        is_distinct=True,
-    )
-    function.set_metadata("dbg", scope)
-    module.add_named_metadata("llvm.dbg.cu", unit)
-    flag = [ir.IntType(32)(2), "Debug Info Version", ir.IntType(32)(3)]
-    module.add_named_metadata("llvm.module.flags", module.add_metadata(flag))
-    return scope

@@ -57,6 +57,7 @@ class Node(Expression):
     """One node: `(class,expression,mbuf_bytes)`. Each node class is a subclass in its own module of `classes`.
 
     `mbuf_bytes` is the node's persistent memory per CPU, 0 for none; a class states its least.
+    `counts` is the unit that the first 8 bytes of that memory count, "" for none.
     `name` makes the node's id; without one the id is derived (`bpf1`, `bpf2`, ...).
     """
 
@@ -64,6 +65,7 @@ class Node(Expression):
     role: ClassVar[Role]
     stops_as: ClassVar[Fate | None] = None
     least_mbuf_bytes: ClassVar[int] = 0
+    counts: ClassVar[str] = ""
 
     name: str = field(default="", kw_only=True)
     mbuf_bytes: int = field(default=0, kw_only=True)

@@ -89,6 +89,9 @@ class Tap:
         else:
             before.clear(NEXT)
         self.segments[at : at + len(old)] = [new] if new is not None else []
+        if old:
+            # A packet inside an old segment still follows its links: they stay until it is through.
+            calls.wait_for_programs()
         for segment in old:
             segment.close()
 

@@ -1,0 +1,51 @@
+"""The layouts of bpf_src/ffpf.h as numpy dtypes, so that Python views the kernel's memory where it lies.
+
+`ffpf.h` is the truth: tests/test_layout.py compares each dtype with the BTF that clang makes of it. Fields have the
+names of the C members. A ring is viewed as `np.frombuffer(memory, slot_dtype(ring.slot_bytes))`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+HEADER_BYTES = 28  # of a slot before its data: struct ffpf_slot
+TRAILER_BYTES = 4  # of a slot after its data: the block's length again
+BLOCK_TYPE = 6  # a slot is an Enhanced Packet Block (draft-ietf-opsawg-pcapng, section 4.3)
+FILL_OPTION = 0x8001  # the option, with a local-use code, that fills what the data leaves of a slot
+
+FLOW_DTYPE = np.dtype([("toggle", "<u4"), ("reserved0", "<u4"), ("clock_offset_ns", "<u8"), ("reserved", "u1", (48,))])
+"""struct ffpf_flow, 64 bytes: the head of a flow's map."""
+
+CPU_DTYPE = np.dtype(
+    [("head", "<u8"), ("seen", "<u8"), ("fates", "<u8", (6,)), ("tail", "<u8"), ("reserved", "u1", (56,))]
+)
+"""struct ffpf_cpu, 128 bytes: one CPU's ring position and ledger; `fates` is indexed by graph.effect.Fate."""
+
+TAP_DTYPE = np.dtype([("active", "<u4"), ("owner_pid", "<u4"), ("reserved", "u1", (56,))])
+"""struct ffpf_tap, 64 bytes: the head of a tap's map."""
+
+SCRATCH_DTYPE = np.dtype([("now_ns", "<u8"), ("grabbed", "<u8"), ("reserved", "u1", (48,))])
+"""struct ffpf_scratch, 64 bytes: one CPU's notes on the packet that is in the chain."""
+
+
+def slot_dtype(slot_bytes: int) -> np.dtype[np.void]:
+    """A ring slot of `slot_bytes`: struct ffpf_slot, the data with its padding and filler, and the trailing length.
+
+    Raises ValueError if no pcapng block has that size.
+    """
+    data_bytes = slot_bytes - HEADER_BYTES - TRAILER_BYTES
+    if data_bytes <= 0 or slot_bytes % 4:
+        raise ValueError(f"a slot is a multiple of 4 bytes and more than 32, not {slot_bytes}")
+    return np.dtype(
+        [
+            ("block_type", "<u4"),
+            ("block_length", "<u4"),
+            ("interface", "<u4"),
+            ("time_high", "<u4"),
+            ("time_low", "<u4"),
+            ("captured", "<u4"),
+            ("original", "<u4"),
+            ("data", "u1", (data_bytes,)),
+            ("trailer", "<u4"),
+        ]
+    )

@@ -1,0 +1,122 @@
+"""What every generated program has: packet bounds, the CPU it runs on, this CPU's memory, and the way on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llvmlite import ir
+
+from ffpf_bpf.compiler.predicate import I8, I32, I64, POINTER, opaque
+from ffpf_bpf.graph.graph import Graph
+from ffpf_bpf.graph.memory import FLOW_BYTES, SCRATCH_BYTES, TAP_BYTES, Memory, Ring
+from ffpf_bpf.graph.predicate import Program
+
+DATA_LAYOUT = "e-m:e-p:64:64-i64:64-i128:128-n32:64-S128"
+NEXT, DELIVER = 0, 1  # enum ffpf_link
+XDP_PASS = 2
+SEEN, FATES = 8, 16  # offsets in struct ffpf_cpu
+GRABBED = 8  # offset in struct ffpf_scratch
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFlow:
+    """A flow's part in a segment: everything its code depends on."""
+
+    graph: Graph
+    predicates: dict[str, Program]
+    memory: Memory
+    ring: Ring
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """Bit `bit` of a packet's grabbed word: it reached a sink of flow number `flow` that takes `snaplen` bytes."""
+
+    bit: int
+    flow: int
+    snaplen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A generated module, its programs, and the modules of bpf_src/ that it calls."""
+
+    module: ir.Module
+    programs: tuple[str, ...]
+    primitives: set[str] = field(default_factory=lambda: {"chain"})
+
+
+class Frame:
+    """A program around its body. Build at `builder`; branch to `onward` when done, then call `finish`."""
+
+    def __init__(self, module: ir.Module, name: str, cpus: int) -> None:
+        self.module = module
+        self.function = ir.Function(module, ir.FunctionType(I32, [POINTER]), name)
+        self.function.section = f"xdp/{name}"
+        self.context = self.function.args[0]
+        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+        self.onward = self.function.append_basic_block("onward")
+        self.links = external(module, "ffpf_links")
+        self.grabbed = self.builder.alloca(I64)
+        self.builder.store(I64(0), self.grabbed)
+        self.data, self.end = (self._context_pointer(offset) for offset in (0, 4))
+        start, stop = (self.builder.ptrtoint(pointer, I64) for pointer in (self.data, self.end))
+        self.length = self.builder.trunc(self.builder.sub(stop, start), I32)
+        self.cpu = self._cpu(cpus)
+
+    def _context_pointer(self, offset: int) -> ir.Value:
+        b = self.builder
+        field_pointer = b.gep(self.context, [I64(offset)], source_etype=I8)
+        # Opaque as 64 bits: the optimiser would spill 32 of them, and the verifier knows packet pointers only whole.
+        return b.inttoptr(opaque(b, b.zext(b.load(field_pointer, typ=I32), I64)), POINTER)
+
+    def _cpu(self, cpus: int) -> ir.Value:
+        b = self.builder
+        cpu = b.call(declare(self.module, "ffpf_this_cpu", ir.FunctionType(I64, [])), [])
+        bounded = opaque(b, cpu)
+        known = b.append_basic_block("known_cpu")
+        b.cbranch(b.icmp_unsigned("<", bounded, I64(cpus)), known, self.onward)
+        b.position_at_end(known)
+        return bounded
+
+    def scratch(self) -> ir.Value:
+        offset = self.builder.add(self.builder.mul(self.cpu, I64(SCRATCH_BYTES)), I64(TAP_BYTES))
+        return self.builder.gep(external(self.module, "ffpf_tap"), [offset], source_etype=I8)
+
+    def tail_call(self, link: int) -> None:
+        follow = declare(self.module, "ffpf_follow", ir.FunctionType(ir.VoidType(), [POINTER, POINTER, I32]))
+        self.builder.call(follow, [self.context, self.links, I32(link)])
+
+    def finish(self) -> None:
+        self.builder.position_at_end(self.onward)
+        self.tail_call(NEXT)
+        self.builder.ret(I32(XDP_PASS))
+
+
+def cpu_memory(b: ir.IRBuilder, flow_value: ir.Value, cpu: ir.Value, memory: Memory) -> ir.Value:
+    offset = b.add(b.mul(cpu, I64(memory.stride)), I64(FLOW_BYTES))
+    return b.gep(flow_value, [offset], source_etype=I8)
+
+
+def new_module(name: str) -> ir.Module:
+    """An empty module for the BPF target."""
+    module = ir.Module(name)
+    module.triple = "bpf"
+    module.data_layout = DATA_LAYOUT
+    return module
+
+
+def external(module: ir.Module, name: str) -> ir.GlobalVariable:
+    """A symbol that the loader binds to a map."""
+    known = module.globals.get(name)
+    if known is None:
+        known = ir.GlobalVariable(module, I8, name)
+        known.linkage = "external"
+        known.type = POINTER
+    return known
+
+
+def declare(module: ir.Module, name: str, kind: ir.FunctionType) -> ir.Function:
+    """A C function of bpf_src/, declared once."""
+    known = module.globals.get(name)
+    return ir.Function(module, kind, name) if known is None else known

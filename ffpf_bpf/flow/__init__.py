@@ -1,0 +1,6 @@
+"""The life cycle of flows."""
+
+from ffpf_bpf.flow.flow import Flow, State
+from ffpf_bpf.flow.statistics import Ledger, NodeStatistics, Statistics
+
+__all__ = ["Flow", "Ledger", "NodeStatistics", "State", "Statistics"]

@@ -1,0 +1,229 @@
+"""The life cycle of a flow: create, populate, instantiate, activate, pause, close. Where all the parts meet.
+
+    created -> populated -> instantiated -> active <-> paused -> closed
+
+`instantiate` is all or nothing: authorise the complete definition, compile, load, link into the chains; a failure at
+any step undoes the earlier ones. Nothing is pinned in the kernel, so the death of the process closes its flows.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ffpf_bpf import authorise, compiler
+from ffpf_bpf.authorise import Decision, Subject
+from ffpf_bpf.capture.packet import Packet
+from ffpf_bpf.capture.ring import Batch
+from ffpf_bpf.errors import ExpressionError, IllegalState, Rejected
+from ffpf_bpf.flow.grabber import Grabber
+from ffpf_bpf.flow.statistics import Statistics
+from ffpf_bpf.graph.definition import Definition
+from ffpf_bpf.graph.expression import Expression
+from ffpf_bpf.graph.graph import build
+from ffpf_bpf.graph.parser import parse
+
+DEFAULT_BUFFER_BYTES = 4 << 20
+LARGEST_BUFFER_BYTES = 1 << 30
+
+
+class State(StrEnum):
+    """Where a flow is in its life."""
+
+    CREATED = "created"
+    POPULATED = "populated"
+    INSTANTIATED = "instantiated"
+    ACTIVE = "active"
+    PAUSED = "paused"
+    CLOSED = "closed"
+
+
+ALLOWED: dict[str, tuple[State, ...]] = {
+    "populate": (State.CREATED, State.POPULATED),
+    "instantiate": (State.POPULATED,),
+    "activate": (State.INSTANTIATED, State.PAUSED),
+    "pause": (State.ACTIVE,),
+    "batches": (State.INSTANTIATED, State.ACTIVE, State.PAUSED),
+    "stats": (State.INSTANTIATED, State.ACTIVE, State.PAUSED),
+}
+_live_flows = 0
+
+
+class Flow:
+    """What one application wants to grab.
+
+        with Flow.create() as flow:
+            flow.populate('(device,eth0) -> (bpf,"tcp port 80") -> (grab,snaplen=96)')
+            flow.instantiate()
+            flow.activate()
+            for batch in flow.batches(duration_s=10):
+                ...
+
+    After `with`, or `close`, nothing of it is left in the kernel.
+    """
+
+    def __init__(self, policies: Path | None, subject: Subject | None) -> None:
+        self._policies = policies
+        self._subject = subject
+        self._definition: Definition | None = None
+        self._decision: Decision | None = None
+        self._grabber: Grabber | None = None
+        self._final: Statistics | None = None
+        self.state = State.CREATED
+
+    @classmethod
+    def create(cls, *, policies: Path | str | None = None, subject: Subject | None = None) -> Self:
+        """A new flow: nothing in the kernel. `policies` is a directory of policy files; with one, what no rule allows
+        is denied. `subject` is who asks, by default the user of this process."""
+        return cls(Path(policies) if policies is not None else None, subject)
+
+    def populate(self, expression: Expression | str, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> Self:
+        """Give the flow its definition: a flow expression, as text or as a value, and the ring's size in bytes per
+        CPU. May be repeated; the last wins. Raises ExpressionError; nothing in the kernel yet."""
+        self._require("populate")
+        if not 4096 <= buffer_bytes <= LARGEST_BUFFER_BYTES:
+            raise ExpressionError(f"a buffer of {buffer_bytes:,} bytes", help="between 4 KiB and 1 GiB for each CPU")
+        graph = build(parse(expression) if isinstance(expression, str) else expression)
+        self._definition = Definition(graph, compiler.compile_predicates(graph), buffer_bytes)
+        self._decision = None
+        self.state = State.POPULATED
+        return self
+
+    def authorise(self) -> Decision:
+        """The policy's decision on the definition, without instantiating it."""
+        if self._definition is None:
+            self._refuse("authorise", (State.POPULATED,))
+        policies = authorise.read_policies(self._policies) if self._policies is not None else None
+        subject = self._subject or authorise.current_subject()
+        return authorise.decide(self._definition, policies, subject, live_flows=_live_flows)
+
+    def instantiate(self) -> Self:
+        """Authorise, compile, load and link; all or nothing. The flow is paused at first: no packet is captured.
+
+        Raises Rejected with the decision, TapBusy, VerifierError, KernelError."""
+        self._require("instantiate")
+        decision = self.authorise()
+        if not decision.accepted:
+            raise Rejected("rejected by policy", decision=decision, help="\n".join(decision.reasons))
+        self._grabber = self._build(decision)
+        self._decision = decision
+        self.state = State.INSTANTIATED
+        _count_live(1)
+        return self
+
+    def activate(self) -> Self:
+        """Switch on: a store into a mapped word, no system call."""
+        self._require("activate")
+        self._running.activate()
+        self.state = State.ACTIVE
+        return self
+
+    def pause(self, *, wait: bool = False) -> Self:
+        """Switch off; counters, memory and rings stay. Packets on their way may still be recorded for some
+        microseconds; with `wait` it returns (after 10 to 30 ms) only when none can be."""
+        self._require("pause")
+        self._running.pause()
+        self.state = State.PAUSED
+        if wait:
+            self._running.wait()
+        return self
+
+    def close(self) -> None:
+        """Take everything out of the kernel. May be called in any state, and again. `stats` keeps the final counts."""
+        if self._grabber is not None:
+            grabber, self._grabber = self._grabber, None
+            _count_live(-1)
+            self._final = grabber.close()
+        self.state = State.CLOSED
+
+    def stats(self) -> Statistics:
+        """What was counted so far, or in all when the flow is closed."""
+        if self._final is not None:
+            return self._final
+        self._require("stats")
+        return self._running.stats()
+
+    def batches(
+        self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None
+    ) -> Iterator[Batch]:
+        """Packets as they come, in numpy batches that are views of ring memory, each valid until the next one.
+
+        Ends after `duration_s`, or when `idle`, called whenever nothing waits, returns True; without either, never.
+        """
+        self._require("batches")
+        until_s = None if duration_s is None else time.monotonic() + duration_s
+        for batch in self._running.reader.batches(until_s):
+            if batch is not None:
+                yield batch
+            elif self._grabber is None or (idle is not None and idle()):
+                return
+            else:
+                self._running.set_clock()
+
+    def packets(self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None) -> Iterator[Packet]:
+        """Packets one at a time, as copies. For speed use `batches`."""
+        for batch in self.batches(duration_s=duration_s, idle=idle):
+            yield from batch.packets(self.interfaces)
+
+    @property
+    def definition(self) -> Definition:
+        """The populated definition."""
+        if self._definition is None:
+            self._refuse("definition", (State.POPULATED,))
+        return self._definition
+
+    @property
+    def decision(self) -> Decision | None:
+        """The decision that the flow was instantiated by."""
+        return self._decision
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """The names of its taps; a record's `interface` is an index into it."""
+        return tuple(device.tap for device in self.definition.graph.taps)
+
+    @property
+    def taps(self) -> tuple[dict[str, Any], ...]:
+        """Each tap's name and the mode it is attached in (`native` or `generic`)."""
+        return self._grabber.taps if self._grabber is not None else ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _running(self) -> Grabber:
+        assert self._grabber is not None
+        return self._grabber
+
+    def _build(self, decision: Decision) -> Grabber:
+        definition = self.definition
+        if decision.digest != definition.digest:
+            raise Rejected("the decision is about another definition", decision=decision, help="authorise it again")
+        return Grabber(definition)
+
+    def _require(self, call: str) -> None:
+        if self.state not in ALLOWED[call]:
+            self._refuse(call, ALLOWED[call])
+
+    def _refuse(self, call: str, states: tuple[State, ...]) -> Any:
+        allowed = [name for name, where in ALLOWED.items() if self.state in where]
+        raise IllegalState(
+            f"`{call}` is not allowed: the flow is {self.state}",
+            help=f"a flow that is {self.state} allows {', '.join(f'`{name}`' for name in [*allowed, 'close'])}",
+        )
+
+
+def _count_live(change: int) -> None:
+    global _live_flows  # noqa: PLW0603 - the one count that policies' limits are held against
+    _live_flows += change

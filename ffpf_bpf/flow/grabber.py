@@ -1,0 +1,89 @@
+"""The flow grabber: an instantiated flow. Its maps, its place in the chains, and the memory it shares with them."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from ffpf_bpf.capture.ring import RingReader
+from ffpf_bpf.compiler import SegmentFlow
+from ffpf_bpf.flow.chains import CHAINS, Chain, Member, find_interface
+from ffpf_bpf.flow.statistics import Statistics, read
+from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
+from ffpf_bpf.graph.definition import Definition
+from ffpf_bpf.graph.memory import lay_out, size_ring
+from ffpf_bpf.kernel import calls
+from ffpf_bpf.kernel.maps import MappedArray
+
+CLOCK_WORD = 1  # struct ffpf_flow in 64-bit words: clock_offset_ns
+
+
+class Grabber:
+    """Builds everything or nothing; `close` takes it all down, in reverse."""
+
+    def __init__(self, definition: Definition) -> None:
+        graph = definition.graph
+        found = [find_interface(device.interface, device.hook) for device in graph.taps]
+        self.memory = lay_out(graph, calls.possible_cpus())
+        longest = min(max(interface.longest_frame for interface in found), LONGEST_SNAPLEN)
+        self.ring = size_ring(graph.snaplen or longest, definition.buffer_bytes)
+        self._graph = graph
+        self._chains: list[Chain] = []
+        self._active = False
+        with ExitStack() as undo:
+            self._flow_map = undo.enter_context(MappedArray("ffpf_flow", self.memory.flow_map_bytes))
+            self._ring_map = None
+            if graph.sinks:
+                slots = self.memory.cpus * self.ring.slots
+                self._ring_map = undo.enter_context(MappedArray("ffpf_ring", self.ring.slot_bytes, slots))
+            self._words = undo.enter_context(memoryview(self._flow_map.memory).cast("Q"))
+            ring_memory = self._ring_map.memory if self._ring_map else None
+            self.reader = RingReader(self._flow_map.memory, ring_memory, self.memory, self.ring)
+            undo.callback(self.reader.close)
+            self.set_clock()
+            part = SegmentFlow(graph, definition.predicates, self.memory, self.ring)
+            self._member = Member(part, self._flow_map, self._ring_map)
+            for device, interface in zip(graph.taps, found, strict=True):
+                chain = CHAINS.enter(interface, device.hook, self._member)
+                undo.callback(CHAINS.exit, chain, self._member)
+                self._chains.append(chain)
+            self._undo = undo.pop_all()
+
+    @property
+    def taps(self) -> tuple[dict[str, Any], ...]:
+        names = (device.tap for device in self._graph.taps)
+        return tuple({"tap": name, "mode": chain.tap.mode} for name, chain in zip(names, self._chains, strict=True))
+
+    def activate(self) -> None:
+        """Switch on: stores into mapped words, no system call."""
+        CHAINS.toggle(self._chains, 1, lambda: self._store(1))
+        self._active = True
+
+    def pause(self) -> None:
+        """Switch off, the same way."""
+        CHAINS.toggle(self._chains, -1, lambda: self._store(0))
+        self._active = False
+
+    def wait(self) -> None:
+        """Return when no packet that entered before the pause can be recorded any more."""
+        calls.wait_for_programs()
+
+    def set_clock(self) -> None:
+        """Tell the kernel side what to add to its monotonic clock to get the time of day."""
+        self._words[CLOCK_WORD] = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+    def stats(self) -> Statistics:
+        """The counts now."""
+        return read(self._flow_map.memory, self._graph, self.memory)
+
+    def close(self) -> Statistics:
+        """Leave the chains, then read the final counts, then let go of the maps."""
+        with self._undo:
+            if self._active:
+                self.pause()
+            self.wait()
+            return self.stats()
+
+    def _store(self, toggle: int) -> None:
+        self._words[0] = toggle

@@ -1,0 +1,109 @@
+"""What a flow counted: packets in and out of every node, and the ledger of fates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ffpf_bpf.graph.effect import Fate
+from ffpf_bpf.graph.expression import Role
+from ffpf_bpf.graph.graph import Graph, Leaf
+from ffpf_bpf.graph.memory import FLOW_BYTES, Memory
+
+SEEN, FATES = 1, 2  # struct ffpf_cpu in 64-bit words
+SNAPSHOT_TRIES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatistics:
+    """Packets in and out of one node, and what it counted itself (unit -> number)."""
+
+    id: str
+    class_name: str
+    expression: str
+    packets_in: int
+    packets_out: int
+    counts: dict[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "class": self.class_name,
+            "expression": self.expression,
+            "in": self.packets_in,
+            "out": self.packets_out,
+            **self.counts,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What became of every packet: `seen` is the sum of the rest once no packet is on its way."""
+
+    seen: int
+    filtered: int
+    sampled: int
+    limited: int
+    counted: int
+    delivered: int
+    ring_full: int
+    overrun: int = 0
+
+    @property
+    def balances(self) -> bool:
+        return self.seen == sum(self.as_json().values()) - self.seen
+
+    def as_json(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The nodes in the order of the graph, and the ledger."""
+
+    nodes: tuple[NodeStatistics, ...]
+    ledger: Ledger
+
+
+def read(flow_memory: Any, graph: Graph, memory: Memory) -> Statistics:
+    """The counts of all CPUs together, from a copy of the flow's map.
+
+    Counting goes on meanwhile, so the copy is repeated, up to 100 times, until its ledger balances.
+    """
+    for _ in range(SNAPSHOT_TRIES):
+        snapshot = bytes(memoryview(flow_memory)[FLOW_BYTES : memory.flow_map_bytes])
+        cells = np.frombuffer(snapshot, dtype=np.uint64).reshape(memory.cpus, memory.stride // 8)
+        totals = [int(total) for total in cells.sum(axis=0, dtype=np.uint64)]
+        fates = {fate.name.lower(): totals[FATES + fate] for fate in Fate}
+        ledger = Ledger(seen=totals[SEEN], **fates)
+        if ledger.balances:
+            break
+    return Statistics(tuple(_nodes(graph, memory, totals)), ledger)
+
+
+def _nodes(graph: Graph, memory: Memory, totals: list[int]) -> list[NodeStatistics]:
+    passed: list[int] = []
+    found = []
+    for index, step in enumerate(graph.steps):
+        arrived = totals[SEEN]
+        if isinstance(step, Leaf) and step.source is not None:
+            arrived = passed[step.source]
+        counter = memory.counters.get(index)
+        passed.append(arrived if counter is None else totals[counter // 8])
+        if isinstance(step, Leaf):
+            node = step.node
+            is_device = node.role is Role.DEVICE
+            counts = {node.counts: totals[memory.mbufs[index] // 8]} if node.counts else {}
+            found.append(
+                NodeStatistics(
+                    graph.ids[index],
+                    node.class_name,
+                    node.expression,
+                    passed[index] if is_device else arrived,
+                    0 if node.role is Role.SINK else passed[index],
+                    counts,
+                )
+            )
+    return found
