@@ -16,3 +16,8 @@ class Packet:
     data: bytes
     length: int
     interface: str
+
+
+def printable(text: str) -> str:
+    """`text` as printable ASCII: names come from strangers and go to terminals, which obey control characters."""
+    return text.encode("unicode_escape").decode("ascii")

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ffpf_bpf.capture.layout import slot_dtype
+from ffpf_bpf.capture.layout import BLOCK_TYPE, slot_dtype
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.graph.effect import Fate
 from ffpf_bpf.graph.memory import FLOW_BYTES, Memory, Ring
 
-ENHANCED_PACKET_BLOCK = 6
 MOST_RECORDS = 8_192
 # A nap of 0.1 ms costs 13 % of a core when idle, 5 ms 0.4 %: begin short, double while nothing comes.
 SHORTEST_NAP_S, LONGEST_NAP_S = 0.0001, 0.005
@@ -50,14 +49,28 @@ class Batch:
         high = self.records["time_high"].astype(np.uint64)
         return (high << np.uint64(32)) | self.records["time_low"]
 
-    def packets(self, interfaces: tuple[str, ...]) -> Iterator[Packet]:
-        """One at a time, as copies; convenient, and slow."""
+    def packets(self, interfaces: tuple[str, ...], first_interface: int = 0) -> Iterator[Packet]:
+        """One at a time, as copies; convenient, and slow. `interfaces` names the taps from `first_interface` on."""
         columns = (self.records[name].tolist() for name in ("interface", "captured", "original"))
-        for index, (at, interface, captured, original) in enumerate(
-            zip(self.time_ns.tolist(), *columns, strict=True)
-        ):
+        for index, (at, interface, captured, original) in enumerate(zip(self.time_ns.tolist(), *columns, strict=True)):
             data = self.records["data"][index, :captured].tobytes()
-            yield Packet(time_ns=at, data=data, length=original, interface=interfaces[interface])
+            yield Packet(time_ns=at, data=data, length=original, interface=interfaces[interface - first_interface])
+
+
+class Nap:
+    """How a reader waits: naps that double from 0.1 to 5 ms while nothing comes."""
+
+    def __init__(self) -> None:
+        self._next_s = SHORTEST_NAP_S
+
+    def busy(self) -> None:
+        """Something came: the next nap is short again."""
+        self._next_s = SHORTEST_NAP_S
+
+    def idle(self, most_s: float | None = None) -> None:
+        """Nothing came: sleep, at most so long."""
+        time.sleep(self._next_s if most_s is None else max(0.0, min(self._next_s, most_s)))
+        self._next_s = min(2 * self._next_s, LONGEST_NAP_S)
 
 
 class RingReader:
@@ -95,21 +108,20 @@ class RingReader:
 
         Ends at `until_s` on the monotonic clock. Sleeps while nothing comes: 0.1 ms at first, 5 ms at most.
         """
-        nap_s = SHORTEST_NAP_S
+        nap = Nap()
         while True:
             idle = True
             for batch in self.poll():
                 idle = False
                 yield batch
-            now_s = time.monotonic()
-            if until_s is not None and now_s >= until_s:
+            left_s = None if until_s is None else until_s - time.monotonic()
+            if left_s is not None and left_s <= 0:
                 return
-            if not idle:
-                nap_s = SHORTEST_NAP_S
-                continue
-            yield None
-            time.sleep(nap_s if until_s is None else min(nap_s, max(0.0, until_s - now_s)))
-            nap_s = min(2 * nap_s, LONGEST_NAP_S)
+            if idle:
+                yield None
+                nap.idle(left_s)
+            else:
+                nap.busy()
 
     def close(self) -> None:
         """Let go of the memory."""
@@ -133,7 +145,7 @@ class RingReader:
 
     def _fill_constants(self, records: np.ndarray[Any, Any]) -> None:
         """What never changes in a slot, on the first lap: the kernel need not write it."""
-        records["block_type"] = ENHANCED_PACKET_BLOCK
+        records["block_type"] = BLOCK_TYPE
         records["block_length"] = self._ring.slot_bytes
         records["trailer"] = self._ring.slot_bytes
 

@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 
 from llvmlite import ir
 
-from ffpf_bpf.compiler import emit
+from ffpf_bpf.compiler import emit, pcap
 from ffpf_bpf.compiler.deliver import DELIVER_PROGRAM, generate_deliver
 from ffpf_bpf.compiler.frame import Generated, SegmentFlow, new_module
 from ffpf_bpf.compiler.object import Object, read
@@ -22,10 +22,13 @@ __all__ = [
     "SEGMENT_PROGRAM",
     "Object",
     "SegmentFlow",
+    "assembly_text",
     "compile_entry",
     "compile_predicates",
     "compile_segment",
     "generate",
+    "ir_text",
+    "versions",
 ]
 
 ENTRY_PROGRAM = "ffpf_entry"
@@ -51,6 +54,22 @@ def generate(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool
     return [segment, generate_deliver(flows, tap, cpus, sinks)] if sinks else [segment]
 
 
+def ir_text(generated: Generated) -> str:
+    """The optimised LLVM IR of a module, primitives included."""
+    return str(_optimised(generated))
+
+
+def assembly_text(generated: Generated) -> str:
+    """The BPF assembly of a module."""
+    return emit.emit_assembly(_optimised(generated))
+
+
+def versions() -> dict[str, str]:
+    """The libraries that compile, and their versions. Raises FfpfError if one is missing or bpf_src/ is not built."""
+    compile_entry(1)
+    return {"LLVM": ".".join(str(part) for part in emit.llvm_version()), "libpcap": pcap.version()}
+
+
 @cache
 def compile_entry(cpus: int) -> Object:
     """The object of a tap's entry program."""
@@ -59,6 +78,12 @@ def compile_entry(cpus: int) -> Object:
     known.global_constant = True
     known.initializer = ir.IntType(32)(cpus)
     return _compile(Generated(module, (ENTRY_PROGRAM,), {"entry"}))
+
+
+def _optimised(generated: Generated) -> emit.Module:
+    module = emit.link(str(generated.module), generated.primitives, generated.programs)
+    emit.optimise(module)
+    return module
 
 
 def _compile(generated: Generated) -> Object:

@@ -54,7 +54,7 @@ def generate_deliver(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks:
                 I32(flow.ring.slot_bytes),
                 _snaplen(b, grabbed, own),
                 I64(flow.ring.slot_bytes - BLOCK_BYTES),
-                I32(_tap_number(flow.graph, tap)),
+                I32(flow.first_interface + _tap_number(flow.graph, tap)),
             ],
         )
         b.branch(after)

@@ -12,9 +12,10 @@ from ffpf_bpf.errors import FfpfError
 
 BITCODE = Path(__file__).parent / "bitcode"
 CPU = "v3"
+Module = llvm.ModuleRef
 
 
-def link(generated: str, primitives: Iterable[str], programs: Iterable[str]) -> llvm.ModuleRef:
+def link(generated: str, primitives: Iterable[str], programs: Iterable[str]) -> Module:
     """The generated module and the primitives it calls as one module, in which only `programs` are seen from outside."""
     _target_machine()
     module = llvm.parse_assembly(generated)
@@ -30,20 +31,25 @@ def link(generated: str, primitives: Iterable[str], programs: Iterable[str]) -> 
     return module
 
 
-def optimise(module: llvm.ModuleRef) -> None:
+def optimise(module: Module) -> None:
     """LLVM's O2, in place."""
     builder = llvm.create_pass_builder(_target_machine(), llvm.create_pipeline_tuning_options(speed_level=2))
     builder.getModulePassManager().run(module, builder)
 
 
-def emit_object(module: llvm.ModuleRef) -> bytes:
+def emit_object(module: Module) -> bytes:
     """The ELF object."""
     return bytes(_target_machine().emit_object(module))
 
 
-def emit_assembly(module: llvm.ModuleRef) -> str:
+def emit_assembly(module: Module) -> str:
     """The same as BPF assembly."""
     return str(_target_machine().emit_assembly(module))
+
+
+def llvm_version() -> tuple[int, ...]:
+    """The version of the LLVM in this process."""
+    return tuple(llvm.llvm_version_info)
 
 
 @cache

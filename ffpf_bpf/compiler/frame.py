@@ -20,12 +20,16 @@ GRABBED = 8  # offset in struct ffpf_scratch
 
 @dataclass(frozen=True, slots=True)
 class SegmentFlow:
-    """A flow's part in a segment: everything its code depends on."""
+    """A flow's part in a segment: everything its code depends on.
+
+    A packet's record carries `first_interface` plus the number of its tap among the flow's taps.
+    """
 
     graph: Graph
     predicates: dict[str, Program]
     memory: Memory
     ring: Ring
+    first_interface: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,9 @@ any step undoes the earlier ones. Nothing is pinned in the kernel, so the death 
 
 from __future__ import annotations
 
-import os
+import itertools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -53,6 +52,7 @@ ALLOWED: dict[str, tuple[State, ...]] = {
     "stats": (State.INSTANTIATED, State.ACTIVE, State.PAUSED),
 }
 _live_flows = 0
+_numbers = itertools.count(1)
 
 
 class Flow:
@@ -68,20 +68,27 @@ class Flow:
     After `with`, or `close`, nothing of it is left in the kernel.
     """
 
-    def __init__(self, policies: Path | None, subject: Subject | None) -> None:
+    def __init__(self, policies: Path | None, subject: Subject | None, first_interface: int) -> None:
+        self.id = f"flow{next(_numbers)}"
+        self.first_interface = first_interface
         self._policies = policies
         self._subject = subject
         self._definition: Definition | None = None
         self._decision: Decision | None = None
         self._grabber: Grabber | None = None
         self._final: Statistics | None = None
+        self._taps: tuple[dict[str, str], ...] = ()
+        self._snaplen = 0
         self.state = State.CREATED
 
     @classmethod
-    def create(cls, *, policies: Path | str | None = None, subject: Subject | None = None) -> Self:
+    def create(
+        cls, *, policies: Path | str | None = None, subject: Subject | None = None, first_interface: int = 0
+    ) -> Self:
         """A new flow: nothing in the kernel. `policies` is a directory of policy files; with one, what no rule allows
-        is denied. `subject` is who asks, by default the user of this process."""
-        return cls(Path(policies) if policies is not None else None, subject)
+        is denied. `subject` is who asks, by default the user of this process. Records number the flow's taps from
+        `first_interface`, so that several flows can write one file."""
+        return cls(Path(policies) if policies is not None else None, subject, first_interface)
 
     def populate(self, expression: Expression | str, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> Self:
         """Give the flow its definition: a flow expression, as text or as a value, and the ring's size in bytes per
@@ -112,6 +119,7 @@ class Flow:
         if not decision.accepted:
             raise Rejected("rejected by policy", decision=decision, help="\n".join(decision.reasons))
         self._grabber = self._build(decision)
+        self._taps, self._snaplen = self._grabber.taps, self._grabber.snaplen
         self._decision = decision
         self.state = State.INSTANTIATED
         _count_live(1)
@@ -166,10 +174,16 @@ class Flow:
             else:
                 self._running.set_clock()
 
+    def poll(self) -> Iterator[Batch]:
+        """The packets that are there now, at most one batch per CPU; does not wait."""
+        self._require("batches")
+        self._running.set_clock()
+        return self._running.reader.poll()
+
     def packets(self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None) -> Iterator[Packet]:
         """Packets one at a time, as copies. For speed use `batches`."""
         for batch in self.batches(duration_s=duration_s, idle=idle):
-            yield from batch.packets(self.interfaces)
+            yield from batch.packets(self.interfaces, self.first_interface)
 
     @property
     def definition(self) -> Definition:
@@ -189,9 +203,14 @@ class Flow:
         return tuple(device.tap for device in self.definition.graph.taps)
 
     @property
-    def taps(self) -> tuple[dict[str, Any], ...]:
-        """Each tap's name and the mode it is attached in (`native` or `generic`)."""
-        return self._grabber.taps if self._grabber is not None else ()
+    def taps(self) -> tuple[dict[str, str], ...]:
+        """Each tap's name and the mode it is attached in (`native` or `generic`), once instantiated."""
+        return self._taps
+
+    @property
+    def snaplen(self) -> int:
+        """The most bytes it records of a packet, once instantiated; 0 if it grabs none."""
+        return self._snaplen
 
     def __enter__(self) -> Self:
         return self
@@ -210,7 +229,7 @@ class Flow:
         definition = self.definition
         if decision.digest != definition.digest:
             raise Rejected("the decision is about another definition", decision=decision, help="authorise it again")
-        return Grabber(definition)
+        return Grabber(definition, self.first_interface)
 
     def _require(self, call: str) -> None:
         if self.state not in ALLOWED[call]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from typing import Any
 
 from ffpf_bpf.capture.ring import RingReader
 from ffpf_bpf.compiler import SegmentFlow
@@ -16,13 +15,24 @@ from ffpf_bpf.graph.memory import lay_out, size_ring
 from ffpf_bpf.kernel import calls
 from ffpf_bpf.kernel.maps import MappedArray
 
+ETHERNET_FRAME_BYTES = 1522
 CLOCK_WORD = 1  # struct ffpf_flow in 64-bit words: clock_offset_ns
+
+
+def planned_parts(definition: Definition) -> list[tuple[str, SegmentFlow, int]]:
+    """What would be compiled, for each tap, without asking the kernel about it: an interface that does not exist here
+    counts as Ethernet with frames of 1,522 bytes. Tap, part, possible CPUs."""
+    cpus = calls.possible_cpus()
+    graph = definition.graph
+    ring = size_ring(graph.snaplen or ETHERNET_FRAME_BYTES, definition.buffer_bytes)
+    part = SegmentFlow(graph, definition.predicates, lay_out(graph, cpus), ring)
+    return [(device.tap, part, cpus) for device in graph.taps]
 
 
 class Grabber:
     """Builds everything or nothing; `close` takes it all down, in reverse."""
 
-    def __init__(self, definition: Definition) -> None:
+    def __init__(self, definition: Definition, first_interface: int) -> None:
         graph = definition.graph
         found = [find_interface(device.interface, device.hook) for device in graph.taps]
         self.memory = lay_out(graph, calls.possible_cpus())
@@ -42,7 +52,7 @@ class Grabber:
             self.reader = RingReader(self._flow_map.memory, ring_memory, self.memory, self.ring)
             undo.callback(self.reader.close)
             self.set_clock()
-            part = SegmentFlow(graph, definition.predicates, self.memory, self.ring)
+            part = SegmentFlow(graph, definition.predicates, self.memory, self.ring, first_interface)
             self._member = Member(part, self._flow_map, self._ring_map)
             for device, interface in zip(graph.taps, found, strict=True):
                 chain = CHAINS.enter(interface, device.hook, self._member)
@@ -51,7 +61,11 @@ class Grabber:
             self._undo = undo.pop_all()
 
     @property
-    def taps(self) -> tuple[dict[str, Any], ...]:
+    def snaplen(self) -> int:
+        return self.ring.snaplen if self._ring_map is not None else 0
+
+    @property
+    def taps(self) -> tuple[dict[str, str], ...]:
         names = (device.tap for device in self._graph.taps)
         return tuple({"tap": name, "mode": chain.tap.mode} for name, chain in zip(names, self._chains, strict=True))
 

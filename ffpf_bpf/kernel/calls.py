@@ -171,7 +171,7 @@ def create_map(kind: int, name: str, key_bytes: int, value_bytes: int, entries: 
     """The descriptor of a new map."""
     options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags)
     return _checked(
-        _library().bpf_map_create(kind, name.encode()[:15], key_bytes, value_bytes, entries, ctypes.byref(options)),
+        library().bpf_map_create(kind, name.encode()[:15], key_bytes, value_bytes, entries, ctypes.byref(options)),
         f"cannot create a map of {value_bytes * entries:,} bytes",
     )
 
@@ -195,7 +195,7 @@ def attach_xdp(program: int, interface_index: int, flags: int) -> int:
     """The descriptor of a link that holds `program` at an interface."""
     options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), flags=flags)
     return _checked(
-        _library().bpf_link_create(program, interface_index, ATTACH_XDP, ctypes.byref(options)),
+        library().bpf_link_create(program, interface_index, ATTACH_XDP, ctypes.byref(options)),
         "cannot attach at XDP",
     )
 
@@ -205,7 +205,7 @@ def set_program(prog_array: int, index: int, program: int) -> None:
     """Put a program into a slot of a prog array, replacing what is there in one step."""
     key, value = ctypes.c_uint32(index), ctypes.c_uint32(program)
     _checked(
-        _library().bpf_map_update_elem(prog_array, ctypes.byref(key), ctypes.byref(value), 0),
+        library().bpf_map_update_elem(prog_array, ctypes.byref(key), ctypes.byref(value), 0),
         "cannot put a program into the chain",
     )
 
@@ -214,7 +214,7 @@ def set_program(prog_array: int, index: int, program: int) -> None:
 def clear_program(prog_array: int, index: int) -> None:
     """Empty a slot of a prog array; waits until no program runs that could still follow it."""
     key = ctypes.c_uint32(index)
-    result = _library().bpf_map_delete_elem(prog_array, ctypes.byref(key))
+    result = library().bpf_map_delete_elem(prog_array, ctypes.byref(key))
     if result != -errno.ENOENT:
         _checked(result, "cannot take a program out of the chain")
 
@@ -239,7 +239,7 @@ def wait_for_programs() -> None:
 def attached_xdp(interface_index: int) -> tuple[int, str]:
     """The id of the XDP program at an interface, 0 for none, and its mode: `native`, `generic` or `offloaded`."""
     query = _XdpQuery(sz=ctypes.sizeof(_XdpQuery))
-    _checked(_library().bpf_xdp_query(interface_index, 0, ctypes.byref(query)), "cannot ask for XDP programs")
+    _checked(library().bpf_xdp_query(interface_index, 0, ctypes.byref(query)), "cannot ask for XDP programs")
     modes = {query.drv_prog_id: "native", query.skb_prog_id: "generic", query.hw_prog_id: "offloaded"}
     modes.pop(0, None)
     return next(iter(modes.items()), (query.prog_id, "native"))
@@ -247,7 +247,7 @@ def attached_xdp(interface_index: int) -> tuple[int, str]:
 
 def program_info(program_id: int) -> ProgramInfo:
     """Name and maps of any program of the host."""
-    descriptor = _checked(_library().bpf_prog_get_fd_by_id(program_id), f"cannot look at program {program_id}")
+    descriptor = _checked(library().bpf_prog_get_fd_by_id(program_id), f"cannot look at program {program_id}")
     try:
         ids = (ctypes.c_uint32 * 64)()
         info = _ProgramInfo(nr_map_ids=len(ids), map_ids=ctypes.addressof(ids))
@@ -259,7 +259,7 @@ def program_info(program_id: int) -> ProgramInfo:
 
 def map_word(map_id: int, name: str, offset: int) -> int | None:
     """The 32-bit word at `offset` of entry 0 of the host's map `map_id`, if that map is called `name`."""
-    descriptor = _checked(_library().bpf_map_get_fd_by_id(map_id), f"cannot look at map {map_id}")
+    descriptor = _checked(library().bpf_map_get_fd_by_id(map_id), f"cannot look at map {map_id}")
     try:
         info = _MapInfo()
         _get_info(descriptor, info)
@@ -268,7 +268,7 @@ def map_word(map_id: int, name: str, offset: int) -> int | None:
         value = ctypes.create_string_buffer(info.value_size)
         key = ctypes.c_uint32(0)
         _checked(
-            _library().bpf_map_lookup_elem(descriptor, ctypes.byref(key), value), f"cannot read map {map_id}"
+            library().bpf_map_lookup_elem(descriptor, ctypes.byref(key), value), f"cannot read map {map_id}"
         )
         return int.from_bytes(value.raw[offset : offset + 4], "little")
     finally:
@@ -286,7 +286,7 @@ def test_run(program: int, packet: bytes, repeat: int = 1) -> TestRun:
         data_size_out=len(out),
         repeat=repeat,
     )
-    _checked(_library().bpf_prog_test_run_opts(program, ctypes.byref(options)), "cannot run the program")
+    _checked(library().bpf_prog_test_run_opts(program, ctypes.byref(options)), "cannot run the program")
     return TestRun(options.retval, out.raw[: options.data_size_out], options.duration)
 
 
@@ -306,7 +306,7 @@ def _load(name: str, instructions: bytes, kind: int, flags: int, log_bytes: int)
         log_size=log_bytes,
         log_buf=ctypes.cast(log, ctypes.c_char_p) if log else None,
     )
-    result = _library().bpf_prog_load(
+    result = library().bpf_prog_load(
         kind, name.encode()[:15], LICENSE, instructions, len(instructions) // 8, ctypes.byref(options)
     )
     return result, log.value.decode(errors="replace") if log else ""
@@ -315,7 +315,7 @@ def _load(name: str, instructions: bytes, kind: int, flags: int, log_bytes: int)
 def _get_info(descriptor: int, info: ctypes.Structure) -> None:
     length = ctypes.c_uint32(ctypes.sizeof(info))
     _checked(
-        _library().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(length)),
+        library().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(info), ctypes.byref(length)),
         "cannot ask the kernel about an object",
     )
 
@@ -342,7 +342,8 @@ def _help(number: int) -> str:
 
 
 @cache
-def _library() -> Any:
+def library() -> Any:
+    """libbpf, as bcc links it. Raises FfpfError if bcc is missing."""
     try:
         from bcc.libbcc import lib  # noqa: PLC0415 - the one optional dependency that no package index has
     except ImportError:

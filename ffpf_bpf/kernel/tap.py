@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from ffpf_bpf.errors import KernelError, TapBusy
 from ffpf_bpf.kernel import calls
@@ -25,6 +27,7 @@ from ffpf_bpf.kernel.programs import Binding, ProgramLike, load
 NEXT, DELIVER, LINKS = 0, 1, 2  # enum ffpf_link
 TAP_MAP, OWNER_OFFSET = "ffpf_tap", 4  # struct ffpf_tap
 ENTRY_NAME = "ffpf_entry"
+LONGEST_FAREWELL_S = 2.0
 MOST_SEGMENTS = 15  # entry -> 15 x (segment -> deliver) stays within the kernel's 33 tail calls
 
 
@@ -136,23 +139,55 @@ def _link(program: Descriptor, interface: Interface) -> tuple[Descriptor, str]:
 
 
 def _refuse_if_held(interface: Interface) -> None:
-    program_id, mode = calls.attached_xdp(interface.index)
-    if not program_id:
-        return
+    """Raise TapBusy if the interface carries an XDP program; what a process just dead left gets a moment to go."""
     where = f"{interface.name}@xdp"
-    info = calls.program_info(program_id)
-    if info.name != ENTRY_NAME:
-        raise TapBusy(
-            f"the interface carries the XDP program `{info.name}` (id {info.id}, {mode}) of somebody else",
-            errno=errno.EBUSY,
-            where=where,
-            help=f"`bpftool prog show id {info.id}` tells more; it is not evicted: detach it, or use another interface",
-        )
-    words = (calls.map_word(map_id, TAP_MAP, OWNER_OFFSET) for map_id in info.map_ids)
-    owner = next((word for word in words if word), 0)
-    raise TapBusy(
-        f"process {owner} grabs from this interface already",
-        errno=errno.EBUSY,
-        where=where,
-        help="give that process all your flows (`ffpf run` takes several expressions), or stop it",
-    )
+    patient_until_s = time.monotonic() + LONGEST_FAREWELL_S
+    while True:
+        program_id, mode = calls.attached_xdp(interface.index)
+        if not program_id:
+            return
+        info = _info_if_there(program_id)
+        if info is None:
+            continue
+        if info.name != ENTRY_NAME:
+            raise TapBusy(
+                f"the interface carries the XDP program `{info.name}` (id {info.id}, {mode}) of somebody else",
+                errno=errno.EBUSY,
+                where=where,
+                help=f"it is not evicted: see `bpftool prog show id {info.id}`, detach it, or use another interface",
+            )
+        owner = _owner(info.map_ids)
+        if Path(f"/proc/{owner}").exists() or time.monotonic() > patient_until_s:
+            raise TapBusy(
+                f"process {owner} grabs from this interface already",
+                errno=errno.EBUSY,
+                where=where,
+                help="give that process all your flows (`ffpf run` takes several expressions), or stop it",
+            )
+        time.sleep(0.01)
+
+
+def _info_if_there(program_id: int) -> calls.ProgramInfo | None:
+    """What the kernel says of a program, None if it went meanwhile."""
+    try:
+        return calls.program_info(program_id)
+    except KernelError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+
+
+def _owner(map_ids: tuple[int, ...]) -> int:
+    """The process that holds the tap whose entry program uses these maps; 0 if it cannot be found.
+
+    The tap's map is the first that the program uses. The others stay closed: opening a prog array whose owner is dying
+    makes the kernel keep it for ever (prog_array_map_clear).
+    """
+    for map_id in map_ids:
+        try:
+            word = calls.map_word(map_id, TAP_MAP, OWNER_OFFSET)
+        except KernelError:
+            continue
+        if word:
+            return word
+    return 0

@@ -1,0 +1,109 @@
+"""The answer to one flow definition, never a bare bool: obligations, what became of each, and why.
+
+`Decision.text()` reads like a verifier log, `Decision.as_json()` is what `ffpf check --json` prints (DESIGN section 9).
+Both are interfaces with tests for their text. What a user wrote is shown through `shown`, which lets no control
+character through to a terminal or a log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Kind(StrEnum):
+    """The four parts of a decision. Content and inference are proofs over the filters; no rule asks for them yet."""
+
+    SHAPE = "shape"
+    CONTENT = "content"
+    INFERENCE = "inference"
+    MEANS = "means"
+
+
+class Result(StrEnum):
+    """Refused is what could be neither proved nor refuted; it counts as a no."""
+
+    PROVED = "proved"
+    REFUTED = "refuted"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the check of one obligation found. `path` has the ids of the nodes on the path that shows it."""
+
+    result: Result
+    evidence: str
+    path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Obligation:
+    """One thing that a rule asks of a flow, and its result. `path` reads `device1 -> bpf1 -> grab1`, or is empty."""
+
+    rule: str
+    kind: Kind
+    claim: str
+    path: str
+    result: Result
+    ms: float = field(compare=False)
+    evidence: str
+
+    def lines(self) -> list[str]:
+        """Its two lines of the log."""
+        shown_path = f"{self.path}: " if self.path else ""
+        return [
+            f"{self.result.upper():<8} {self.rule}: {self.kind}: {self.claim} ({self.ms:.3f} ms)",
+            f"         {shown_path}{self.evidence}",
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Yes or no to the definition whose digest is `digest`, and to no other. `rule` is the one that accepted, or "".
+
+    An accepted decision has the obligations of the rule that accepted; a rejected one those of every rule that names
+    the subject, with a reason for each that does not hold.
+    """
+
+    accepted: bool
+    reasons: tuple[str, ...]
+    obligations: tuple[Obligation, ...]
+    digest: str
+    rule: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for `json.dumps`."""
+        return {
+            "decision": "accepted" if self.accepted else "rejected",
+            "reasons": list(self.reasons),
+            "digest": self.digest,
+            "obligations": [
+                {
+                    "rule": obligation.rule,
+                    "kind": str(obligation.kind),
+                    "path": obligation.path,
+                    "result": str(obligation.result),
+                    "ms": round(obligation.ms, 3),
+                    "evidence": obligation.evidence,
+                }
+                for obligation in self.obligations
+            ],
+        }
+
+    def text(self) -> str:
+        """The log: each obligation, then ACCEPTED or REJECTED."""
+        lines = [line for obligation in self.obligations for line in obligation.lines()]
+        if not self.accepted:
+            lines += [f"REJECTED: {reason}" for reason in self.reasons]
+        elif self.rule:
+            lines.append(f"ACCEPTED by rule {self.rule}")
+        else:
+            lines += [f"ACCEPTED: {reason}" for reason in self.reasons]
+        return "\n".join(lines)
+
+
+def shown(text: str) -> str:
+    """A user's text for a log: in backticks, with what does not print as its escape."""
+    return "`" + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text) + "`"

@@ -1,0 +1,77 @@
+"""Means: what a flow may use: taps, node classes, and how much of everything."""
+
+from __future__ import annotations
+
+from ffpf_bpf.authorise.decision import Finding, Result, shown
+from ffpf_bpf.authorise.policy import Rule
+from ffpf_bpf.graph.classes.device import Device
+from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
+from ffpf_bpf.graph.definition import Definition
+from ffpf_bpf.graph.effect import Delivery
+from ffpf_bpf.graph.expression import Role
+from ffpf_bpf.graph.graph import Graph
+from ffpf_bpf.graph.memory import size_ring
+
+
+def check_taps(graph: Graph, rule: Rule) -> Finding:
+    """Every device, and every tap that the graph says it has, is one that the rule allows."""
+    devices = [(graph.ids[index], leaf.node) for index, leaf in graph.leaves() if isinstance(leaf.node, Device)]
+    devices += [("", tap) for tap in graph.taps]
+    for name, device in devices:
+        if not rule.allows_tap(device):
+            return Finding(Result.REFUTED, f"{_tap(device)} is not allowed", (name,) if name else ())
+    return Finding(Result.PROVED, ", ".join(dict.fromkeys(_tap(device) for _, device in devices)))
+
+
+def check_classes(graph: Graph, rule: Rule) -> Finding:
+    """Every node is of a class that the rule allows."""
+    for index, leaf in graph.leaves():
+        if not rule.allows_class(leaf.node.class_name):
+            return Finding(Result.REFUTED, f"`{leaf.node.class_name}` is not allowed", (graph.ids[index],))
+    used = sorted({leaf.node.class_name for _, leaf in graph.leaves()})
+    return Finding(Result.PROVED, ", ".join(f"`{name}`" for name in used))
+
+
+def check_flows(live_flows: int, most: int) -> Finding:
+    """`live_flows` are those the subject has already."""
+    if live_flows < 0:
+        raise ValueError(f"{live_flows} live flows")
+    return _at_most(live_flows + 1, most, "flow")
+
+
+def check_nodes(graph: Graph, most: int) -> Finding:
+    return _at_most(sum(1 for _ in graph.leaves()), most, "node")
+
+
+def check_snaplen(graph: Graph, most: int) -> Finding:
+    """The largest snap length of any sink. Whole packets (0) are longer than any limit."""
+    largest = 0
+    for index, leaf in graph.leaves():
+        if leaf.node.role is not Role.SINK:
+            continue
+        name, effect = graph.ids[index], leaf.node.effect
+        if not isinstance(effect, Delivery):
+            return Finding(Result.REFUSED, "this sink does not say how much it takes", (name,))
+        if effect.snaplen == 0:
+            return Finding(Result.REFUTED, "takes whole packets", (name,))
+        if effect.snaplen > most:
+            return Finding(Result.REFUTED, f"takes {effect.snaplen:,} bytes", (name,))
+        largest = max(largest, effect.snaplen)
+    return Finding(Result.PROVED, f"{largest:,} bytes" if largest else "the flow has no sink")
+
+
+def check_buffer(definition: Definition, most: int) -> Finding:
+    """What the definition asks for, or the least that a ring of its snap length takes, which may be more."""
+    if not definition.graph.sinks:
+        return Finding(Result.PROVED, "the flow has no sink, so no ring")
+    ring = size_ring(definition.graph.snaplen or LONGEST_SNAPLEN, definition.buffer_bytes)
+    return _at_most(max(definition.buffer_bytes, ring.slots * ring.slot_bytes), most, "byte")
+
+
+def _at_most(wanted: int, most: int, unit: str) -> Finding:
+    result = Result.PROVED if wanted <= most else Result.REFUTED
+    return Finding(result, f"{wanted:,} {unit}{'' if wanted == 1 else 's'}")
+
+
+def _tap(device: Device) -> str:
+    return shown(f"{device.interface}@{device.hook}")

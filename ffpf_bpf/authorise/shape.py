@@ -1,0 +1,168 @@
+"""Shape: what comes before or after what, on every path of a graph.
+
+Decided on the steps of the graph, so that OR, AND, NOT and sharing mean here what they mean to a packet, and per
+class, not per node: each branch of an OR may use its own sampler.
+
+Before (dominance). A packet for which a step is true
+- leaf: left its source and the node itself;
+- union: left one of the inputs, so all of them must hold;
+- intersection: left all of the inputs, so one that holds is enough;
+- complement: left its `source`. What is inside the NOT does not count: the packets that go on are those it stopped.
+A node inside one operand of `&` is reached from that operand's source only; the other operands say nothing about it.
+
+After (post-dominance). What leaves a step goes to every step that reads it, so all of these must hold; a sink, and a
+step that nothing reads, ends the path. To be stopped by a filter ends nothing. Inside a NOT, to be stopped is to go on:
+nodes in there count for nothing, and a path out of them leads on from the NOT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ffpf_bpf.authorise.decision import Finding, Result
+from ffpf_bpf.authorise.policy import Order
+from ffpf_bpf.graph.classes.sampler import Sampler
+from ffpf_bpf.graph.expression import Node
+from ffpf_bpf.graph.graph import Complement, Graph, Intersection, Leaf, Union, sources
+
+Wanted = Callable[[Node], bool]
+MOST_LISTED = 8
+
+
+def check_order(graph: Graph, order: Order) -> Finding:
+    """Whether the order holds for each node of class `order.function`, or a path on which it does not."""
+    targets = tuple(index for index, leaf in graph.leaves() if leaf.node.class_name == order.function)
+    if not targets:
+        return Finding(Result.PROVED, f"the flow has no `{order.function}`")
+
+    def wanted(node: Node) -> bool:
+        return node.class_name == order.required
+
+    find = path_around if order.after else path_out
+    if path := find(graph, targets, wanted):
+        return Finding(Result.REFUTED, f"no `{order.required}` on this path", _names(graph, path))
+    side = "in front of" if order.after else "behind"
+    return Finding(Result.PROVED, f"`{order.required}` is {side} {_listed(graph, targets)}")
+
+
+def check_sampling(graph: Graph, at_least: int) -> Finding:
+    """Whether every path to a sink passes a sampler of at least 1 in `at_least`.
+
+    It is about each path, not about the share of all packets: samplers side by side in an OR may add up.
+    """
+    if not graph.sinks:
+        return Finding(Result.PROVED, "the flow has no sink")
+
+    def wanted(node: Node) -> bool:
+        return isinstance(node, Sampler) and node.one_in >= at_least
+
+    if path := path_around(graph, graph.sinks, wanted):
+        return Finding(Result.REFUTED, f"no sampler of 1 in {at_least} or more on this path", _names(graph, path))
+    return Finding(Result.PROVED, f"a sampler of 1 in {at_least} or more is in front of {_listed(graph, graph.sinks)}")
+
+
+def path_around(graph: Graph, targets: tuple[int, ...], wanted: Wanted) -> tuple[int, ...]:
+    """Steps from a device to one of the leaves `targets`, no node in front of it `wanted`; () if there are none."""
+    holds = _left_behind(graph, wanted)
+    for target in targets:
+        at = _source(graph, target)
+        if at is not None and holds[at]:
+            continue
+        path = [target]
+        while at is not None:
+            path.append(at)
+            match graph.steps[at]:
+                case Union(inputs=inputs):
+                    at = next(i for i in inputs if not holds[i])
+                case Intersection(inputs=inputs):
+                    at = inputs[0]
+                case _:
+                    at = _source(graph, at)
+        return tuple(reversed(path))
+    return ()
+
+
+def path_out(graph: Graph, targets: tuple[int, ...], wanted: Wanted) -> tuple[int, ...]:
+    """Steps from one of the leaves `targets` to an end, no node behind it `wanted`; () if there are none."""
+    readers = _readers(graph)
+    inverted = _inside_not(graph)
+    holds = [False] * len(graph.steps)
+
+    def good(step: int) -> bool:
+        here = graph.steps[step]
+        return holds[step] or (isinstance(here, Leaf) and wanted(here.node) and step not in inverted)
+
+    for index in reversed(range(len(graph.steps))):
+        holds[index] = bool(readers[index]) and all(good(reader) for reader in readers[index])
+    escaping = [target for target in targets if not holds[target]]
+    if not escaping:
+        return ()
+    path = escaping[:1]
+    while bad := [reader for reader in readers[path[-1]] if not good(reader)]:
+        # A way around a NOT says more than one through what is inside it.
+        path.append(next((reader for reader in bad if reader not in inverted), bad[0]))
+    return tuple(path)
+
+
+def _left_behind(graph: Graph, wanted: Wanted) -> list[bool]:
+    """For each step, whether every packet for which it is true left a node that is `wanted`."""
+    holds: list[bool] = []
+    for step in graph.steps:
+        match step:
+            case Leaf(node=node, source=source):
+                holds.append(wanted(node) or (source is not None and holds[source]))
+            case Union(inputs=inputs):
+                holds.append(all(holds[i] for i in inputs))
+            case Intersection(inputs=inputs):
+                holds.append(any(holds[i] for i in inputs))
+            case Complement(source=source):
+                holds.append(source is not None and holds[source])
+            case _:
+                raise TypeError(f"not a step: {step!r}")
+    return holds
+
+
+def _source(graph: Graph, index: int) -> int | None:
+    step = graph.steps[index]
+    if isinstance(step, Leaf | Complement):
+        return step.source
+    raise TypeError(f"{graph.ids[index]} has no single source")
+
+
+def _readers(graph: Graph) -> list[list[int]]:
+    readers: list[list[int]] = [[] for _ in graph.steps]
+    for index, step in enumerate(graph.steps):
+        for source in sources(step):
+            readers[source].append(index)
+    return readers
+
+
+def _inside_not(graph: Graph) -> set[int]:
+    """The steps that belong to the inside of a NOT."""
+    inside: set[int] = set()
+    for step in graph.steps:
+        if isinstance(step, Complement):
+            outside = set() if step.source is None else _with_ancestors(graph, step.source)
+            inside |= _with_ancestors(graph, step.inner) - outside
+    return inside
+
+
+def _with_ancestors(graph: Graph, index: int) -> set[int]:
+    found: set[int] = set()
+    pending = [index]
+    while pending:
+        at = pending.pop()
+        if at not in found:
+            found.add(at)
+            pending += sources(graph.steps[at])
+    return found
+
+
+def _names(graph: Graph, path: tuple[int, ...]) -> tuple[str, ...]:
+    """The nodes of a path, and the NOTs; joins are no nodes."""
+    return tuple(graph.ids[i] for i in path if isinstance(graph.steps[i], Leaf | Complement))
+
+
+def _listed(graph: Graph, indices: tuple[int, ...]) -> str:
+    more = f" and {len(indices) - MOST_LISTED} more" if len(indices) > MOST_LISTED else ""
+    return ", ".join(graph.ids[i] for i in indices[:MOST_LISTED]) + more

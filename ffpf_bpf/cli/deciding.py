@@ -1,0 +1,37 @@
+"""`ffpf check`: the policy's decision, without touching the kernel."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Annotated
+
+import typer
+
+from ffpf_bpf.authorise import subject_of
+from ffpf_bpf.cli import options
+from ffpf_bpf.flow import Flow
+
+REJECTED = 3
+
+
+def check(
+    expressions: options.Expressions,
+    policies: options.Policies = None,
+    user: Annotated[str | None, typer.Option("--as", metavar="USER", help="Decide as for this user.")] = None,
+    buffer: options.Buffer = "4MiB",
+    json: options.Json = False,
+) -> None:
+    """Authorise only: print the decision on each flow expression. Needs no root."""
+    subject = subject_of(user) if user is not None else None
+    decisions = []
+    for argument in expressions:
+        flow = Flow.create(policies=policies, subject=subject)
+        flow.populate(options.expression_text(argument), buffer_bytes=options.size_in_bytes(buffer))
+        decisions.append((flow.definition.text, flow.authorise()))
+    if json:
+        documents = [{"expression": text, **decision.as_json()} for text, decision in decisions]
+        print(json_module.dumps(documents[0] if len(documents) == 1 else documents))
+    else:
+        for text, decision in decisions:
+            print(f"{text}\n{decision.text()}")
+    raise typer.Exit(0 if all(decision.accepted for _, decision in decisions) else REJECTED)

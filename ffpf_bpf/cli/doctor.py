@@ -1,0 +1,37 @@
+"""`ffpf doctor`: what works on this host, what does not, and the command that mends it."""
+
+from __future__ import annotations
+
+import json as json_module
+
+import typer
+
+from ffpf_bpf.cli import options
+from ffpf_bpf.compiler import versions
+from ffpf_bpf.errors import FfpfError
+from ffpf_bpf.kernel import probes
+from ffpf_bpf.kernel.probes import Finding
+
+NOT_ALLOWED = 4
+
+
+def doctor(json: options.Json = False) -> None:
+    """Try everything a flow needs, and say what is missing."""
+    findings = [*_compilers(), *probes.examine(), *probes.examine_interfaces()]
+    if json:
+        fields = ("name", "works", "seen", "mend")
+        print(json_module.dumps([{name: getattr(finding, name) for name in fields} for finding in findings]))
+    else:
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            print(f"{'ok  ' if finding.works else 'FAIL'}  {finding.name:<{width}}  {finding.seen}")
+            if not finding.works and finding.mend:
+                print(f"      {'':<{width}}  help: {finding.mend}")
+    raise typer.Exit(0 if all(finding.works for finding in findings) else NOT_ALLOWED)
+
+
+def _compilers() -> list[Finding]:
+    try:
+        return [Finding(name, True, version) for name, version in versions().items()]
+    except FfpfError as error:
+        return [Finding("compiler", False, error.message, error.help)]

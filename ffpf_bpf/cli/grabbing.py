@@ -1,0 +1,77 @@
+"""`ffpf grab` and `ffpf run`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from ffpf_bpf.cli import options
+from ffpf_bpf.cli.session import Session, announce
+from ffpf_bpf.flow import Flow
+from ffpf_bpf.graph.classes.bpf import Bpf
+from ffpf_bpf.graph.classes.device import Device
+from ffpf_bpf.graph.classes.grab import Grab
+from ffpf_bpf.graph.expression import Expression, then
+
+
+def grab(
+    interface: Annotated[str, typer.Option("-i", "--interface", metavar="IF[@HOOK]", help="Where to grab.")],
+    filter_words: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILTER...]", help="A pcap filter, as in: tcp port 80")
+    ] = None,
+    write: options.Write = None,
+    count: options.Count = None,
+    snaplen: Annotated[
+        int, typer.Option("-s", "--snaplen", min=0, max=65535, metavar="BYTES", help="Bytes of each packet; 0: all.")
+    ] = 0,
+    duration: options.Duration = None,
+    buffer: options.Buffer = "4MiB",
+    policies: options.Policies = None,
+    json: options.Json = False,
+) -> None:
+    """Grab from one interface with one pcap filter: print packets, or write them to a file."""
+    stages: list[Expression] = [Device(interface)]
+    if filter_words:
+        stages.append(Bpf(" ".join(filter_words)))
+    stages.append(Grab(snaplen))
+    session = Session([], write, write is None and not json, count, duration, json)
+    _run([then(*stages)], session, options.size_in_bytes(buffer), policies)
+
+
+def run(
+    expressions: options.Expressions,
+    write: options.Write = None,
+    print_packets: Annotated[bool, typer.Option("-p", "--print", help="Print the packets that are grabbed.")] = False,
+    count: options.Count = None,
+    duration: options.Duration = None,
+    buffer: options.Buffer = "4MiB",
+    policies: options.Policies = None,
+    json: options.Json = False,
+) -> None:
+    """Run one or more flow expressions; their counters and loss ledgers at the end."""
+    session = Session([], write, print_packets, count, duration, json)
+    texts: list[Expression | str] = [options.expression_text(argument) for argument in expressions]
+    _run(texts, session, options.size_in_bytes(buffer), policies)
+
+
+def _run(
+    expressions: list[Expression] | list[Expression | str],
+    session: Session,
+    buffer_bytes: int,
+    policies: options.Policies,
+) -> None:
+    interfaces = 0
+    with ExitStack() as stack:
+        for expression in expressions:
+            flow = stack.enter_context(Flow.create(policies=policies, first_interface=interfaces))
+            flow.populate(expression, buffer_bytes=buffer_bytes)
+            interfaces += len(flow.interfaces)
+            session.flows.append(flow)
+        for flow in session.flows:
+            flow.instantiate()
+        announce(session.flows, lambda text: print(f"ffpf: {text}", file=sys.stderr))
+        code = session.run()
+    raise typer.Exit(code)

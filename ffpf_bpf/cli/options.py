@@ -1,0 +1,62 @@
+"""The options that commands share."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ffpf_bpf.errors import ExpressionError
+
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+Policies = Annotated[
+    Path | None,
+    typer.Option(
+        "--policies",
+        envvar="FFPF_POLICIES",
+        metavar="DIR",
+        help="Directory of policy files; what no rule in it allows is denied.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs to read.")]
+Write = Annotated[
+    str | None,
+    typer.Option("-w", "--write", metavar="FILE|-", help="Write packets to a pcapng file, or to standard output."),
+]
+Count = Annotated[int | None, typer.Option("-c", "--count", min=1, metavar="N", help="End after N packets.")]
+Duration = Annotated[float | None, typer.Option("--duration", min=0, metavar="S", help="End after S seconds.")]
+Buffer = Annotated[
+    str, typer.Option("--buffer", metavar="SIZE", help="Packet ring for each CPU, as in 4MiB or 512KiB.")
+]
+Expressions = Annotated[
+    list[str],
+    typer.Argument(metavar="EXPR...", help="Flow expressions, as in '(device,eth0) -> (bpf,\"udp\")'; `@FILE` reads one."),
+]
+Expression = Annotated[
+    str,
+    typer.Argument(metavar="EXPR", help="A flow expression, as in '(device,eth0) -> (bpf,\"udp\")'; `@FILE` reads one."),
+]
+
+
+def expression_text(argument: str) -> str:
+    """The expression itself, or what is in the file after `@`."""
+    if not argument.startswith("@"):
+        return argument
+    try:
+        return Path(argument[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a text file"
+        raise ExpressionError(
+            f"cannot read: {reason.lower()}", where=argument[1:], help="`@FILE` names a file with a flow expression"
+        ) from None
+
+
+def size_in_bytes(text: str) -> int:
+    """`4MiB`, `512k`, `65536`."""
+    found = re.fullmatch(r"(\d+)\s*(?:([kKmMgG])(?:i?[bB])?)?", text.strip())
+    if found is None:
+        raise ExpressionError(f"`{text}` is not a size", where="--buffer", help="write 4MiB, 512KiB or a number of bytes")
+    return int(found[1]) * UNITS[(found[2] or "").lower()]

@@ -1,0 +1,186 @@
+"""Flows run to their end: activated together, drained, paused, reported, closed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, TextIO
+
+from ffpf_bpf.capture.pcapng import InterfaceDescription, InterfaceStatistics, PcapngWriter
+from ffpf_bpf.capture.ring import Batch, Nap
+from ffpf_bpf.capture.words import line
+from ffpf_bpf.cli import report
+from ffpf_bpf.flow import Flow
+
+PROGRESS_PERIOD_S = 0.5
+
+
+@dataclass(slots=True)
+class Session:
+    """What to do with the packets of `flows`, and when to end."""
+
+    flows: list[Flow]
+    write: str | None = None
+    print_packets: bool = False
+    count: int | None = None
+    duration_s: float | None = None
+    json: bool = False
+    grabbed: int = 0
+    signal: int = 0
+    _writer: PcapngWriter | None = None
+    _started_ns: int = 0
+    _shown_s: float = 0.0
+    _rate_base: tuple[float, int] = field(default=(0.0, 0))
+
+    def run(self) -> int:
+        """Run to the end; the exit code. Raises what the flows or the file raise, with the flows closed."""
+        previous = {number: signal.signal(number, self._end) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._started_ns = time.time_ns()
+            if self.write is not None:
+                self._writer = PcapngWriter(self.write, self._interfaces(), comment=self._comment())
+            self._grab()
+        finally:
+            try:
+                self._finish()
+            finally:
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
+        self._report()
+        return 128 + self.signal if self.signal else 0
+
+    def _grab(self) -> None:
+        for flow in self.flows:
+            flow.activate()
+        end_s = None if self.duration_s is None else time.monotonic() + self.duration_s
+        nap = Nap()
+        while not self._ended(end_s):
+            idle = True
+            for flow in self.flows:
+                for batch in flow.poll():
+                    idle = False
+                    self._consume(flow, batch)
+            self._show_progress()
+            if idle:
+                nap.idle(None if end_s is None else end_s - time.monotonic())
+            else:
+                nap.busy()
+        for flow in self.flows:
+            flow.pause(wait=flow is self.flows[-1])
+        for flow in self.flows:
+            self._drain(flow)
+
+    def _drain(self, flow: Flow) -> None:
+        """What was recorded before the pause."""
+        while True:
+            batches = 0
+            for batch in flow.poll():
+                batches += 1
+                self._consume(flow, batch)
+            if not batches:
+                return
+
+    def _consume(self, flow: Flow, batch: Batch) -> None:
+        records = batch.records
+        if self.count is not None:
+            records = records[: max(0, self.count - self.grabbed)]
+        if len(records) == 0:
+            return
+        if self._writer is not None:
+            self._writer.write(records)
+        if self.print_packets:
+            chosen = Batch(records, batch.cpu, batch.lost)
+            for packet in chosen.packets(flow.interfaces, flow.first_interface):
+                print(line(packet))
+            sys.stdout.flush()
+        self.grabbed += len(records)
+
+    def _ended(self, end_s: float | None) -> bool:
+        if self.signal or (self.count is not None and self.grabbed >= self.count):
+            return True
+        return end_s is not None and time.monotonic() >= end_s
+
+    def _finish(self) -> None:
+        """Close flows and file, whatever happened before."""
+        self._clear_progress()
+        try:
+            for flow in self.flows:
+                flow.close()
+        finally:
+            if self._writer is not None:
+                self._writer.close(self._statistics())
+
+    def _end(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+
+    def _interfaces(self) -> list[InterfaceDescription]:
+        return [
+            InterfaceDescription(name, flow.snaplen, flow.definition.text)
+            for flow in self.flows
+            for name in flow.interfaces
+        ]
+
+    def _comment(self) -> str:
+        return "\n".join(f"{flow.id}: {flow.definition.text}" for flow in self.flows)
+
+    def _statistics(self) -> list[InterfaceStatistics]:
+        """The ledger of each flow at its first tap: a file's statistics are by interface, a ledger by flow."""
+        statistics = []
+        for flow in self.flows:
+            ledger = flow.stats().ledger
+            statistics.append(
+                InterfaceStatistics(
+                    interface=flow.first_interface,
+                    start_ns=self._started_ns,
+                    end_ns=time.time_ns(),
+                    received=ledger.seen,
+                    dropped=0,
+                    accepted=ledger.delivered + ledger.ring_full,
+                    os_dropped=ledger.ring_full,
+                    delivered=ledger.delivered,
+                )
+            )
+        return statistics
+
+    def _report(self) -> None:
+        if self.json:
+            out: TextIO = sys.stderr if self.write == "-" else sys.stdout
+            document: dict[str, Any] = {"flows": [report.as_json(flow) for flow in self.flows]}
+            print(json.dumps(document), file=out)
+            return
+        for flow in self.flows:
+            print(report.text(flow), file=sys.stderr)
+        if self._writer is not None:
+            where = "standard output" if self.write == "-" else self.write
+            print(f"{self._writer.packets_written:,} packets written to {where}", file=sys.stderr)
+
+    def _show_progress(self) -> None:
+        now_s = time.monotonic()
+        if self.print_packets or now_s < self._shown_s + PROGRESS_PERIOD_S or not sys.stderr.isatty():
+            return
+        before_s, before = self._rate_base
+        ledgers = [flow.stats().ledger for flow in self.flows]
+        seen, lost = (sum(getattr(ledger, name) for ledger in ledgers) for name in ("seen", "ring_full"))
+        rate = (seen - before) / (now_s - before_s) if before_s else 0.0
+        self._rate_base, self._shown_s = (now_s, seen), now_s
+        text = f"{seen:,} seen, {rate:,.0f}/s, {self.grabbed:,} grabbed, {lost:,} lost (Ctrl-C ends)"
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+    def _clear_progress(self) -> None:
+        if self._shown_s:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def announce(flows: list[Flow], warn: Callable[[str], None]) -> None:
+    """Say what a user should know before packets come: generic mode, and that nobody checked a policy."""
+    for flow in flows:
+        for tap in flow.taps:
+            if tap["mode"] != "native":
+                warn(f"{tap['tap']}: attached in {tap['mode']} mode, the driver has no native XDP: slower")
+        for reason in flow.decision.reasons if flow.decision else ():
+            warn(reason)

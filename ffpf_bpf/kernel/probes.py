@@ -1,0 +1,135 @@
+"""What this host can do, found by trying: the facts behind `ffpf doctor`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ffpf_bpf.errors import FfpfError, KernelError
+from ffpf_bpf.kernel import calls
+from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
+
+CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
+CAP_SYS_ADMIN = 21
+# r0 = XDP_PASS; exit
+PASS_PROGRAM = bytes.fromhex("b700000002000000") + bytes.fromhex("9500000000000000")
+# w2 = 0; r3 = r10; r3 += -8; *(u64 *)(r10 - 8) = 0; w4 = 8; call bpf_xdp_load_bytes; r0 = 2; exit
+LOAD_BYTES_PROGRAM = bytes.fromhex(
+    "7a0af8ff00000000 b702000000000000 bfa3000000000000 07030000f8ffffff b704000008000000 85000000bd000000"
+    " b700000002000000 9500000000000000"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was tried: whether it works, what was seen, and the command that mends it if not."""
+
+    name: str
+    works: bool
+    seen: str
+    mend: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Try everything a flow needs, one by one; leaves nothing behind."""
+    yield Finding("kernel", True, f"{platform.system()} {platform.release()} on {platform.machine()}")
+    yield _capabilities()
+    yield _tried("bcc", "libbpf through bcc's library", _load_bcc, "apt-get install python3-bpfcc")
+    yield _jit()
+    yield _tried("XDP programs", "loads", lambda: _loads(PASS_PROGRAM), ROOT)
+    yield _tried("bpf_xdp_load_bytes", "loads", lambda: _loads(LOAD_BYTES_PROGRAM), "a kernel of 5.18 or newer")
+    yield _tried("mapped arrays", "a map shared as memory", _map_array, ROOT)
+    yield _tried("tail calls", "a prog array", _prog_array, ROOT)
+    yield _tried("waiting pause", "membarrier", calls.wait_for_programs, "a kernel built with CONFIG_MEMBARRIER")
+    yield _bitcode_compiler()
+
+
+ROOT = "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+
+
+def examine_interfaces() -> Iterator[Finding]:
+    """Each interface, and the XDP program it carries."""
+    for index, name in socket.if_nameindex():
+        try:
+            program_id, mode = calls.attached_xdp(index)
+            if program_id == 0:
+                yield Finding(f"interface {name}", True, "free at XDP")
+                continue
+            holder = calls.program_info(program_id).name
+            yield Finding(f"interface {name}", True, f"carries XDP program `{holder}` (id {program_id}, {mode})")
+        except KernelError as error:
+            yield Finding(f"interface {name}", True, f"unknown: {error.message}")
+
+
+def _tried(name: str, seen: str, attempt: Callable[[], object], mend: str) -> Finding:
+    try:
+        attempt()
+    except FfpfError as error:
+        return Finding(name, False, error.message, ROOT if _is_privilege(error) else mend)
+    except OSError as error:
+        return Finding(name, False, str(error), mend)
+    return Finding(name, True, seen)
+
+
+def _is_privilege(error: FfpfError) -> bool:
+    return isinstance(error, KernelError) and error.errno in (errno.EPERM, errno.EACCES)
+
+
+def _capabilities() -> Finding:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    effective = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
+    if effective >> CAP_SYS_ADMIN & 1:
+        return Finding("privileges", True, f"CAP_SYS_ADMIN, as uid {os.geteuid()}")
+    missing = [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
+    if missing:
+        return Finding("privileges", False, f"uid {os.geteuid()} lacks {', '.join(missing)}", "run as root")
+    return Finding("privileges", True, ", ".join(CAPABILITIES))
+
+
+def _load_bcc() -> None:
+    calls.library()
+
+
+def _jit() -> Finding:
+    path = Path("/proc/sys/net/core/bpf_jit_enable")
+    try:
+        enabled = path.read_text(encoding="ascii").strip() != "0"
+    except PermissionError:
+        return Finding("JIT", True, "not readable without root")
+    except OSError:
+        return Finding("JIT", True, "always on in this kernel")
+    return Finding("JIT", enabled, "on" if enabled else "off: programs run several times slower", f"echo 1 > {path}")
+
+
+def _loads(instructions: bytes) -> None:
+    with Descriptor(calls.load_program("ffpf_probe", instructions)):
+        pass
+
+
+def _map_array() -> None:
+    with MappedArray("ffpf_probe", 64):
+        pass
+
+
+def _prog_array() -> None:
+    with ProgArray("ffpf_probe", 2):
+        pass
+
+
+def _bitcode_compiler() -> Finding:
+    """clang is only needed to build from a checkout, so its absence is no failure."""
+    for name in ("clang-19", "clang-18", "clang-17", "clang-16", "clang"):
+        path = shutil.which(name)
+        if path:
+            version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+            return Finding("clang (to build only)", True, version.splitlines()[0] if version else path)
+    return Finding("clang (to build only)", True, "absent; needed only to build bpf_src/ from a checkout")
+
+

@@ -1,0 +1,78 @@
+"""Fixtures: namespaces for traffic, and the proof that a test left nothing in the kernel."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from ffpf_bpf.kernel import calls
+from tests.network import Network, two_namespaces
+
+settings.register_profile("default", deadline=None, print_blob=True)
+settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(pytest.mark.skip(reason="needs root: loads programs into the kernel"))
+
+
+@pytest.fixture(scope="module")
+def network(request: pytest.FixtureRequest) -> Iterator[Network]:
+    """Two namespaces for the tests of one module."""
+    tag = request.module.__name__.rpartition("test_")[2].replace("_", "")[:12]
+    with two_namespaces(tag) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Programs, maps and links of the kernel are after the test what they were before it."""
+    if not request.node.get_closest_marker("root"):
+        yield
+        return
+    before = settled_kernel_objects()
+    yield
+    assert_kernel_objects(before)
+
+
+def kernel_objects() -> Counter[str]:
+    """How many programs, maps and links the kernel has.
+
+    Asked for by id only: opening a prog array (as bpftool does to show it) while its owner dies makes the kernel clear
+    it twice and keep it for ever (prog_array_map_clear takes a reference for work that is queued already).
+    """
+    return Counter({kind: sum(1 for _ in _ids(kind)) for kind in ("prog", "map", "link")})
+
+
+def _ids(kind: str) -> Iterator[int]:
+    following = getattr(calls.library(), f"bpf_{kind}_get_next_id")
+    found = ctypes.c_uint32(0)
+    while following(found.value, ctypes.byref(found)) == 0:
+        yield found.value
+
+
+def settled_kernel_objects() -> Counter[str]:
+    """The same once nothing changes any more: what was closed just now may still be on its way out."""
+    found = kernel_objects()
+    while (again := kernel_objects()) != found:
+        found = again
+        time.sleep(0.05)
+    return found
+
+
+def assert_kernel_objects(expected: Counter[str], within_s: float = 5.0) -> None:
+    """The kernel frees objects a moment after their last user is gone: wait for that, not longer."""
+    end_s = time.monotonic() + within_s
+    while (found := kernel_objects()) != expected:
+        assert time.monotonic() < end_s, f"left in the kernel: {found - expected}, gone: {expected - found}"
+        time.sleep(0.02)

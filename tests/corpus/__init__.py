@@ -1,0 +1,1 @@
+"""Filters and packets that every executor of a predicate must agree on."""

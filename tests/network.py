@@ -1,0 +1,78 @@
+"""Two network namespaces joined by a veth pair, made and removed by whoever uses them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pyroute2 import netns
+
+
+@dataclass(frozen=True)
+class Network:
+    """`inside` holds interface `tap0`, where flows grab; `outside` holds `peer0`, which sends to it."""
+
+    inside: str
+    outside: str
+    tap: str = "tap0"
+    peer: str = "peer0"
+    tap_address: str = "10.77.0.1"
+    peer_address: str = "10.77.0.2"
+
+    @contextmanager
+    def enter(self, namespace: str = "") -> Iterator[None]:
+        """This thread inside a namespace."""
+        netns.pushns(namespace or self.inside)
+        try:
+            yield
+        finally:
+            netns.popns()
+
+    def command(self, *words: str, namespace: str = "") -> list[str]:
+        return ["ip", "netns", "exec", namespace or self.inside, *words]
+
+    def sender(self) -> socket.socket:
+        """A raw socket on the peer: what is sent arrives at the tap."""
+        with self.enter(self.outside):
+            raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 24)
+            raw.bind((self.peer, 0))
+        return raw
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        with self.sender() as raw:
+            for frame in frames:
+                raw.send(frame)
+
+
+@contextmanager
+def two_namespaces(tag: str, mtu: int = 1500) -> Iterator[Network]:
+    """A network whose names carry `tag` and the process id; quiet: no IPv6 chatter."""
+    network = Network(f"ffpf-{tag}-{os.getpid()}-in", f"ffpf-{tag}-{os.getpid()}-out")
+    try:
+        for name in (network.inside, network.outside):
+            ip("netns", "add", name)
+            subprocess.run(
+                ["ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"], check=True
+            )
+        ip("link", "add", network.tap, "netns", network.inside, "type", "veth",
+           "peer", "name", network.peer, "netns", network.outside)  # fmt: skip
+        for name, link, address in (
+            (network.inside, network.tap, network.tap_address),
+            (network.outside, network.peer, network.peer_address),
+        ):
+            ip("-n", name, "address", "add", f"{address}/24", "dev", link)
+            ip("-n", name, "link", "set", link, "mtu", str(mtu), "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield network
+    finally:
+        for name in (network.inside, network.outside):
+            subprocess.run(["ip", "netns", "delete", name], check=False, stderr=subprocess.DEVNULL)
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)

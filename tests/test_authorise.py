@@ -1,0 +1,750 @@
+"""Authorisation: every rule key both ways, orders on every kind of path, broken policies, and failing closed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import FrozenInstanceError, dataclass, replace
+from itertools import product
+from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ffpf_bpf.authorise import (
+    Decision,
+    Order,
+    Policies,
+    PolicyError,
+    Rule,
+    Subject,
+    current_subject,
+    decide,
+    read_policies,
+    subject_of,
+)
+from ffpf_bpf.authorise.decision import Result
+from ffpf_bpf.authorise.schema import parse_policy
+from ffpf_bpf.authorise.shape import check_order
+from ffpf_bpf.errors import ExpressionError, FfpfError
+from ffpf_bpf.graph.classes.bpf import Bpf
+from ffpf_bpf.graph.classes.bytecount import Bytecount
+from ffpf_bpf.graph.classes.device import Device
+from ffpf_bpf.graph.classes.grab import Grab
+from ffpf_bpf.graph.classes.packetcount import Packetcount
+from ffpf_bpf.graph.classes.sampler import Sampler
+from ffpf_bpf.graph.definition import Definition
+from ffpf_bpf.graph.effect import Primitive
+from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role, Then, all_of, any_of, then
+from ffpf_bpf.graph.graph import Complement, Graph, Intersection, Leaf, Union, build
+from ffpf_bpf.graph.parser import parse
+
+SHIPPED = Path(__file__).parent.parent / "policies"
+BAD = sorted((SHIPPED / "bad").glob("*.toml"))
+ALICE = Subject("alice", frozenset({"users", "students"}), 1000)
+ROOT = Subject("root", frozenset({"root"}), 0)
+
+
+def definition(text: str, buffer_bytes: int = 1 << 16) -> Definition:
+    return Definition(build(parse(text)), MappingProxyType({}), buffer_bytes)
+
+
+def policies(directory: Path, text: str, file: str = "rules.toml") -> Policies:
+    (directory / file).write_text(text)
+    return read_policies(directory)
+
+
+def rule(keys: str = "", **changed: str) -> str:
+    """A rule that allows everything, with some keys changed and some added."""
+    parts = {"name": '"r"', "subjects": '["*"]', "taps": '["*@*"]', "classes": '["*"]', **changed}
+    return "[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in parts.items()) + keys + "\n"
+
+
+def decided(
+    directory: Path, keys: str, text: str, subject: Subject = ALICE, *, live: int = 0, **changed: str
+) -> Decision:
+    return decide(definition(text), policies(directory, rule(keys, **changed)), subject, live_flows=live)
+
+
+GRAB = "(device,eth0) -> (grab,snaplen=96)"
+
+
+class TestKeys:
+    """Each key of a rule, accepting and refusing."""
+
+    @pytest.mark.parametrize(
+        ("subjects", "accepted"),
+        [
+            ('["*"]', True),
+            ('["user:alice"]', True),
+            ('["user:bob", "group:students"]', True),
+            ('["user:students"]', False),
+            ('["group:alice"]', False),
+            ('["user:Alice"]', False),
+        ],
+    )
+    def test_subjects(self, tmp_path: Path, subjects: str, accepted: bool) -> None:
+        decision = decided(tmp_path, "", GRAB, subjects=subjects)
+        assert decision.accepted is accepted
+        if not accepted:
+            assert decision.reasons == ("no policy allows user `alice`: no rule names them",)
+            assert decision.obligations == ()
+
+    @pytest.mark.parametrize(
+        ("taps", "tap", "accepted"),
+        [
+            ('["eth*"]', "eth0", True),
+            ('["eth*"]', "eth0@xdp", True),
+            ('["eth*"]', "eth0@tc-ingress", False),
+            ('["eth*"]', "veth0", False),
+            ('["*"]', "eth0@tc-egress", False),
+            ('["*@tc-*"]', "eth0@tc-egress", True),
+            ('["*@tc-*"]', "eth0", False),
+            ('["veth*@*"]', "veth1@tc-ingress", True),
+            ('["eth[0-3]"]', "eth3", True),
+            ('["eth[0-3]"]', "eth4", False),
+            ('["eth0", "lo"]', "lo", True),
+            ('["ETH0"]', "eth0", False),
+        ],
+    )
+    def test_taps(self, tmp_path: Path, taps: str, tap: str, accepted: bool) -> None:
+        assert decided(tmp_path, "", f"(device,{tap}) -> (grab)", taps=taps).accepted is accepted
+
+    @pytest.mark.parametrize("join", ["|", "&"])
+    def test_every_tap_counts(self, tmp_path: Path, join: str) -> None:
+        decision = decided(tmp_path, "", f"(device,eth0) {join} (device,lo) -> (grab)", taps='["eth0"]')
+        assert not decision.accepted
+        assert "device2: `lo@xdp` is not allowed" in decision.reasons[0]
+
+    @pytest.mark.parametrize(
+        ("classes", "text", "accepted"),
+        [
+            ('["grab"]', "(device,eth0) -> (grab)", True),
+            ('["bpf"]', "(device,eth0) -> (grab)", False),
+            ('["bpf"]', "(device,eth0) -> (bpf,udp)", False),  # the grab that the short form leaves out
+            ('["bpf", "grab"]', "(device,eth0) -> (bpf,udp)", True),
+            ('["*"]', "(device,eth0) -> (sampler,2) -> (bpf,udp)", True),
+            ('["bytecount"]', "(device,eth0) -> (bytecount)", True),
+            ('["grab"]', "(device,eth0) -> !(bpf,udp) -> (grab)", False),
+            ('["grab", "device"]', "(device,eth0) -> (grab)", True),
+        ],
+    )
+    def test_classes(self, tmp_path: Path, classes: str, text: str, accepted: bool) -> None:
+        assert decided(tmp_path, "", text, classes=classes).accepted is accepted
+
+    def test_order(self, tmp_path: Path) -> None:
+        keys = 'order = [{ function = "grab", after = "sampler" }, { function = "bytecount", before = "grab" }]'
+        assert decided(tmp_path, keys, "(device,eth0) -> (sampler,2) -> (bytecount) -> (grab)").accepted
+        for text in ("(device,eth0) -> (bytecount) -> (grab)", "(device,eth0) -> (sampler,2) -> (bytecount) | (grab)"):
+            assert not decided(tmp_path, keys, text).accepted
+
+    def test_flows(self, tmp_path: Path) -> None:
+        keys = "limits.flows = 2"
+        assert [decided(tmp_path, keys, GRAB, live=live).accepted for live in range(4)] == [True, True, False, False]
+        assert not decided(tmp_path, keys, GRAB, live=-1).accepted
+
+    def test_nodes(self, tmp_path: Path) -> None:
+        keys = "limits.nodes = 3"
+        assert decided(tmp_path, keys, "(device,eth0) -> (bpf,udp) -> (grab)").accepted
+        assert not decided(tmp_path, keys, "(device,eth0) -> (bpf,udp) | (bpf,tcp) -> (grab)").accepted
+
+    @pytest.mark.parametrize(
+        ("text", "accepted"),
+        [
+            ("(device,eth0) -> (grab,snaplen=96)", True),
+            ("(device,eth0) -> (grab,snaplen=97)", False),
+            ("(device,eth0) -> (grab)", False),
+            ("(device,eth0) -> (grab,snaplen=96) | (grab)", False),
+            ("(device,eth0) -> (bytecount)", True),
+        ],
+    )
+    def test_snaplen(self, tmp_path: Path, text: str, accepted: bool) -> None:
+        assert decided(tmp_path, "limits.snaplen = 96", text).accepted is accepted
+
+    @pytest.mark.parametrize("limit", ["65536", '"64KiB"', '"64 KiB"', '"65536"', '"65536B"'])
+    def test_buffer(self, tmp_path: Path, limit: str) -> None:
+        allowed = policies(tmp_path, rule(f"limits.buffer = {limit}"))
+        assert decide(definition(GRAB, 65_536), allowed, ALICE).accepted
+        assert not decide(definition(GRAB, 65_537), allowed, ALICE).accepted
+
+    def test_buffer_counts_the_smallest_ring(self, tmp_path: Path) -> None:
+        allowed = policies(tmp_path, rule("limits.buffer = 4096"))
+        assert not decide(definition("(device,eth0) -> (grab)", 1), allowed, ALICE).accepted
+        assert decide(definition("(device,eth0) -> (bytecount)", 1), allowed, ALICE).accepted
+
+    @pytest.mark.parametrize(
+        ("text", "accepted"),
+        [
+            ("(device,eth0) -> (sampler,10) -> (grab)", True),
+            ("(device,eth0) -> (sampler,9) -> (grab)", False),
+            ("(device,eth0) -> (sampler,1) -> (sampler,11) -> (grab)", True),
+            ("(device,eth0) -> (sampler,10) | (sampler,20) -> (grab)", True),
+            ("(device,eth0) -> (sampler,10) | (sampler,2) -> (grab)", False),
+            ("(device,eth0) -> (sampler,10) & (bpf,udp) -> (grab)", True),
+            ("(device,eth0) -> !(sampler,10) -> (grab)", False),
+            ("(device,eth0) -> (sampler,10) | (grab)", False),
+            ("(device,eth0) -> (bytecount)", True),
+        ],
+    )
+    def test_sample_at_least(self, tmp_path: Path, text: str, accepted: bool) -> None:
+        assert decided(tmp_path, "limits.sample_at_least = 10", text).accepted is accepted
+
+
+AFTER = [
+    # flow behind the device, the path without a sampler in front of the grab ("" if there is none)
+    ("(sampler,2) -> (grab)", ""),
+    ("(grab)", "device1 -> grab1"),
+    ("(sampler,2) -> (bpf,udp) -> (grab)", ""),
+    ("(bpf,udp) -> (sampler,2) -> (bpf,tcp) -> (grab)", ""),
+    ("(sampler,2) | (sampler,3) -> (grab)", ""),
+    ("(sampler,2) | (bpf,udp) -> (grab)", "device1 -> bpf1 -> grab1"),
+    ("((sampler,2) -> (bpf,tcp)) | ((bpf,udp) -> (sampler,3)) -> (grab)", ""),
+    ("(sampler,2) & (bpf,udp) -> (grab)", ""),
+    ("(bpf,tcp) & (bpf,udp) -> (grab)", "device1 -> bpf1 -> grab1"),
+    ("((sampler,2) | (bpf,tcp)) & (bpf,udp) -> (grab)", "device1 -> bpf1 -> grab1"),
+    ("((sampler,2) | (bpf,tcp)) & (sampler,3) -> (grab)", ""),
+    ("!(sampler,2) -> (grab)", "device1 -> not1 -> grab1"),
+    ("!!(sampler,2) -> (grab)", "device1 -> not2 -> grab1"),
+    ("(sampler,2) -> !(bpf,udp) -> (grab)", ""),
+    ("!(bpf,udp) & (sampler,2) -> (grab)", ""),
+    ("!((sampler,2) & (bpf,udp)) -> (grab)", "device1 -> not1 -> grab1"),
+    ("(sampler,2) | (grab)", "device1 -> grab1"),
+    ("((sampler,2) -> (grab)) | ((bpf,udp) -> (grab))", "device1 -> bpf1 -> grab2"),
+    ("(bytecount)", ""),  # no grab at all
+]
+
+BEFORE = [
+    # flow behind the device, the path without a grab behind the bytecount
+    ("(bytecount) -> (grab)", ""),
+    ("(bytecount)", "bytecount1"),
+    ("(bytecount) | (grab)", "bytecount1"),
+    ("(bytecount) -> (bpf,udp) -> (grab)", ""),  # stopped by a filter: fine
+    ("(bytecount) -> (grab) | (packetcount)", "bytecount1 -> packetcount1"),
+    ("(bytecount) -> ((bpf,udp) -> (grab)) | ((bpf,tcp) -> (grab))", ""),
+    ("(bytecount) | (bpf,udp) -> (grab)", ""),
+    ("((bytecount) -> (bpf,tcp)) & (bpf,udp) -> (grab)", ""),
+    ("((bytecount) -> (bpf,tcp)) & (bpf,udp) -> (packetcount)", "bytecount1 -> bpf1 -> packetcount1"),
+    ("(bytecount) -> !(bpf,udp) -> (grab)", ""),
+    ("(bytecount) -> !(bpf,udp) -> (packetcount)", "bytecount1 -> not1 -> packetcount1"),
+    ("(grab)", ""),  # no bytecount at all
+]
+
+BEFORE_SAMPLER = [
+    # flow behind the device, the path without a sampler behind the bpf
+    ("(bpf,udp) -> (sampler,2) -> (grab)", ""),
+    ("(bpf,udp) -> !(sampler,2) -> (grab)", "bpf1 -> not1 -> grab1"),
+    ("!(bpf,udp) -> (sampler,2) -> (grab)", ""),
+    ("!((bpf,udp) -> (sampler,2)) -> (grab)", "bpf1 -> sampler1 -> not1 -> grab1"),  # out of the NOT, stopped in there
+    ("!!(bpf,udp) -> (grab)", "bpf1 -> not1 -> not2 -> grab1"),
+    ("((bpf,udp)) & (sampler,2) -> (grab)", "bpf1 -> grab1"),  # beside it, not behind it
+]
+
+
+class TestOrder:
+    @pytest.mark.parametrize(("flow", "path"), AFTER)
+    def test_after(self, flow: str, path: str) -> None:
+        check_path(flow, Order("grab", "sampler", after=True), path)
+
+    @pytest.mark.parametrize(("flow", "path"), BEFORE)
+    def test_before(self, flow: str, path: str) -> None:
+        check_path(flow, Order("bytecount", "grab", after=False), path)
+
+    @pytest.mark.parametrize(("flow", "path"), BEFORE_SAMPLER)
+    def test_before_and_not(self, flow: str, path: str) -> None:
+        check_path(flow, Order("bpf", "sampler", after=False), path)
+
+    def test_inside_an_operand_the_other_operand_does_not_count(self) -> None:
+        check_path(
+            "((bytecount) -> (bpf,udp)) & (sampler,2)",
+            Order("bytecount", "sampler", after=True),
+            "device1 -> bytecount1",
+        )
+
+    def test_inside_a_not_the_source_counts(self) -> None:
+        check_path("(sampler,2) -> !(bpf,udp)", Order("bpf", "sampler", after=True), "")
+        check_path("!((sampler,2) -> (bpf,udp))", Order("bpf", "sampler", after=True), "")
+
+    def test_one_of_two_devices_goes_around(self) -> None:
+        graph = build(parse("((device,eth0) -> (sampler,2)) | (device,eth1) -> (grab)"))
+        finding = check_order(graph, Order("grab", "sampler", after=True))
+        assert finding.path == ("device2", "grab1")
+
+
+def check_path(flow: str, order: Order, path: str) -> None:
+    finding = check_order(build(parse(f"(device,eth0) -> {flow}")), order)
+    assert (finding.result, " -> ".join(finding.path)) == (Result.REFUTED if path else Result.PROVED, path)
+
+
+# --- the orders again, by brute force on the expression -----------------------------------------------------------
+
+Classes = frozenset[str]
+
+
+def routes(expression: Expression, arriving: set[Classes], seen: list[tuple[Node, set[Classes]]]) -> set[Classes]:
+    """All ways through: for each, the classes passed. An AND passes one way of each of its branches."""
+    match expression:
+        case Node():
+            seen.append((expression, arriving))
+            return set() if expression.role is Role.SINK else {way | {expression.class_name} for way in arriving}
+        case Then(stages=stages):
+            for stage in stages:
+                arriving = routes(stage, arriving, seen)
+            return arriving
+        case AnyOf(branches=branches):
+            return {way for branch in branches for way in routes(branch, arriving, seen)}
+        case AllOf(branches=branches):
+            return {Classes().union(*ways) for ways in product(*(routes(b, arriving, seen) for b in branches))}
+        case Not(inner=inner):
+            routes(inner, arriving, seen)
+            return arriving
+    raise TypeError
+
+
+def rests(
+    expression: Expression, leaving: set[Classes], seen: list[tuple[Node, set[Classes]]], inverted: bool = False
+) -> set[Classes]:
+    """All ways on from the entry of `expression`, given those on from its exit; `seen` has those on from each node."""
+    match expression:
+        case Node():
+            after = {Classes()} if expression.role is Role.SINK else leaving
+            seen.append((expression, after))
+            return after if inverted else {way | {expression.class_name} for way in after}
+        case Then(stages=stages):
+            for stage in reversed(stages):
+                leaving = rests(stage, leaving, seen, inverted)
+            return leaving
+        case AnyOf(branches=branches) | AllOf(branches=branches):
+            return {way for branch in branches for way in rests(branch, leaving, seen, inverted)}
+        case Not(inner=inner):
+            rests(inner, leaving, seen, inverted=True)
+            return leaving
+    raise TypeError
+
+
+def brute_force(graph: Graph, order: Order) -> bool:
+    seen: list[tuple[Node, set[Classes]]] = []
+    (routes if order.after else rests)(graph.expression, {Classes()}, seen)
+    return all(order.required in way for node, ways in seen if node.class_name == order.function for way in ways)
+
+
+DECIDERS: st.SearchStrategy[Expression] = st.sampled_from([Bpf("udp"), Sampler(2)])
+MIDDLES: st.SearchStrategy[Expression] = st.sampled_from([Bpf("udp"), Sampler(2), Bytecount(), Packetcount()])
+
+
+def joined(parts: st.SearchStrategy[Expression]) -> st.SearchStrategy[Expression]:
+    some = st.lists(parts, min_size=2, max_size=3)
+    return st.one_of(some.map(lambda p: then(*p)), some.map(lambda p: any_of(*p)), some.map(lambda p: all_of(*p)))
+
+
+INVERTED = st.recursive(DECIDERS, lambda inner: joined(inner) | inner.map(Not), max_leaves=4).map(Not)
+PASSING = st.recursive(MIDDLES | INVERTED, joined, max_leaves=6)
+ENDS: st.SearchStrategy[Expression] = st.sampled_from([Grab(), Bytecount(), Bpf("tcp"), any_of(Grab(), Bytecount())])
+PATHS = st.builds(then, PASSING, ENDS)
+BODIES = st.one_of(PATHS, st.builds(any_of, PATHS, PATHS), st.builds(then, PASSING, st.builds(any_of, PATHS, PATHS)))
+DEVICES = st.sampled_from([Device("eth0"), any_of(Device("eth0"), then(Device("eth1"), Sampler(3)))])
+NAMES = ["bpf", "sampler", "bytecount", "packetcount", "grab", "device"]
+ORDERS = st.builds(Order, st.sampled_from(NAMES), st.sampled_from(NAMES), after=st.booleans())
+LIKELY = st.sampled_from([Order("grab", "sampler", after=True), Order("bytecount", "bpf", after=True)])
+INVERTIBLE = st.sampled_from([Order("bpf", "sampler", after=False), Order("sampler", "bpf", after=False)])
+
+
+@pytest.mark.parametrize("orders", [ORDERS, LIKELY, INVERTIBLE], ids=["any", "likely", "invertible"])
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_orders_are_what_enumerating_paths_says(orders: st.SearchStrategy[Order], data: st.DataObject) -> None:
+    graph = build(then(data.draw(DEVICES), data.draw(BODIES | INVERTED)))
+    order = data.draw(orders)
+    finding = check_order(graph, order)
+    assert (finding.result is Result.PROVED) == brute_force(graph, order)
+    if finding.result is Result.REFUTED:
+        classes = {graph.ids[index]: leaf.node.class_name for index, leaf in graph.leaves()}
+        on_path = [classes.get(name, "") for name in finding.path]
+        assert on_path[-1 if order.after else 0] == order.function
+        if order.after:
+            assert on_path[0] == "device"
+            assert order.required not in on_path[:-1]
+
+
+@settings(max_examples=300, deadline=None)
+@given(DEVICES, BODIES, LIKELY | ORDERS.filter(lambda order: order.after))
+def test_a_proved_order_holds_for_every_packet(device: Expression, body: Expression, order: Order) -> None:
+    """Whatever the filters decide: a packet that reaches the function has passed the required class."""
+    graph = build(then(device, body))
+    deciders = [index for index, leaf in graph.leaves() if leaf.node.role in (Role.DECIDES, Role.DEVICE)][:9]
+    if check_order(graph, order).result is not Result.PROVED:
+        return
+    for choice in product([False, True], repeat=len(deciders)):
+        passed, reached = evaluated(graph, dict(zip(deciders, choice, strict=True)))
+        for index, leaf in graph.leaves():
+            if leaf.node.class_name == order.function and reached[index]:
+                assert any(passed[i] and n.node.class_name == order.required for i, n in graph.leaves())
+
+
+def evaluated(graph: Graph, decisions: dict[int, bool]) -> tuple[list[bool], dict[int, bool]]:
+    passed: list[bool] = []
+    reached: dict[int, bool] = {}
+    for index, step in enumerate(graph.steps):
+        match step:
+            case Leaf(source=source):
+                reached[index] = source is None or passed[source]
+                passed.append(reached[index] and decisions.get(index, True))
+            case Union(inputs=inputs):
+                passed.append(any(passed[i] for i in inputs))
+            case Intersection(inputs=inputs):
+                passed.append(all(passed[i] for i in inputs))
+            case Complement(source=source, inner=inner):
+                passed.append((source is None or passed[source]) and not passed[inner])
+    return passed, reached
+
+
+class TestRules:
+    """How rules combine."""
+
+    def test_one_rule_must_allow_all_of_it(self, tmp_path: Path) -> None:
+        text = rule(name='"a"', taps='["eth0"]', classes='["grab"]') + rule(
+            name='"b"', taps='["eth1"]', classes='["bpf"]'
+        )
+        allowed = policies(tmp_path, text)
+        assert decide(definition("(device,eth0) -> (grab)"), allowed, ALICE).rule == "a"
+        decision = decide(definition("(device,eth1) -> (grab)"), allowed, ALICE)
+        assert not decision.accepted
+        assert [reason.split()[1] for reason in decision.reasons] == ["a", "b"]
+        assert not decide(definition("(device,eth0) | (device,eth1) -> (grab)"), allowed, ALICE).accepted
+
+    def test_the_first_that_allows_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "b.toml").write_text(rule(name='"b"'))
+        allowed = policies(tmp_path, rule(name='"a"', taps='["lo"]'), "a.toml")
+        decision = decide(definition(GRAB), allowed, ALICE)
+        assert (decision.rule, {obligation.rule for obligation in decision.obligations}) == ("b", {"b"})
+
+    def test_root_needs_a_rule_where_there_are_policies(self, tmp_path: Path) -> None:
+        assert not decide(definition(GRAB), read_policies(tmp_path), ROOT).accepted
+        assert not decide(definition(GRAB), policies(tmp_path, rule(subjects='["user:alice"]')), ROOT).accepted
+
+    def test_no_directory(self) -> None:
+        decision = decide(definition(GRAB), None, ROOT)
+        assert decision.accepted
+        assert decision.reasons == ("no policy directory: root may grab everything",)
+        assert decision.text() == "ACCEPTED: no policy directory: root may grab everything"
+        decision = decide(definition(GRAB), None, ALICE)
+        assert not decision.accepted
+        assert decision.reasons[0].startswith("no policy allows user `alice`")
+
+    def test_bound_to_the_definition(self) -> None:
+        first, second = definition(GRAB), definition(GRAB, 1 << 17)
+        assert decide(first, None, ROOT).digest == first.digest != decide(second, None, ROOT).digest
+
+
+@dataclass(frozen=True, slots=True)
+class Leak(Node):
+    """A sink of a later version, which states no snap length."""
+
+    class_name: ClassVar[str] = "leak"
+    role: ClassVar[Role] = Role.SINK
+
+    @property
+    def effect(self) -> Primitive:
+        return Primitive("leak", "leak")
+
+
+class TestFailsClosed:
+    def test_an_unexpected_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object) -> None:
+            raise RuntimeError("broken\n\x1b[2J")
+
+        allowed = policies(tmp_path, rule())
+        monkeypatch.setattr("ffpf_bpf.authorise.judgement.check_taps", broken)
+        decision = decide(definition(GRAB), allowed, ALICE)
+        assert not decision.accepted
+        assert decision.reasons == (r"the decision failed: RuntimeError: `broken\n\x1b[2J`",)
+        assert decision.digest == definition(GRAB).digest
+
+    def test_nonsense(self) -> None:
+        decision = decide(None, None, ROOT)  # type: ignore[arg-type]
+        assert (decision.accepted, decision.digest) == (False, "")
+
+    def test_a_cycle(self, tmp_path: Path) -> None:
+        good = definition(GRAB)
+        graph = replace(good.graph, steps=(good.graph.steps[0], Leaf(Grab(96), 1)))
+        assert not decide(replace(good, graph=graph), policies(tmp_path, rule()), ALICE).accepted
+
+    def test_a_sink_without_a_snap_length_is_refused(self, tmp_path: Path) -> None:
+        allowed = policies(tmp_path, rule("limits.snaplen = 96"))
+        decision = decide(Definition(build(then(Device("eth0"), Leak())), {}, 1 << 16), allowed, ALICE)
+        assert not decision.accepted
+        assert Result.REFUSED in {obligation.result for obligation in decision.obligations}
+
+    def test_no_control_characters_in_the_log(self, tmp_path: Path) -> None:
+        decision = decided(tmp_path, "", '(device,"\x1b[2Jx") -> (grab)', taps='["eth0"]')
+        assert not decision.accepted
+        assert "\x1b" not in decision.text()
+
+    def test_decisions_do_not_change(self) -> None:
+        with pytest.raises(FrozenInstanceError):
+            decide(definition(GRAB), None, ALICE).accepted = True  # type: ignore[misc]
+
+
+class TestDirectory:
+    @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
+    def test_bad(self, path: Path, tmp_path: Path) -> None:
+        expected = path.read_text().splitlines()[0].removeprefix("# expect: ")
+        shutil.copyfile(SHIPPED / "permissive.toml", tmp_path / "permissive.toml")
+        shutil.copyfile(path, tmp_path / path.name)
+        with pytest.raises(PolicyError) as raised:
+            read_policies(tmp_path)
+        assert expected in str(raised.value)
+        assert re.fullmatch(rf"{path.name}:\d+:\d+", raised.value.where)
+        assert raised.value.help
+        assert raised.value.message[0] in "`abcdefghijklmnopqrstuvwxyz" and not raised.value.message.endswith(".")
+
+    def test_there_are_bad_ones(self) -> None:
+        assert len(BAD) >= 10
+
+    def test_exit_code(self) -> None:
+        assert issubclass(PolicyError, FfpfError) and PolicyError.exit_code == 3
+
+    def test_empty_denies_everybody(self, tmp_path: Path) -> None:
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub" / "rules.toml").write_text(rule())
+        (tmp_path / "rules.toml.bak").write_text(rule())
+        (tmp_path / "comment.toml").write_text("# nothing\n")
+        assert read_policies(tmp_path) == Policies()
+        assert not decide(definition(GRAB), read_policies(tmp_path), ROOT).accepted
+
+    @pytest.mark.parametrize("what", ["missing", "a\0b"])
+    def test_missing(self, tmp_path: Path, what: str) -> None:
+        with pytest.raises(PolicyError):
+            read_policies(tmp_path / what)
+
+    def test_a_file_for_a_directory(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(PolicyError, match="not a directory"):
+            read_policies(tmp_path / "file")
+
+    def test_no_permission(self, tmp_path: Path) -> None:
+        policies(tmp_path, rule())
+        (tmp_path / "rules.toml").chmod(0)
+        with unprivileged(), pytest.raises(PolicyError, match="permission denied"):
+            read_policies(tmp_path)
+
+    def test_symlinks(self, tmp_path: Path) -> None:
+        real = tmp_path / "real"
+        real.mkdir()
+        policies(real, rule())
+        (tmp_path / "link").symlink_to(real)
+        with pytest.raises(PolicyError, match="a symlink"):
+            read_policies(tmp_path / "link")
+        (real / "link.toml").symlink_to(real / "rules.toml")
+        with pytest.raises(PolicyError, match=r"link.toml: a symlink"):
+            read_policies(real)
+
+    def test_writable_by_others(self, tmp_path: Path) -> None:
+        policies(tmp_path, rule())
+        (tmp_path / "rules.toml").chmod(0o646)
+        with pytest.raises(PolicyError, match=r"rules.toml: others may write to it"):
+            read_policies(tmp_path)
+        (tmp_path / "rules.toml").chmod(0o644)
+        tmp_path.chmod(0o777)
+        with pytest.raises(PolicyError, match="others may write to it"):
+            read_policies(tmp_path)
+
+    @pytest.mark.parametrize("name", ["rules.toml", "."])
+    def test_owned_by_somebody_else(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        policies(tmp_path, rule())
+        if os.geteuid() == 0:
+            os.chown(tmp_path / name, 12_345, -1)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: 12_345)
+        with pytest.raises(PolicyError, match="it belongs to uid"):
+            read_policies(tmp_path)
+
+    def test_not_regular(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "fifo.toml")
+        with pytest.raises(PolicyError, match="not a regular file"):
+            read_policies(tmp_path)
+
+    def test_not_utf8_and_too_large(self, tmp_path: Path) -> None:
+        (tmp_path / "a.toml").write_bytes(b"# ok\n# \xff\n")
+        with pytest.raises(PolicyError, match=r"a.toml:2:3: not UTF-8"):
+            read_policies(tmp_path)
+        (tmp_path / "a.toml").write_bytes(b"#" * (1 << 20) + b"#")
+        with pytest.raises(PolicyError, match="larger than"):
+            read_policies(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("x = " + "[" * 5_000, "r.toml:1:1: not TOML: nested too deeply"),
+            ("x = 1" + "0" * 5_000, "r.toml:1:1: not TOML"),
+            (rule("limits.flows = 0"), "r.toml:6:1: `flows`"),
+            (rule("limits.snaplen = 65536"), "r.toml:6:1: `snaplen`"),
+            (rule("limits.buffer = true"), "r.toml:6:1: `buffer`"),
+            (rule("limits.buffer = 0"), "r.toml:6:1: a buffer of 0 bytes"),
+            (rule("limits.sample_at_least = 1.5"), "r.toml:6:1: `sample_at_least`"),
+            (rule('order = [{ function = "grab" }]'), "r.toml:6:10: an order has one of"),
+            (rule('order = [{ function = "bpf", after = "grab" }]'), "r.toml:6:10: nothing comes after `grab`"),
+            (rule('order = [{ function = "bpf", before = "device" }]'), "r.toml:6:10: nothing comes before `device`"),
+            (rule('order = [{ function = "bpf", after = "bpf" }]'), "r.toml:6:10: `bpf` cannot come before itself"),
+            (rule('order = [\n  { function = "bpf", after = "smpler" }]'), "r.toml:7:23: unknown node class `smpler`"),
+            (rule('[rule.limits]\n"flws" = 2'), "r.toml:7:1: unknown key `flws`"),
+            (rule() + rule("x = 1", name='"s"'), "r.toml:12:1: unknown key `x`"),
+            (rule(name='"a b"'), "r.toml:2:1: `a b` is not a name"),
+            (rule(subjects='["user:"]'), "r.toml:3:13: `user:` is no subject"),
+            (rule(taps='["*@*", ""]'), "r.toml:4:16: `` is no tap"),
+            (rule(classes='["Grab"]'), "did you mean `grab`?"),
+            (rule(classes='["*", 3]'), "r.toml:5:17: `classes`: input should be a valid string"),
+        ],
+    )
+    def test_more_errors(self, tmp_path: Path, text: str, expected: str) -> None:
+        with pytest.raises(PolicyError) as raised:
+            policies(tmp_path, text, "r.toml")
+        assert expected in str(raised.value)
+
+    def test_names_are_unique_in_the_directory(self, tmp_path: Path) -> None:
+        (tmp_path / "a.toml").write_text(rule())
+        with pytest.raises(
+            PolicyError, match=r"b.toml:1:1: a second rule is called `r`\nhelp: the first is at a.toml:1:1"
+        ):
+            policies(tmp_path, rule(), "b.toml")
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.text(alphabet="[]{}=,.\"'#\n\\ rulename0-", max_size=60))
+    def test_any_text_is_rules_or_a_policy_error(self, text: str) -> None:
+        try:
+            assert all(isinstance(one, Rule) for one in parse_policy(text, "x.toml"))
+        except PolicyError as error:
+            assert re.fullmatch(r"x.toml:\d+:\d+", error.where)
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """As `nobody`, if we are root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+class TestSubject:
+    def test_subject_of(self) -> None:
+        subject = subject_of("root")
+        assert (subject.user, subject.uid) == ("root", 0)
+        assert "root" in subject.groups
+
+    @pytest.mark.parametrize("user", ["no-such-user", "", "a\0b"])
+    def test_unknown(self, user: str) -> None:
+        with pytest.raises(ExpressionError) as raised:
+            subject_of(user)
+        assert raised.value.message == f"unknown user `{user}`"
+        assert raised.value.help
+
+    def test_current(self) -> None:
+        assert current_subject().uid == os.geteuid()
+
+    def test_uid_without_an_entry(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: 4_000_000_000)
+        subject = current_subject()
+        assert (subject.user, subject.uid) == ("4000000000", 4_000_000_000)
+
+
+class TestShipped:
+    """The example policies say what their comments say."""
+
+    @pytest.mark.parametrize(
+        ("groups", "text", "rule_name"),
+        [
+            ({"operators"}, "(device,any@tc-egress) -> (grab)", "operators"),
+            ({"students"}, "(device,veth0) -> (sampler,10) -> (bpf,udp) -> (grab,snaplen=96)", "students"),
+            ({"students"}, "(device,veth0) -> (sampler,1) -> (grab,snaplen=96)", ""),
+            ({"students"}, "(device,veth0) -> (sampler,10) -> (grab)", ""),
+            ({"students"}, "(device,veth0) -> (bytecount)", "students"),
+            ({"students"}, "(device,veth0@tc-ingress) -> (bytecount)", ""),
+            ({"analysts"}, "(device,mirror0) -> (packetcount) -> (grab)", "analysts-mirror"),
+            ({"analysts"}, "(device,mirror0) -> (grab)", ""),
+            ({"analysts"}, "(device,eth0) -> (grab,snaplen=256)", "analysts-headers"),
+            ({"analysts"}, "(device,eth0) | (device,mirror0) -> (packetcount) -> (grab,snaplen=96)", ""),
+            ({"privacy"}, "(device,eth0) -> (bpf,udp) -> (bytecount) -> (packetcount)", "privacy-office"),
+            ({"privacy"}, "(device,eth0) -> (bpf,udp) -> (bytecount)", ""),
+            ({"privacy"}, "(device,eth0) -> (bpf,udp)", ""),
+            ({"users"}, "(device,eth0) -> (bytecount)", ""),
+        ],
+    )
+    def test_shipped(self, groups: set[str], text: str, rule_name: str) -> None:
+        # Read through the schema, not the directory: whoever owns the checkout.
+        rules = [one for file in sorted(SHIPPED.glob("*.toml")) for one in parse_policy(file.read_text(), file.name)]
+        decision = decide(definition(text), Policies(tuple(rules)), Subject("x", frozenset(groups), 1000))
+        assert (decision.accepted, decision.rule) == (bool(rule_name), rule_name)
+
+
+ACCEPTED = """\
+PROVED   r: means: every tap is one of `eth*`, `veth*@*` (0.000 ms)
+         `eth0@xdp`
+PROVED   r: means: every node is a `device` or one of `*` (0.000 ms)
+         `bpf`, `device`, `grab`, `sampler`
+PROVED   r: shape: `grab` comes after `sampler` on every path (0.000 ms)
+         `sampler` is in front of grab1
+PROVED   r: means: at most 2 flows at once (0.000 ms)
+         1 flow
+PROVED   r: means: at most 96 bytes of a packet (0.000 ms)
+         96 bytes
+ACCEPTED by rule r"""
+
+REJECTED = """\
+PROVED   r: means: every tap is one of `eth*`, `veth*@*` (0.000 ms)
+         `eth0@xdp`
+PROVED   r: means: every node is a `device` or one of `*` (0.000 ms)
+         `bpf`, `device`, `grab`, `sampler`
+REFUTED  r: shape: `grab` comes after `sampler` on every path (0.000 ms)
+         device1 -> bpf1 -> grab1: no `sampler` on this path
+PROVED   r: means: at most 2 flows at once (0.000 ms)
+         1 flow
+REFUTED  r: means: at most 96 bytes of a packet (0.000 ms)
+         grab1: takes whole packets
+REJECTED: rule r wants: `grab` comes after `sampler` on every path; device1 -> bpf1 -> grab1: no `sampler` on this path
+REJECTED: rule r wants: at most 96 bytes of a packet; grab1: takes whole packets"""
+
+
+class TestShown:
+    """The text and the JSON of a decision are interfaces."""
+
+    KEYS = 'order = [{ function = "grab", after = "sampler" }]\nlimits = { flows = 2, snaplen = 96 }'
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("(device,eth0) -> (sampler,2) -> (bpf,udp) -> (grab,snaplen=96)", ACCEPTED),
+            ("(device,eth0) -> (sampler,2) | (bpf,udp) -> (grab)", REJECTED),
+        ],
+    )
+    def test_text(self, tmp_path: Path, text: str, expected: str) -> None:
+        decision = decided(tmp_path, self.KEYS, text, taps='["eth*", "veth*@*"]')
+        assert re.sub(r"\d+\.\d{3} ms", "0.000 ms", decision.text()) == expected
+
+    def test_json(self, tmp_path: Path) -> None:
+        decision = decided(tmp_path, self.KEYS, "(device,eth0) -> (grab,snaplen=96)")
+        data = json.loads(json.dumps(decision.as_json()))
+        assert set(data) == {"decision", "reasons", "digest", "obligations"}
+        assert (data["decision"], data["digest"]) == ("rejected", decision.digest)
+        assert data["reasons"] == [
+            "rule r wants: `grab` comes after `sampler` on every path; device1 -> grab1: no `sampler` on this path"
+        ]
+        shape = data["obligations"][2]
+        assert isinstance(shape.pop("ms"), float)
+        assert shape == {
+            "rule": "r",
+            "kind": "shape",
+            "path": "device1 -> grab1",
+            "result": "refuted",
+            "evidence": "no `sampler` on this path",
+        }

@@ -1,0 +1,167 @@
+"""Every step of the life cycle is interrupted: by SIGKILL, and by a refusal of the kernel. Nothing may be left."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ffpf_bpf import compiler
+from ffpf_bpf.errors import FfpfError, KernelError, TapBusy
+from ffpf_bpf.flow import Flow
+from ffpf_bpf.flow.chains import CHAINS
+from ffpf_bpf.kernel import calls
+from tests.conftest import assert_kernel_objects, settled_kernel_objects
+from tests.network import Network
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(autouse=True)
+def inside(network: Network) -> Iterator[None]:
+    with network.enter():
+        yield
+
+
+def life() -> None:
+    """Two flows on two taps through every state, with a chain that is folded and rebuilt."""
+    with Flow.create() as first, Flow.create() as second:
+        first.populate("(device,tap0) | (device,lo) -> (sampler,2) -> (bytecount) -> (grab,snaplen=64)").instantiate()
+        first.activate()
+        second.populate('(device,tap0) -> (bpf,"udp") -> (packetcount)').instantiate().activate()
+        first.pause(wait=True)
+        first.activate()
+        more = [Flow.create().populate(f"(device,tap0) -> (sampler,{n}) -> (packetcount)") for n in range(1, 5)]
+        try:
+            for flow in more:
+                flow.instantiate()
+            more[1].close()
+        finally:
+            for flow in more:
+                flow.close()
+
+
+class Interceptor:
+    """Wraps every function that talks to the kernel, and does something at one of its calls."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int, act: Callable[[], None], *, after: bool) -> None:
+        self.made = 0
+        self.names: list[str] = []
+        for name in calls.CALLS:
+            patch.setattr(calls, name, self._wrapped(name, getattr(calls, name), at, act, after))
+
+    def _wrapped(self, name: str, call: Callable[..., Any], at: int, act: Callable[[], None], after: bool) -> Any:
+        def wrapped(*arguments: Any) -> Any:
+            self.made += 1
+            self.names.append(name)
+            mine = self.made == at
+            if mine and not after:
+                act()
+            result = call(*arguments)
+            if mine and after:
+                act()
+            return result
+
+        return wrapped
+
+
+def count_calls() -> list[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        interceptor = Interceptor(patch, 0, lambda: None, after=False)
+        life()
+        return interceptor.names
+
+
+def test_sigkill_at_every_call_leaves_nothing() -> None:
+    names = count_calls()
+    before = settled_kernel_objects()
+    for after in (False, True):
+        for at in range(1, len(names) + 1):
+            child = os.fork()
+            if child == 0:
+                with pytest.MonkeyPatch.context() as patch:
+                    Interceptor(patch, at, lambda: os.kill(os.getpid(), signal.SIGKILL), after=after)
+                    try:
+                        life()
+                    finally:
+                        os._exit(1)
+            _, status = os.waitpid(child, 0)
+            assert os.WIFSIGNALED(status), f"the child survived call {at} ({names[at - 1]})"
+            assert_kernel_objects(before)
+    print(f"{2 * len(names)} kills, at {len(set(names))} kinds of calls")
+    assert len(names) > 40
+    life()
+
+
+def test_a_tap_is_free_again_right_after_its_owner_was_killed() -> None:
+    for _ in range(5):
+        ready, tell = os.pipe()
+        child = os.fork()
+        if child == 0:
+            Flow.create().populate("(device,tap0)").instantiate().activate()
+            os.write(tell, b"!")
+            signal.pause()
+        os.read(ready, 1)
+        with pytest.raises(TapBusy, match=f"process {child} grabs from this interface already"):
+            Flow.create().populate("(device,tap0)").instantiate()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with Flow.create() as flow:
+            flow.populate("(device,tap0)").instantiate()
+        os.close(ready)
+        os.close(tell)
+
+
+REFUSABLE = ("create_map", "load_program", "attach_xdp", "set_program")
+
+
+def test_a_refusal_at_every_call_leaves_nothing_and_the_next_try_works() -> None:
+    """The kernel refuses one call of a life; the error comes out, everything else is undone."""
+    names = count_calls()
+    refused = 0
+    for at, name in enumerate(names, start=1):
+        if name not in REFUSABLE:
+            continue
+
+        def refuse(name: str = name) -> None:
+            raise KernelError(f"no memory for {name}", errno=errno.ENOMEM)
+
+        before = settled_kernel_objects()
+        with pytest.MonkeyPatch.context() as patch:
+            Interceptor(patch, at, refuse, after=False)
+            with pytest.raises(FfpfError, match="no memory for"):
+                life()
+        assert not CHAINS._chains, f"a chain is left after call {at} ({name})"
+        assert_kernel_objects(before)
+        refused += 1
+    print(f"{refused} refusals")
+    assert refused > 20
+    life()
+
+
+def test_an_interrupt_at_every_call_leaves_nothing() -> None:
+    """KeyboardInterrupt may come anywhere inside `with`."""
+    names = count_calls()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    for at, name in enumerate(names, start=1):
+        if name == "close":
+            continue  # an interrupt between a descriptor's end and its closing is Python's to lose
+        before = settled_kernel_objects()
+        with pytest.MonkeyPatch.context() as patch:
+            Interceptor(patch, at, interrupt, after=False)
+            with pytest.raises(KeyboardInterrupt):
+                life()
+        assert not CHAINS._chains, f"a chain is left after call {at} ({name})"
+        assert_kernel_objects(before)
+
+
+def test_the_compiler_was_warm() -> None:
+    """The kills above hit system calls, not the compiler's first use."""
+    assert compiler.compile_entry(calls.possible_cpus()).programs
