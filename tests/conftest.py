@@ -34,13 +34,19 @@ def network(request: pytest.FixtureRequest) -> Iterator[Network]:
         yield made
 
 
+@pytest.fixture(scope="session")
+def kernel_before() -> Counter[str]:
+    """What was in the kernel before the first test that loads anything."""
+    return kernel_objects()
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Programs, maps and links of the kernel are after the test what they were before it."""
+    """Programs, maps and links of the kernel are after each test what they were before the first."""
     if not request.node.get_closest_marker("root"):
         yield
         return
-    before = settled_kernel_objects()
+    before = request.getfixturevalue("kernel_before")
     yield
     assert_kernel_objects(before)
 
@@ -59,15 +65,6 @@ def _ids(kind: str) -> Iterator[int]:
     found = ctypes.c_uint32(0)
     while following(found.value, ctypes.byref(found)) == 0:
         yield found.value
-
-
-def settled_kernel_objects() -> Counter[str]:
-    """The same once nothing changes any more: what was closed just now may still be on its way out."""
-    found = kernel_objects()
-    while (again := kernel_objects()) != found:
-        found = again
-        time.sleep(0.05)
-    return found
 
 
 def assert_kernel_objects(expected: Counter[str], within_s: float = 5.0) -> None:

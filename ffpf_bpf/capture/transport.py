@@ -18,7 +18,7 @@ MOST_CHUNKS = 8
 TCP, UDP = 6, 17
 DNS_PORTS = {53, 5353, 5355}
 TCP_FLAGS = "FSRP.UEW"
-TCP_OPTIONS = {0: "eol", 1: "nop", 2: "mss", 3: "wscale", 4: "sackOK", 5: "sack", 8: "TS"}
+TCP_OPTIONS = {1: "nop", 2: "mss", 3: "wscale", 4: "sackOK", 5: "sack", 8: "TS"}
 ICMP_UNREACHABLE = {
     0: "net {0} unreachable",
     1: "host {0} unreachable",
@@ -87,32 +87,42 @@ def _tcp(datagram: Datagram) -> str:
     if "U" in flags:
         words.append(f"urg {tcp.urp}")
     if header_bytes > 20:
-        cut = ["[|tcp]"] if len(data) < header_bytes else []
-        words.append(f"options [{','.join(_tcp_options(tcp.opts) + cut)}]")
+        words.append(f"options [{','.join(_tcp_options(tcp.opts, header_bytes - 20))}]")
     return f"{datagram.port_ends} {', '.join(words)}, length {length}"
 
 
-def _tcp_options(options: bytes) -> list[str]:
+def _tcp_options(options: bytes, length: int) -> list[str]:
+    """RFC 9293 section 3.1: `length` bytes on the wire, `options` of them captured."""
     words: list[str] = []
-    for option in dpkt.tcp.parse_opts(options):
-        if option is None:  # dpkt's word for an option that is cut off
-            break
-        code, value = option
-        match TCP_OPTIONS.get(code), len(value):
-            case "eol" | "nop" | "sackOK", 0:
-                words.append(TCP_OPTIONS[code])
-            case ("mss", 2) | ("wscale", 1):
-                words.append(f"{TCP_OPTIONS[code]} {int.from_bytes(value)}")
-            case "TS", 8:
-                words.append("TS val {} ecr {}".format(*struct.unpack("!II", value)))
-            case "sack", size if size and size % 8 == 0:
-                edges = "".join("{{{}:{}}}".format(*pair) for pair in struct.iter_unpack("!II", value))
-                words.append(f"sack {size // 8} {edges}")
-            case _:
-                words.append(f"unknown-{code} 0x{value.hex()}" if value else f"unknown-{code}")
+    offset = 0
+    missing = len(options) < length
+    while offset < len(options):
+        code = options[offset]
         if code == 0:
-            break
-    return words
+            return [*words, "eol"]
+        size = 1 if code == 1 else options[offset + 1] if offset + 1 < len(options) else 0
+        value = options[offset + 2 : offset + size]
+        offset += size
+        if not size or (code != 1 and size < 2) or offset > len(options):
+            return [*words, "[|tcp]" if missing else "[bad opt]"]
+        words.append(_tcp_option(code, value))
+    return [*words, "[|tcp]"] if missing else words
+
+
+def _tcp_option(code: int, value: bytes) -> str:
+    name = TCP_OPTIONS.get(code)
+    match name, len(value):
+        case "nop" | "sackOK", 0:
+            return name
+        case ("mss", 2) | ("wscale", 1):
+            return f"{name} {int.from_bytes(value)}"
+        case "TS", 8:
+            return "TS val {} ecr {}".format(*struct.unpack("!II", value))
+        case "sack", size if size and size % 8 == 0:
+            edges = "".join("{{{}:{}}}".format(*pair) for pair in struct.iter_unpack("!II", value))
+            return f"sack {size // 8} {edges}"
+        case _:
+            return f"unknown-{code} 0x{value.hex()}" if value else f"unknown-{code}"
 
 
 def _udp(datagram: Datagram) -> str:

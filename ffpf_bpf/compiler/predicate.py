@@ -94,8 +94,8 @@ class _Lowering:
             case cbpf.ABS:
                 return self._packet(I64(i.k), i.size) if i.k <= FARTHEST_OFFSET else self._out_of_bounds()
             case cbpf.IND:
-                # 32-bit addition wraps, as libpcap's does.
-                return self._packet(self._bounded(b.add(self._get(self.x), I32(i.k))), i.size)
+                # Added in 64 bits: an index of 2^32 and more lies outside the packet, it does not wrap.
+                return self._packet(self._bounded(b.add(b.zext(self._get(self.x), I64), I64(i.k))), i.size)
             case cbpf.MEM:
                 return self._get(self.cells[i.k])
             case cbpf.LEN:
@@ -109,8 +109,7 @@ class _Lowering:
     def _bounded(self, offset: ir.Value) -> ir.Value:
         """The offset, rejected if no packet reaches it; opaque to the optimiser, so that the check stays on it."""
         b = self.builder
-        wide = b.zext(offset, I64)
-        bounded = opaque(b, wide)
+        bounded = opaque(b, offset)
         self._continue_if(b.icmp_unsigned("<=", bounded, I64(FARTHEST_OFFSET)))
         return bounded
 
@@ -185,7 +184,7 @@ class _Lowering:
 
 def opaque(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """The 64-bit value again, without what the optimiser knows of it: a check of it stays on the register it checks."""
-    return builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [value], side_effect=True)
+    return builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [value], side_effect=False)
 
 
 def _touches_cell(i: Instruction) -> bool:

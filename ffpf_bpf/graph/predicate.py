@@ -2,7 +2,8 @@
 
 The meaning is libpcap's `pcap_filter` (bpf_filter.c): a load outside the captured bytes, and a division by zero,
 end the whole program with 0. What executors disagree on is refused by `checked`: backward jumps, negative (ancillary)
-offsets, division by a constant 0, constant shifts of 32 and more. Shifts by X of 32 and more give 0; X + k wraps at 2^32.
+offsets, division by a constant 0, constant shifts of 32 and more. Shifts by X of 32 and more give 0; an index X + k of 2^32
+and more lies outside the packet.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ class _Machine:
             case 0x20:  # ABS
                 return self._bytes(i.k, i.size)
             case 0x40:  # IND
-                return self._bytes((self.x + i.k) & 0xFFFFFFFF, i.size)
+                return self._bytes(self.x + i.k, i.size)
             case 0x60:  # MEM
                 return self.cells[i.k]
             case 0x80:  # LEN
