@@ -76,7 +76,8 @@ struct ffpf_slot {
 	/* __u8 data[]; then the filling option; then __u32 block_length again */
 };
 
-#define FFPF_FILL_OPTION 0x8001
+/* Codes from 0x8000 on are for local use; Apple's tools took the first ones. */
+#define FFPF_FILL_OPTION 0xfffe
 
 /* What a primitive sees of the packet. Bytes from data up to end may be read, after the usual bounds check. */
 struct ffpf_packet {

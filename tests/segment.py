@@ -60,7 +60,12 @@ def loaded(*expressions: str | Expression, snaplen: int = 96, tap: str = "tap0")
     cpus = calls.possible_cpus()
     graphs = [build(parse(text) if isinstance(text, str) else text) for text in expressions]
     parts = tuple(
-        SegmentFlow(graph, compiler.compile_predicates(graph), lay_out(graph, cpus), size_ring(graph.snaplen or snaplen, 1 << 16))
+        SegmentFlow(
+            graph,
+            compiler.compile_predicates(graph),
+            lay_out(graph, cpus),
+            size_ring(graph.snaplen or snaplen, 1 << 16),
+        )
         for graph in graphs
     )
     objects = compiler.compile_segment(parts, tap, cpus)

@@ -139,13 +139,19 @@ ENDS = st.one_of(PASSING, st.integers(14, 96).map(Grab))
 
 def _joined(inner: st.SearchStrategy[Expression], *, logic_only: bool) -> st.SearchStrategy[Expression]:
     several = st.lists(inner, min_size=2, max_size=3)
-    forms = [several.map(lambda parts: any_of(*parts)), several.map(lambda parts: then(*parts)), several.map(lambda parts: all_of(*parts))]
+    forms = [
+        several.map(lambda parts: any_of(*parts)),
+        several.map(lambda parts: then(*parts)),
+        several.map(lambda parts: all_of(*parts)),
+    ]
     return st.one_of(*forms, inner.map(Not)) if logic_only else st.one_of(*forms)
 
 
 LOGIC = st.recursive(DECIDERS, lambda inner: _joined(inner, logic_only=True), max_leaves=5)
 MIDDLE = st.recursive(st.one_of(PASSING, LOGIC), lambda inner: _joined(inner, logic_only=False), max_leaves=6)
-TAILS = st.one_of(MIDDLE, ENDS, st.lists(st.one_of(MIDDLE, ENDS), min_size=2, max_size=3).map(lambda parts: any_of(*parts)))
+TAILS = st.one_of(
+    MIDDLE, ENDS, st.lists(st.one_of(MIDDLE, ENDS), min_size=2, max_size=3).map(lambda parts: any_of(*parts))
+)
 
 
 @seed(SEED)
@@ -159,9 +165,7 @@ def test_random_graphs_agree_with_the_model(middle: list[Expression], tail: Expr
             flow.run(packet)
             model.packet(packet)
         statistics = flow.statistics()
-        delivered = [
-            (packet.data, packet.length) for batch in flow.batches() for packet in batch.packets(("tap0",))
-        ]
+        delivered = [(packet.data, packet.length) for batch in flow.batches() for packet in batch.packets(("tap0",))]
     ledger = {name: count for name, count in statistics.ledger.as_json().items() if count and name != "seen"}
     assert ledger == model.ledger
     assert statistics.ledger.seen == len(sample)

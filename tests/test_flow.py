@@ -28,8 +28,21 @@ def inside(network: Network) -> Iterator[None]:
 def udp(port: int, payload: bytes = b"x" * 32) -> bytes:
     """An Ethernet frame: IPv4, UDP to `port`."""
     length = 8 + len(payload)
-    ip = bytes([0x45, 0]) + (20 + length).to_bytes(2, "big") + bytes([0, 1, 0, 0, 64, 17, 0, 0, 10, 77, 0, 2, 10, 77, 0, 9])
-    return bytes(12) + b"\x08\x00" + ip + (1234).to_bytes(2, "big") + port.to_bytes(2, "big") + length.to_bytes(2, "big") + b"\0\0" + payload
+    ip = (
+        bytes([0x45, 0])
+        + (20 + length).to_bytes(2, "big")
+        + bytes([0, 1, 0, 0, 64, 17, 0, 0, 10, 77, 0, 2, 10, 77, 0, 9])
+    )
+    return (
+        bytes(12)
+        + b"\x08\x00"
+        + ip
+        + (1234).to_bytes(2, "big")
+        + port.to_bytes(2, "big")
+        + length.to_bytes(2, "big")
+        + b"\0\0"
+        + payload
+    )
 
 
 def flow(text: str, **options: int) -> Flow:
@@ -264,3 +277,15 @@ def test_python_and_text_make_the_same_flow() -> None:
     python = Flow.create().populate(Device("tap0") >> Bpf("udp") >> Grab(snaplen=96))
     assert text.definition == python.definition
     assert text.definition.digest == python.definition.digest
+
+
+def test_waiting_works_without_membarrier(monkeypatch: pytest.MonkeyPatch, network: Network) -> None:
+    from ffpf_bpf.kernel import calls  # noqa: PLC0415
+
+    monkeypatch.setattr(calls, "MEMBARRIER_NUMBER", {})
+    with flow("(device,tap0) -> (packetcount)") as made:
+        made.activate()
+        network.send([udp(80)] * 7)
+        made.pause(wait=True)
+        network.send([udp(80)] * 7)
+        assert made.stats().ledger.seen == 7

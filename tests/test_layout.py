@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ffpf_bpf.capture import layout
-from ffpf_bpf.compiler import segment
+from ffpf_bpf.capture import layout, ring
+from ffpf_bpf.compiler import frame
+from ffpf_bpf.flow import statistics
 from ffpf_bpf.graph import memory
 from ffpf_bpf.graph.effect import Fate
 from ffpf_bpf.kernel import tap
@@ -144,9 +145,15 @@ def test_sizes_of_the_graph_layer(btf: Btf) -> None:
 
 def test_offsets_of_the_compiler(btf: Btf) -> None:
     cpu, scratch = btf.members("ffpf_cpu"), btf.members("ffpf_scratch")
-    assert cpu["seen"] == (segment.SEEN, 8)
-    assert cpu["fates"] == (segment.FATES, 8 * btf.enumerators("ffpf_fate")["FFPF_FATES"])
-    assert scratch["grabbed"] == (segment.GRABBED, 8)
+    assert cpu["seen"] == (frame.SEEN, 8)
+    assert cpu["fates"] == (frame.FATES, 8 * btf.enumerators("ffpf_fate")["FFPF_FATES"])
+    assert scratch["grabbed"] == (frame.GRABBED, 8)
+
+
+def test_words_of_those_who_read_the_counters(btf: Btf) -> None:
+    words = {name: offset // 8 for name, (offset, _) in btf.members("ffpf_cpu").items()}
+    assert (words["head"], words["fates"], words["tail"]) == (ring.HEAD, ring.FATES, ring.TAIL)
+    assert (words["seen"], words["fates"]) == (statistics.SEEN, statistics.FATES)
 
 
 def test_offsets_of_the_kernel_layer(btf: Btf) -> None:
@@ -167,7 +174,7 @@ def test_fates(btf: Btf) -> None:
 
 def test_links(btf: Btf) -> None:
     links = btf.enumerators("ffpf_link")
-    assert links == {"FFPF_NEXT": segment.NEXT, "FFPF_DELIVER": segment.DELIVER, "FFPF_LINKS": 2}
+    assert links == {"FFPF_NEXT": frame.NEXT, "FFPF_DELIVER": frame.DELIVER, "FFPF_LINKS": 2}
     assert links == {"FFPF_NEXT": tap.NEXT, "FFPF_DELIVER": tap.DELIVER, "FFPF_LINKS": tap.LINKS}
 
 

@@ -228,11 +228,11 @@ def test_no_interface_option_without_a_value(tmp_path: Path) -> None:
 
 def test_filter_longer_than_an_option_is_cut_between_characters(tmp_path: Path) -> None:
     path = tmp_path / "capture.pcapng"
-    with PcapngWriter(str(path), [InterfaceDescription("eth0", 96, "ü" * 40000)]) as writer:
+    with PcapngWriter(str(path), [InterfaceDescription("eth0", 96, "€" * 40000)]) as writer:
         writer.write(slots(1))
     (_, section), (_, interface), _ = blocks(path)
     written = options(path.read_bytes()[section : section + interface], 16)[11]
-    assert written == b"\0" + "ü".encode() * 32767
+    assert written == b"\0" + "€".encode() * 21844
     assert numbers(path) == [0]
 
 
@@ -261,20 +261,21 @@ def test_empty_batch_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "batch",
+    ("batch", "message"),
     [
-        slots(2)[: SLOT_BYTES + 4],
-        slots(1)[:16],
-        memoryview(bytes(SLOT_BYTES)),
-        memoryview(struct.pack("<II", BLOCK_TYPE, 0) + bytes(120)),
-        np.frombuffer(slots(4), slot_dtype(SLOT_BYTES))[::2],
+        (slots(2)[: SLOT_BYTES + 4], "132 bytes are not whole slots of 128"),
+        (slots(1)[:16], "16 bytes are no slot"),
+        (memoryview(bytes(SLOT_BYTES)), "no slot begins with type 0 and length 0"),
+        (memoryview(struct.pack("<II", 1, SLOT_BYTES) + bytes(120)), "no slot begins with type 1 and length 128"),
+        (memoryview(struct.pack("<II", BLOCK_TYPE, 0) + bytes(120)), "no slot begins with type 6 and length 0"),
+        (np.frombuffer(slots(4), slot_dtype(SLOT_BYTES))[::2], "contiguous"),
     ],
-    ids=["part of a slot", "less than a slot", "a slot never written", "no length", "not contiguous"],
+    ids=["part of a slot", "less than a slot", "never written", "another block", "no length", "every other slot"],
 )
-def test_what_is_not_whole_slots_is_refused(tmp_path: Path, batch: memoryview) -> None:
+def test_what_is_not_whole_slots_is_refused(tmp_path: Path, batch: memoryview, message: str) -> None:
     path = tmp_path / "capture.pcapng"
     with PcapngWriter(str(path), [ETH0]) as writer:
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=message):
             writer.write(batch)
         writer.write(slots(1))
     assert numbers(path) == [0]
@@ -388,7 +389,8 @@ def test_standard_output_appended_to_a_file(tmp_path: Path) -> None:
     """pcapng files may be strung together: `ffpf grab -w - >> file` is a second section."""
     path = tmp_path / "capture.pcapng"
     PcapngWriter(str(path), [ETH0]).close()
-    with path.open("ab") as file:
+    appending = os.open(path, os.O_WRONLY | os.O_APPEND)  # at position 0 until the first write
+    try:
         source = """
             resource.setrlimit(resource.RLIMIT_FSIZE, (os.fstat(1).st_size + 2000, -1))
             with PcapngWriter("-", [ETH0]) as writer:
@@ -396,7 +398,9 @@ def test_standard_output_appended_to_a_file(tmp_path: Path) -> None:
                 try: writer.write(slots(1000))
                 except CaptureError: pass
         """
-        child(source, stdout=file.fileno()).wait()
+        child(source, stdout=appending).wait()
+    finally:
+        os.close(appending)
     kinds = [kind for kind, _ in blocks(path)]
     assert kinds[:4] == [pcapng.SECTION_HEADER, 1, pcapng.SECTION_HEADER, 1]
     assert set(kinds[4:]) == {BLOCK_TYPE}
@@ -524,7 +528,7 @@ def test_slow_reader_of_a_nonblocking_pipe(tmp_path: Path) -> None:
             collected.extend(piece)
             time.sleep(0.001)
 
-    draining = threading.Thread(target=drain)
+    draining = threading.Thread(target=drain, daemon=True)
     draining.start()
     writer.write(slots(2000))
     writer.close([InterfaceStatistics(0, 0, 1)])

@@ -257,6 +257,31 @@ OUR_OWN: list[tuple[Layers, str]] = [
         "IP 10.0.0.1.1 > 10.0.0.2.2: sctp (1) [SACK] (2) [DATA] length 36",
     ),
     (
+        E / IP(src="10.0.0.1", dst="10.0.0.2", proto=132) / Raw(bytes(12) + bytes.fromhex("0100000003000004")),
+        "IP 10.0.0.1.0 > 10.0.0.2.0: sctp (1) [INIT] (2) [SACK] length 8",
+    ),
+    (
+        E
+        / IP(src="10.0.0.1", dst="10.0.0.2", proto=132, len=36)
+        / Raw(bytes(12) + bytes.fromhex("0e000004") + bytes(10)),
+        "IP 10.0.0.1.0 > 10.0.0.2.0: sctp (1) [SHUTDOWN COMPLETE] length 4",
+    ),
+    (
+        E / IPv6(src="fe80::1", dst="fe80::2", nh=51) / Raw(bytes.fromhex("1104") + bytes(22)) / UDP(sport=9, dport=10),
+        "IP6 fe80::1.9 > fe80::2.10: AH UDP, length 0",
+    ),
+    (
+        E / I4 / UDP(sport=4000, dport=53) / DNS(id=7, rd=0, qd=[DNSQR(qname=b"\xff\xfe.org")]),
+        "IP 10.0.0.1.4000 > 10.0.0.2.53: 7 [|domain] (24)",
+    ),
+    (
+        E
+        / I4
+        / UDP(sport=53, dport=1)
+        / Raw(bytes.fromhex("0007818000000001000000000161000001000100000000") + b"\0\3abc"),
+        "IP 10.0.0.1.53 > 10.0.0.2.1: 7 1/0/0 [|domain] (28)",
+    ),
+    (
         E / PPPoE(sessionid=1) / PPP(proto=0x21) / I4 / UDP(sport=1, dport=2),
         "PPPoE [ses 0x1] IP 10.0.0.1.1 > 10.0.0.2.2: UDP, length 0",
     ),
@@ -296,6 +321,7 @@ OUR_OWN: list[tuple[Layers, str]] = [
             (b"\x01\x02\x05\x00", "nop,[bad opt]"),
             (b"\x01\x01\x01\x08", "nop,nop,nop,[bad opt]"),
             (b"\x02\x00\x01\x01", "[bad opt]"),
+            (b"\x02\x01\x01\x01", "[bad opt]"),
             (b"\xfe\x04\xab\xcd", "unknown-254 0xabcd"),
             (b"\x02\x03\x05\x01", "unknown-2 0x05,nop"),
         )
@@ -394,6 +420,14 @@ def test_tcpdump_cuts_off_at_the_same_layer(tmp_path: Path, captured: int) -> No
             E / I4 / UDP(sport=1, dport=53) / DNS(id=7, rd=1, qd=[QUESTION]),
             60,
             "IP 10.0.0.1.1 > 10.0.0.2.53: 7+ [|domain] (29)",
+        ),
+        (
+            E
+            / I4
+            / UDP(sport=53, dport=1)
+            / DNS(id=7, qr=1, ra=1, qd=[], an=[DNSRR(rrname="a", type="TXT", rdata="abc")]),
+            70,
+            "IP 10.0.0.1.53 > 10.0.0.2.1: 7 1/0/0 [|domain] (29)",
         ),
         (E / I4 / ICMP(type=3, code=3) / QUOTED, 50, "IP 10.0.0.1 > 10.0.0.2: ICMP unreachable [|icmp], length 36"),
         (

@@ -11,7 +11,7 @@ import numpy as np
 HEADER_BYTES = 28  # of a slot before its data: struct ffpf_slot
 TRAILER_BYTES = 4  # of a slot after its data: the block's length again
 BLOCK_TYPE = 6  # a slot is an Enhanced Packet Block (draft-ietf-opsawg-pcapng, section 4.3)
-FILL_OPTION = 0x8001  # the option, with a local-use code, that fills what the data leaves of a slot
+FILL_OPTION = 0xFFFE  # the option, with a local-use code, that fills what the data leaves of a slot
 
 FLOW_DTYPE = np.dtype([("toggle", "<u4"), ("reserved0", "<u4"), ("clock_offset_ns", "<u8"), ("reserved", "u1", (48,))])
 """struct ffpf_flow, 64 bytes: the head of a flow's map."""

@@ -46,8 +46,9 @@ class Batch:
     @property
     def time_ns(self) -> np.ndarray[Any, Any]:
         """Arrival in nanoseconds since the epoch, unsigned 64 bits."""
-        high = self.records["time_high"].astype(np.uint64)
-        return (high << np.uint64(32)) | self.records["time_low"]
+        high: np.ndarray[Any, Any] = self.records["time_high"].astype(np.uint64) << np.uint64(32)
+        high |= self.records["time_low"]
+        return high
 
     def packets(self, interfaces: tuple[str, ...], first_interface: int = 0) -> Iterator[Packet]:
         """One at a time, as copies; convenient, and slow. `interfaces` names the taps from `first_interface` on."""

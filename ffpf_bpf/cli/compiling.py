@@ -53,7 +53,9 @@ def compile_expression(
 def _filters(definition: Definition) -> str:
     if not definition.predicates:
         return "no filter in this flow\n"
-    return "".join(f"{text or '(everything)'}\n{program.listing()}\n" for text, program in definition.predicates.items())
+    return "".join(
+        f"{text or '(everything)'}\n{program.listing()}\n" for text, program in definition.predicates.items()
+    )
 
 
 def _each_tap(definition: Definition, form: object) -> str:

@@ -33,11 +33,15 @@ Buffer = Annotated[
 ]
 Expressions = Annotated[
     list[str],
-    typer.Argument(metavar="EXPR...", help="Flow expressions, as in '(device,eth0) -> (bpf,\"udp\")'; `@FILE` reads one."),
+    typer.Argument(
+        metavar="EXPR...", help="Flow expressions, as in '(device,eth0) -> (bpf,\"udp\")'; `@FILE` reads one."
+    ),
 ]
 Expression = Annotated[
     str,
-    typer.Argument(metavar="EXPR", help="A flow expression, as in '(device,eth0) -> (bpf,\"udp\")'; `@FILE` reads one."),
+    typer.Argument(
+        metavar="EXPR", help="A flow expression, as in '(device,eth0) -> (bpf,\"udp\")'; `@FILE` reads one."
+    ),
 ]
 
 
@@ -58,5 +62,7 @@ def size_in_bytes(text: str) -> int:
     """`4MiB`, `512k`, `65536`."""
     found = re.fullmatch(r"(\d+)\s*(?:([kKmMgG])(?:i?[bB])?)?", text.strip())
     if found is None:
-        raise ExpressionError(f"`{text}` is not a size", where="--buffer", help="write 4MiB, 512KiB or a number of bytes")
+        raise ExpressionError(
+            f"`{text}` is not a size", where="--buffer", help="write 4MiB, 512KiB or a number of bytes"
+        )
     return int(found[1]) * UNITS[(found[2] or "").lower()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ffpf_bpf.flow import Flow, Ledger
@@ -31,10 +32,16 @@ def text(flow: Flow) -> str:
         rows.append((node.id, label[:44], f"{node.packets_in:,}", f"{node.packets_out:,}", counts))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = [
-        f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}".rstrip()
+        "  ".join(
+            ["", row[0].ljust(widths[0]), row[1].ljust(widths[1]), *_right(row[2:4], widths[2:4]), row[4]]
+        ).rstrip()
         for row in rows
     ]
     return "\n".join([f"{flow.id} on {taps}: {flow.definition.text}", *lines, f"  {ledger_text(statistics.ledger)}"])
+
+
+def _right(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
 
 
 def ledger_text(ledger: Ledger) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TextIO
 
+from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.pcapng import InterfaceDescription, InterfaceStatistics, PcapngWriter
 from ffpf_bpf.capture.ring import Batch, Nap
 from ffpf_bpf.capture.words import line
@@ -95,15 +98,31 @@ class Session:
             self._writer.write(records)
         if self.print_packets:
             chosen = Batch(records, batch.cpu, batch.lost)
-            for packet in chosen.packets(flow.interfaces, flow.first_interface):
-                print(line(packet))
-            sys.stdout.flush()
+            self._print(chosen.packets(flow.interfaces, flow.first_interface))
         self.grabbed += len(records)
 
+    def _print(self, packets: Iterable[Packet]) -> None:
+        try:
+            for packet in packets:
+                print(line(packet))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader has seen enough, as in `| head`: an end like any other. Python must not flush there again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.print_packets, self.count = False, 0
+
     def _ended(self, end_s: float | None) -> bool:
-        if self.signal or (self.count is not None and self.grabbed >= self.count):
+        if self.signal or (self.count is not None and self.grabbed >= self.count) or self._reader_gone():
             return True
         return end_s is not None and time.monotonic() >= end_s
+
+    def _reader_gone(self) -> bool:
+        """Whoever read our standard output closed it: known without writing, so that a quiet flow ends too."""
+        if not (self.print_packets or self.write == "-"):
+            return False
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        return any(events & select.POLLERR for _, events in poll.poll(0))
 
     def _finish(self) -> None:
         """Close flows and file, whatever happened before."""
@@ -181,6 +200,6 @@ def announce(flows: list[Flow], warn: Callable[[str], None]) -> None:
     for flow in flows:
         for tap in flow.taps:
             if tap["mode"] != "native":
-                warn(f"{tap['tap']}: attached in {tap['mode']} mode, the driver has no native XDP: slower")
+                warn(f"{tap['tap']}: attached in {tap['mode']} mode, which is slower; native: {tap.get('refusal', '')}")
         for reason in flow.decision.reasons if flow.decision else ():
             warn(reason)

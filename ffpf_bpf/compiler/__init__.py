@@ -40,9 +40,7 @@ def compile_predicates(graph: Graph) -> dict[str, Program]:
     return {text: compile_filter(text) for text in sorted(texts)}
 
 
-def compile_segment(
-    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool = False
-) -> dict[str, Object]:
+def compile_segment(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool = False) -> dict[str, Object]:
     """The objects of a segment that holds `flows` at `tap`, by program: the segment, and its deliver program if
     something is grabbed. `cpus` is the number of possible CPUs; with `debug` they carry a line for each node."""
     return {part.programs[0]: _compile(part) for part in generate(flows, tap, cpus, debug=debug)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 import llvmlite.binding as llvm
 
@@ -12,11 +13,11 @@ from ffpf_bpf.errors import FfpfError
 
 BITCODE = Path(__file__).parent / "bitcode"
 CPU = "v3"
-Module = llvm.ModuleRef
+Module: TypeAlias = llvm.ModuleRef
 
 
 def link(generated: str, primitives: Iterable[str], programs: Iterable[str]) -> Module:
-    """The generated module and the primitives it calls as one module, in which only `programs` are seen from outside."""
+    """The generated module and the primitives it calls as one, in which only `programs` are seen from outside."""
     _target_machine()
     module = llvm.parse_assembly(generated)
     for name in sorted(primitives):

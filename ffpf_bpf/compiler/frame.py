@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llvmlite import ir
@@ -26,7 +27,7 @@ class SegmentFlow:
     """
 
     graph: Graph
-    predicates: dict[str, Program]
+    predicates: Mapping[str, Program]
     memory: Memory
     ring: Ring
     first_interface: int = 0

@@ -67,7 +67,6 @@ class Object:
         if not file.has_dwarf_info():
             return {}
 
-
         dwarf = file.get_dwarf_info(relocate_dwarf_sections=True)
         found: dict[int, int] = {}
         for unit in dwarf.iter_CUs():

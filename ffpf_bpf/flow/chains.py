@@ -1,4 +1,4 @@
-"""The chains of this process, one per tap: which flows share a segment, and how a chain changes without losing a packet.
+"""The chains of this process, one per tap: which flows share a segment, and how a chain changes without a loss.
 
 A flow joins with a segment of its own, which is quick. When a chain grows long, its segments are folded into one: a
 segment evaluates several flows in one program, sharing their packet loads, and saves a tail call for each. A flow that
@@ -170,7 +170,9 @@ def find_interface(name: str, hook: str) -> Interface:
     """The interface of a tap. Raises KernelError for a hook that cannot be attached."""
     if hook != "xdp":
         raise KernelError(
-            f"hook `{hook}` is not supported yet", where=f"{name}@{hook}", help=f"use `{name}`, which means `{name}@xdp`"
+            f"hook `{hook}` is not supported yet",
+            where=f"{name}@{hook}",
+            help=f"use `{name}`, which means `{name}@xdp`",
         )
     return interfaces.find(name)
 

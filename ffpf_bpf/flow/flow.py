@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ffpf_bpf import authorise, compiler
 from ffpf_bpf.authorise import Decision, Subject
@@ -51,7 +52,7 @@ ALLOWED: dict[str, tuple[State, ...]] = {
     "batches": (State.INSTANTIATED, State.ACTIVE, State.PAUSED),
     "stats": (State.INSTANTIATED, State.ACTIVE, State.PAUSED),
 }
-_live_flows = 0
+_live_flows: Counter[str] = Counter()  # of this process, by user: policies limit them
 _numbers = itertools.count(1)
 
 
@@ -72,7 +73,7 @@ class Flow:
         self.id = f"flow{next(_numbers)}"
         self.first_interface = first_interface
         self._policies = policies
-        self._subject = subject
+        self._asks = subject or authorise.current_subject()
         self._definition: Definition | None = None
         self._decision: Decision | None = None
         self._grabber: Grabber | None = None
@@ -104,11 +105,9 @@ class Flow:
 
     def authorise(self) -> Decision:
         """The policy's decision on the definition, without instantiating it."""
-        if self._definition is None:
-            self._refuse("authorise", (State.POPULATED,))
+        definition = self.definition
         policies = authorise.read_policies(self._policies) if self._policies is not None else None
-        subject = self._subject or authorise.current_subject()
-        return authorise.decide(self._definition, policies, subject, live_flows=_live_flows)
+        return authorise.decide(definition, policies, self._asks, live_flows=_live_flows[self._asks.user])
 
     def instantiate(self) -> Self:
         """Authorise, compile, load and link; all or nothing. The flow is paused at first: no packet is captured.
@@ -122,7 +121,7 @@ class Flow:
         self._taps, self._snaplen = self._grabber.taps, self._grabber.snaplen
         self._decision = decision
         self.state = State.INSTANTIATED
-        _count_live(1)
+        _live_flows[self._asks.user] += 1
         return self
 
     def activate(self) -> Self:
@@ -146,7 +145,7 @@ class Flow:
         """Take everything out of the kernel. May be called in any state, and again. `stats` keeps the final counts."""
         if self._grabber is not None:
             grabber, self._grabber = self._grabber, None
-            _count_live(-1)
+            _live_flows[self._asks.user] -= 1
             self._final = grabber.close()
         self.state = State.CLOSED
 
@@ -157,9 +156,7 @@ class Flow:
         self._require("stats")
         return self._running.stats()
 
-    def batches(
-        self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None
-    ) -> Iterator[Batch]:
+    def batches(self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None) -> Iterator[Batch]:
         """Packets as they come, in numpy batches that are views of ring memory, each valid until the next one.
 
         Ends after `duration_s`, or when `idle`, called whenever nothing waits, returns True; without either, never.
@@ -189,7 +186,7 @@ class Flow:
     def definition(self) -> Definition:
         """The populated definition."""
         if self._definition is None:
-            self._refuse("definition", (State.POPULATED,))
+            raise self._illegal("definition")
         return self._definition
 
     @property
@@ -204,7 +201,8 @@ class Flow:
 
     @property
     def taps(self) -> tuple[dict[str, str], ...]:
-        """Each tap's name and the mode it is attached in (`native` or `generic`), once instantiated."""
+        """Each tap's name (`tap`), the `mode` it is attached in (`native` or `generic`), and the driver's `refusal` of
+        native mode if it is not; once instantiated."""
         return self._taps
 
     @property
@@ -233,16 +231,11 @@ class Flow:
 
     def _require(self, call: str) -> None:
         if self.state not in ALLOWED[call]:
-            self._refuse(call, ALLOWED[call])
+            raise self._illegal(call)
 
-    def _refuse(self, call: str, states: tuple[State, ...]) -> Any:
+    def _illegal(self, call: str) -> IllegalState:
         allowed = [name for name, where in ALLOWED.items() if self.state in where]
-        raise IllegalState(
+        return IllegalState(
             f"`{call}` is not allowed: the flow is {self.state}",
             help=f"a flow that is {self.state} allows {', '.join(f'`{name}`' for name in [*allowed, 'close'])}",
         )
-
-
-def _count_live(change: int) -> None:
-    global _live_flows  # noqa: PLW0603 - the one count that policies' limits are held against
-    _live_flows += change

@@ -67,7 +67,10 @@ class Grabber:
     @property
     def taps(self) -> tuple[dict[str, str], ...]:
         names = (device.tap for device in self._graph.taps)
-        return tuple({"tap": name, "mode": chain.tap.mode} for name, chain in zip(names, self._chains, strict=True))
+        return tuple(
+            {"tap": name, "mode": chain.tap.mode} | ({"refusal": chain.tap.refusal} if chain.tap.refusal else {})
+            for name, chain in zip(names, self._chains, strict=True)
+        )
 
     def activate(self) -> None:
         """Switch on: stores into mapped words, no system call."""

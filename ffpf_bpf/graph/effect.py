@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class Fate(IntEnum):
-    """What became of a packet that a flow saw: exactly one each. The numbers are those of `enum ffpf_fate` in ffpf.h."""
+    """What became of a packet that a flow saw: exactly one each. The numbers are those of `enum ffpf_fate`, ffpf.h."""
 
     FILTERED = 0
     SAMPLED = 1

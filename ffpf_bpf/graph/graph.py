@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.classes.device import Device
@@ -112,7 +113,7 @@ def build(expression: Expression) -> Graph:
         if len(leaves) > MOST_NODES:
             raise ExpressionError(f"{len(leaves):,} nodes in one flow", help=f"at most {MOST_NODES:,}")
         _check_names(leaves)
-        completed = _completed(expression)
+        completed, _ = _completed(expression)
         _check_devices(completed, first=True)
         builder = _Builder(tuple(nodes(completed)))
         builder.add(completed, None, ())
@@ -223,43 +224,34 @@ class _Builder:
         return f"{kind}{number}"
 
 
-def _completed(expression: Expression) -> Expression:
-    """`expression` with one `(grab)` behind the paths that end in neither a sink nor a function."""
+class _Ends(Enum):
+    """How many paths of an expression end in a sink or a function already."""
+
+    NONE, SOME, ALL = range(3)
+
+
+def _completed(expression: Expression) -> tuple[Expression, _Ends]:
+    """`expression` with one `(grab)` behind the paths that end in neither a sink nor a function, and how it ended."""
     match expression:
         case Node(role=Role.SINK | Role.DOES):
-            return expression
-        case AnyOf(branches=branches):
-            bare = [branch for branch in branches if not _ends_well(branch)]
-            if not bare:
-                return expression
-            if len(bare) == len(branches) and not any(_ends_somewhere(branch) for branch in branches):
-                return then(expression, Grab())
-            simple = [branch for branch in bare if not _ends_somewhere(branch)]
-            rest = [_completed(branch) for branch in branches if branch not in simple]
-            return any_of(*rest, *([then(any_of(*simple), Grab())] if simple else []))
+            return expression, _Ends.ALL
         case Node() | AllOf() | Not():
-            return then(expression, Grab())
+            return then(expression, Grab()), _Ends.NONE
         case Then(stages=(*first, last)):
-            return then(*first, _completed(last))
+            completed, ends = _completed(last)
+            return then(*first, completed), ends
+        case AnyOf(branches=branches):
+            results = [_completed(branch) for branch in branches]
+            kinds = {ends for _, ends in results}
+            if kinds == {_Ends.ALL}:
+                return expression, _Ends.ALL
+            if kinds == {_Ends.NONE}:
+                return then(expression, Grab()), _Ends.NONE
+            ended = [completed for completed, ends in results if ends is not _Ends.NONE]
+            bare = [branch for branch, (_, ends) in zip(branches, results, strict=True) if ends is _Ends.NONE]
+            return any_of(*ended, *([then(any_of(*bare), Grab())] if bare else [])), _Ends.SOME
         case _:
             raise TypeError(f"not a flow expression: {expression!r}")
-
-
-def _ends_well(expression: Expression) -> bool:
-    return _completed(expression) == expression
-
-
-def _ends_somewhere(expression: Expression) -> bool:
-    """Some path of it ends in a sink or a function already."""
-    match expression:
-        case Node(role=role):
-            return role in (Role.SINK, Role.DOES)
-        case AnyOf(branches=branches):
-            return any(_ends_somewhere(branch) for branch in branches)
-        case Then(stages=stages):
-            return _ends_somewhere(stages[-1])
-        case _:
-            return False
 
 
 def _check_names(leaves: tuple[Node, ...]) -> None:
@@ -293,7 +285,8 @@ def _check_devices(expression: Expression, *, first: bool) -> bool:
                 )
             return expression.role is not Role.SINK
         case AnyOf(branches=branches):
-            return any([_check_devices(branch, first=first) for branch in branches])
+            every = [_check_devices(branch, first=first) for branch in branches]
+            return any(every)
         case AllOf(branches=branches):
             for branch in branches:
                 if not _check_devices(branch, first=first) or _has_role(branch, Role.SINK):

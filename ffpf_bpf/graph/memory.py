@@ -1,4 +1,4 @@
-"""Where a flow's counters, its nodes' memory and its ring slots lie: the layout that compiler, kernel and capture share.
+"""Where a flow's counters, its nodes' memory and its ring slots lie: what compiler, kernel and capture share.
 
 A flow's map is one value: `struct ffpf_flow`, then for each possible CPU a stride of `struct ffpf_cpu`, the counters
 (64 bits each) and the nodes' memory. The structures are those of bpf_src/ffpf.h.
@@ -17,6 +17,7 @@ TAP_BYTES = 64  # sizeof(struct ffpf_tap)
 SCRATCH_BYTES = 64  # sizeof(struct ffpf_scratch)
 BLOCK_BYTES = 32  # of a slot around its data: struct ffpf_slot and the trailing length
 CACHE_LINE = 64
+LARGEST_SLOT_BYTES = BLOCK_BYTES + 65_536  # what an empty packet leaves of it is the longest pcapng option
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def counted_steps(graph: Graph) -> list[int]:
 
 def size_ring(snaplen: int, buffer_bytes: int) -> Ring:
     """The ring of at most `buffer_bytes` per CPU, and at least two slots, for data of up to `snaplen` bytes."""
-    slot_bytes = _rounded(BLOCK_BYTES + _rounded(snaplen, 4), CACHE_LINE)
+    slot_bytes = min(_rounded(BLOCK_BYTES + _rounded(snaplen, 4), CACHE_LINE), LARGEST_SLOT_BYTES)
     slots = max(2, buffer_bytes // slot_bytes)
     return Ring(snaplen, slot_bytes, 1 << (slots.bit_length() - 1))
 

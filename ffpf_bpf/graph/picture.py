@@ -28,9 +28,7 @@ def svg(graph: Graph) -> str:
     boxes = _place(graph)
     width = max(box.x + box.width for box in boxes) + MARGIN
     height = max(box.y for box in boxes) + BOX_HEIGHT + MARGIN
-    edges = [
-        _edge(boxes[source], boxes[index]) for index, step in enumerate(graph.steps) for source in sources(step)
-    ]
+    edges = [_edge(boxes[source], boxes[index]) for index, step in enumerate(graph.steps) for source in sources(step)]
     shapes = [_shape(box) for box in boxes]
     return "\n".join(
         [

@@ -2,8 +2,8 @@
 
 The meaning is libpcap's `pcap_filter` (bpf_filter.c): a load outside the captured bytes, and a division by zero,
 end the whole program with 0. What executors disagree on is refused by `checked`: backward jumps, negative (ancillary)
-offsets, division by a constant 0, constant shifts of 32 and more. Shifts by X of 32 and more give 0; an index X + k of 2^32
-and more lies outside the packet.
+offsets, division by a constant 0, constant shifts of 32 and more. Shifts by X of 32 and more give 0; an index X + k of
+2^32 and more lies outside the packet.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class Program:
 def checked(filter_text: str, instructions: Sequence[Instruction]) -> Program:
     """The program, or ExpressionError naming what no executor agrees on."""
     if not 0 < len(instructions) <= MOST_INSTRUCTIONS:
-        _refuse(f"the filter needs {len(instructions):,} instructions", f"at most {MOST_INSTRUCTIONS:,}; use several nodes")
+        _refuse(
+            f"the filter needs {len(instructions):,} instructions", f"at most {MOST_INSTRUCTIONS:,}; use several nodes"
+        )
     for index, instruction in enumerate(instructions):
         _check(index, instruction, len(instructions))
     if instructions[-1].kind != RET:
@@ -104,7 +106,9 @@ def _check(index: int, instruction: Instruction, count: int) -> None:
         if any(index + 1 + target >= count for target in targets):
             _refuse("the filter jumps past its end", "libpcap made a broken program; please report the filter")
     elif kind in (LD, LDX) and instruction.mode in (ABS, IND, MSH) and k >= NEGATIVE:
-        _refuse("the filter reads what is not in the packet", "direction, interface and other metadata are not supported")
+        _refuse(
+            "the filter reads what is not in the packet", "direction, interface and other metadata are not supported"
+        )
     elif kind == ALU and not instruction.by_x:
         if instruction.operation in (DIV, MOD) and k == 0:
             _refuse("the filter divides by zero", "check its arithmetic")

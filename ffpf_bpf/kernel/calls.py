@@ -227,13 +227,31 @@ def close(descriptor: int) -> None:
 
 @_call
 def wait_for_programs() -> None:
-    """Return when every program that was running has ended (an RCU grace period, membarrier(2))."""
+    """Return when every program that was running has ended: an RCU grace period.
+
+    By membarrier(2); where the kernel has none or CPUs are isolated (nohz_full), by an update of a map of maps, after
+    which the kernel waits on purpose (kernel/bpf/syscall.c, maybe_wait_bpf_programs).
+    """
     number = MEMBARRIER_NUMBER.get(platform.machine())
-    if number is None:
-        raise KernelError(f"no membarrier system call known on {platform.machine()}", errno=errno.ENOSYS)
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(number, MEMBARRIER_CMD_GLOBAL, 0, 0) != 0:
-        _checked(-ctypes.get_errno(), "cannot wait for running programs")
+    if number is None or libc.syscall(number, MEMBARRIER_CMD_GLOBAL, 0, 0) != 0:
+        _wait_by_map_of_maps()
+
+
+def _wait_by_map_of_maps() -> None:
+    inner = create_map(MAP_ARRAY, "ffpf_wait", 4, 4, 1)
+    try:
+        options = _MapOptions(sz=ctypes.sizeof(_MapOptions), inner_map_fd=inner)
+        outer = library().bpf_map_create(MAP_ARRAY_OF_MAPS, b"ffpf_wait", 4, 4, 1, ctypes.byref(options))
+        _checked(outer, "cannot wait for running programs")
+        try:
+            key, value = ctypes.c_uint32(0), ctypes.c_uint32(inner)
+            result = library().bpf_map_update_elem(outer, ctypes.byref(key), ctypes.byref(value), 0)
+            _checked(result, "cannot wait for running programs")
+        finally:
+            os.close(outer)
+    finally:
+        os.close(inner)
 
 
 def attached_xdp(interface_index: int) -> tuple[int, str]:
@@ -267,9 +285,7 @@ def map_word(map_id: int, name: str, offset: int) -> int | None:
             return None
         value = ctypes.create_string_buffer(info.value_size)
         key = ctypes.c_uint32(0)
-        _checked(
-            library().bpf_map_lookup_elem(descriptor, ctypes.byref(key), value), f"cannot read map {map_id}"
-        )
+        _checked(library().bpf_map_lookup_elem(descriptor, ctypes.byref(key), value), f"cannot read map {map_id}")
         return int.from_bytes(value.raw[offset : offset + 4], "little")
     finally:
         os.close(descriptor)

@@ -131,5 +131,3 @@ def _bitcode_compiler() -> Finding:
             version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
             return Finding("clang (to build only)", True, version.splitlines()[0] if version else path)
     return Finding("clang (to build only)", True, "absent; needed only to build bpf_src/ from a checkout")
-
-

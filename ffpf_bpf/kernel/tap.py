@@ -44,16 +44,24 @@ class Segment:
 
 
 class Tap:
-    """An attached entry program and its chain."""
+    """An attached entry program and its chain; `refusal` is the driver's reason if `mode` is not `native`."""
 
-    def __init__(self, interface: Interface, mode: str, control: MappedArray, links: ProgArray, stack: ExitStack):
+    def __init__(
+        self,
+        interface: Interface,
+        mode: str,
+        refusal: str,
+        control: MappedArray,
+        links: ProgArray,
+        stack: ExitStack,
+    ) -> None:
         self.interface = interface
         self.mode = mode
+        self.refusal = refusal
         self.segments: list[Segment] = []
         self._control = control
         self._links = links
         self._stack = stack
-        self._active = control.memory
         self._words = memoryview(control.memory).cast("I")
 
     def set_active(self, flows: int) -> None:
@@ -119,15 +127,18 @@ def attach(interface: Interface, entry: ProgramLike, control_bytes: int) -> Tap:
         links = stack.enter_context(ProgArray("ffpf_links", LINKS))
         bindings = {TAP_MAP: Binding(control, True), "ffpf_links": Binding(links, False)}
         program = stack.enter_context(load(entry, bindings))
-        link, mode = _link(program, interface)
+        link, mode, refusal = _link(program, interface)
         stack.enter_context(link)
-        return Tap(interface, mode, control, links, stack.pop_all())
+        return Tap(interface, mode, refusal, control, links, stack.pop_all())
 
 
-def _link(program: Descriptor, interface: Interface) -> tuple[Descriptor, str]:
+def _link(program: Descriptor, interface: Interface) -> tuple[Descriptor, str, str]:
+    """The link, its mode, and why it is not native."""
+    refusal = ""
     for flags, mode in ((calls.XDP_FLAGS_DRV_MODE, "native"), (calls.XDP_FLAGS_SKB_MODE, "generic")):
         try:
-            return Descriptor(calls.attach_xdp(program.fileno, interface.index, flags)), mode
+            link = Descriptor(calls.attach_xdp(program.fileno, interface.index, flags))
+            return link, mode, refusal
         except KernelError as error:
             if error.errno in (errno.EBUSY, errno.EEXIST):
                 _refuse_if_held(interface)
@@ -135,6 +146,7 @@ def _link(program: Descriptor, interface: Interface) -> tuple[Descriptor, str]:
                 raise KernelError(
                     error.message, errno=error.errno, where=f"{interface.name}@xdp", help=error.help
                 ) from None
+            refusal = os.strerror(error.errno).lower()
     raise AssertionError("unreachable")
 
 

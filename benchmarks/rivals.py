@@ -1,0 +1,22 @@
+"""The rivals written in C by hand: compiled with clang-19 as anybody would, and loaded."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from ffpf_bpf.compiler.object import Object, read
+
+HANDWRITTEN = Path(__file__).parent / "handwritten"
+CLANG = ("clang-19", "-O2", "-target", "bpf", "-mcpu=v3", "-g0", "-Wall", "-Wextra", "-I/usr/include/x86_64-linux-gnu")
+
+
+def compile_c(name: str, *options: str) -> Object:
+    """The object of `handwritten/NAME.c`."""
+    return compile_text((HANDWRITTEN / f"{name}.c").read_text(encoding="utf-8"), *options)
+
+
+def compile_text(source: str, *options: str) -> Object:
+    """The object of a C text that may include what is in `handwritten/`."""
+    command = [*CLANG, f"-I{HANDWRITTEN}", *options, "-xc", "-", "-c", "-o", "-"]
+    return read(subprocess.run(command, input=source.encode(), check=True, stdout=subprocess.PIPE).stdout)

@@ -1,0 +1,461 @@
+"""A flow from its definition to its last packet, on live traffic: what `make demo` shows. Needs root.
+
+Two network namespaces are joined by a veth pair; one sends to the other, and a flow grabs where it arrives. Whatever
+happens, Ctrl-C included, the namespaces are removed; those of a demo that was killed are removed by the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import dpkt
+from pyroute2 import netns
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from ffpf_bpf.authorise import PolicyError, Subject, read_policies
+from ffpf_bpf.capture.packet import Packet
+from ffpf_bpf.capture.pcapng import InterfaceDescription, PcapngWriter
+from ffpf_bpf.capture.ring import Nap
+from ffpf_bpf.capture.words import line
+from ffpf_bpf.cli.report import ledger_text
+from ffpf_bpf.errors import FfpfError
+from ffpf_bpf.flow import Flow, Statistics
+from ffpf_bpf.graph import picture
+from ffpf_bpf.kernel import calls
+
+EXPRESSION = (
+    '(device,demo0) -> ((bpf as web,"tcp port 80") -> (bytecount as webbytes) -> (grab,snaplen=96))'
+    ' | ((bpf as dns,"udp port 53") -> (sampler,2) -> (packetcount as asked) -> (grab,snaplen=96))'
+    ' | ((bpf as arp,"arp") -> (grab,snaplen=96))'
+    ' | ((bpf as tagged,"vlan 7") -> (packetcount as frames))'
+)
+POLICIES = Path(__file__).resolve().parents[1] / "policies"
+ALICE = Subject("alice", frozenset({"students"}), 4711)
+TAP, PEER = "demo0", "demo1"
+TAP_ADDRESS, PEER_ADDRESS = "10.78.0.1", "10.78.0.2"
+TAP_MAC, PEER_MAC = "02:00:00:00:78:01", "02:00:00:00:78:02"
+NAMES = "ffpf-demo-"
+PAUSE_S = 1.0
+SHOWN_PACKETS = 10
+TERMINATING = (signal.SIGTERM, signal.SIGHUP)
+
+console = Console(highlight=False)
+
+
+def main() -> int:
+    """The demo from beginning to end; the exit code."""
+    seconds = arguments().seconds
+    if os.geteuid() != 0:
+        print("demo: needs root\nhelp: `make demo`, which uses sudo", file=sys.stderr)
+        return 4
+    for number in TERMINATING:
+        signal.signal(number, end)
+    remove_leftovers()
+    before = kernel_ids()
+    spaces_before = namespaces()
+    handle, path = tempfile.mkstemp(prefix="ffpf-demo-", suffix=".pcapng")
+    os.close(handle)
+    title("1. A flow is defined", "Four branches on one interface: a graph, nothing in the kernel yet.")
+    say(picture.text(Flow.create().populate(EXPRESSION).definition.graph))
+    with policy_directory() as policies, network() as (inside, outside):
+        decide(policies)
+        with Flow.create(policies=policies).populate(EXPRESSION) as flow:
+            recording = Recording(flow, path)
+            instantiate(flow)
+            mine = own_ids()
+            with traffic(inside, outside):
+                watch(flow, recording, seconds)
+                pause_and_resume(flow, recording, inside)
+                flow.pause(wait=True)
+            recording.drain()
+            recording.close()
+            account(flow.stats(), recording)
+    show_file(path)
+    left = kernel_is_as_before(before, mine, spaces_before)
+    hand_over(path)
+    title("8. The packets are in a file", "For Wireshark, tshark and tcpdump:")
+    print(path)
+    return 1 if left else 0
+
+
+# The steps
+
+
+def decide(policies: Path) -> None:
+    title("2. A policy decides on the complete graph", "root, of whom the policy says: everything, everywhere.")
+    say(Flow.create(policies=policies).populate(EXPRESSION).authorise().text())
+    title("", "alice, a student: other interfaces, and only behind a sampler of 1 in 10 or more.")
+    say(Flow.create(policies=policies, subject=ALICE).populate(EXPRESSION).authorise().text())
+
+
+def instantiate(flow: Flow) -> None:
+    start_s = time.perf_counter()
+    flow.instantiate()
+    took_ms = (time.perf_counter() - start_s) * 1000
+    taps = ", ".join(f"{tap['tap']} in {tap['mode']} mode" for tap in flow.taps)
+    title("3. It is compiled and attached", f"To {taps}, in {took_ms:.0f} ms. It is paused: no packet is captured yet.")
+
+
+def watch(flow: Flow, recording: Recording, seconds: float) -> None:
+    """The counters, live on a terminal, as lines elsewhere."""
+    title("4. It is activated", f"Counters of every node, for {seconds:g} seconds:")
+    flow.activate()
+    start_s = time.monotonic()
+    if console.is_terminal:
+        with Live(table(flow.stats()), console=console, refresh_per_second=10) as live:
+            for _ in recording.run(seconds, every_s=0.1):
+                live.update(table(flow.stats()))
+            live.update(table(flow.stats()))
+        return
+    for _ in recording.run(seconds, every_s=0.5):
+        statistics = flow.stats()
+        say(f"  {time.monotonic() - start_s:3.1f} s: {ledger_text(statistics.ledger)}")
+    console.print(table(flow.stats()))
+
+
+def pause_and_resume(flow: Flow, recording: Recording, inside: str) -> None:
+    title("5. It is paused under traffic", "By one store into mapped memory; counters and rings stay.")
+    flow.pause(wait=True)
+    seen, received = flow.stats().ledger.seen, packets_received(inside)
+    time.sleep(PAUSE_S)
+    seen, received = flow.stats().ledger.seen - seen, packets_received(inside) - received
+    say(f"  in {PAUSE_S:g} s the interface received {received:,} packets, the flow saw {seen:,}")
+    start_ns = time.perf_counter_ns()
+    flow.activate()
+    took_us = (time.perf_counter_ns() - start_ns) / 1000
+    seen = flow.stats().ledger.seen
+    for _ in recording.run(PAUSE_S):
+        pass
+    say(f"  resumed in {took_us:.0f} microseconds; in {PAUSE_S:g} s it saw {flow.stats().ledger.seen - seen:,} more")
+
+
+def account(statistics: Statistics, recording: Recording) -> None:
+    title("6. Every packet is accounted for", "Each has one fate, and the fates sum to what was seen:")
+    ledger = statistics.ledger
+    say(f"  {ledger_text(ledger)}{'' if ledger.balances else '  DOES NOT SUM'}")
+    say(f"  {recording.written:,} packets are in the file. The first that were grabbed:")
+    for packet in recording.packets:
+        say(f"  {line(packet)}")
+
+
+def show_file(path: str) -> None:
+    if shutil.which("tshark") is None:
+        return
+    title("", "The file as tshark reads it; a batch was written as it lay in the ring:")
+    done = subprocess.run(
+        ["tshark", "-n", "-r", path, "-c", "5"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    say(done.stdout.rstrip() or done.stderr.rstrip())
+
+
+def kernel_is_as_before(before: Ids, mine: Ids, spaces_before: int) -> bool:
+    """Says what the demo left in the kernel, waiting until it is freed; True if anything is."""
+    title("7. It is closed", "The kernel is as it was:")
+    end_s = time.monotonic() + 5
+    # Others may load programs meanwhile: what counts are the ids that were ours.
+    while (left := {kind: mine[kind] & ids for kind, ids in kernel_ids().items()}) != NOTHING:
+        if time.monotonic() > end_s:
+            break
+        time.sleep(0.02)
+    after = kernel_ids()
+    for kind in KINDS:
+        during = f"{len(mine[kind])} of the flow"
+        say(f"  {kind + 's':<11} {len(before[kind]):>3} before, {during:<13} {len(after[kind]):>3} after")
+    say(f"  {'namespaces':<11} {spaces_before:>3} before, {'2 of the demo':<13} {namespaces():>3} after")
+    remaining = sum(len(ids) for ids in left.values())
+    say(f"  left by the demo: {remaining or 'nothing'}")
+    return remaining > 0
+
+
+class Recording:
+    """The packets of a flow into a file, batch by batch as they lie in the ring; the first few also as values."""
+
+    def __init__(self, flow: Flow, path: str) -> None:
+        self.packets: list[Packet] = []
+        self._flow = flow
+        self._writer = PcapngWriter(path, [InterfaceDescription(TAP, 96, flow.definition.text)])
+
+    @property
+    def written(self) -> int:
+        return self._writer.packets_written
+
+    def run(self, seconds: float, every_s: float = 1.0) -> Iterator[None]:
+        """Records for so long; yields every so often."""
+        end_s = time.monotonic() + seconds
+        next_s = time.monotonic() + every_s
+        nap = Nap()
+        while (now_s := time.monotonic()) < end_s:
+            if self.drain():
+                nap.busy()
+            nap.idle(end_s - now_s)
+            if now_s >= next_s:
+                next_s += every_s
+                yield
+        self.drain()
+
+    def drain(self) -> int:
+        """Records what is there; how many packets that were."""
+        before = self.written
+        for batch in self._flow.poll():
+            self._writer.write(batch.records)
+            if len(self.packets) < SHOWN_PACKETS:
+                self.packets += list(batch.packets(self._flow.interfaces))[: SHOWN_PACKETS - len(self.packets)]
+        return self.written - before
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+# Traffic
+
+
+@contextmanager
+def traffic(inside: str, outside: str) -> Iterator[None]:
+    """Conversations from `outside` to `inside`, by a thread, until the end of the block."""
+    stop = threading.Event()
+    thread = threading.Thread(target=converse, args=(inside, outside, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+def converse(inside: str, outside: str, stop: threading.Event) -> None:
+    """Sockets belong to the namespace that they were made in, so one thread can be both sides."""
+    netns.setns(inside)
+    with socket.create_server((TAP_ADDRESS, 80)) as web, socket.socket(type=socket.SOCK_DGRAM) as names:
+        names.bind((TAP_ADDRESS, 53))
+        web.settimeout(5)
+        names.settimeout(5)
+        netns.setns(outside)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+            raw.bind((PEER, 0))
+            number = 0
+            while not stop.wait(0.02):
+                number += 1
+                ask_web(web)
+                for _ in range(3):
+                    ask_name(names, number)
+                raw.send(echo(number))
+                raw.send(in_vlan(7, echo(number)))
+
+
+def ask_web(web: socket.socket) -> None:
+    """A short HTTP conversation."""
+    with socket.create_connection((TAP_ADDRESS, 80), timeout=5) as client:
+        server, _ = web.accept()
+        with server:
+            client.sendall(b"GET /index.html HTTP/1.1\r\nHost: demo.example\r\nConnection: close\r\n\r\n")
+            server.recv(4096)
+            server.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nhello, flow\n")
+        client.recv(4096)
+
+
+def ask_name(names: socket.socket, number: int) -> None:
+    """A DNS query, and an answer without any record."""
+    query = dpkt.dns.DNS(id=number & 0xFFFF, qd=[dpkt.dns.DNS.Q(name="demo.example")])
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.sendto(bytes(query), (TAP_ADDRESS, 53))
+        asked, address = names.recvfrom(512)
+        names.sendto(asked[:2] + b"\x81\x80" + asked[4:], address)
+        client.recv(512)
+
+
+def echo(number: int) -> bytes:
+    """A frame with an ICMP echo request."""
+    request = dpkt.icmp.ICMP(type=8, data=dpkt.icmp.ICMP.Echo(id=7, seq=number & 0xFFFF, data=b"are you there?"))
+    addresses = {"src": socket.inet_aton(PEER_ADDRESS), "dst": socket.inet_aton(TAP_ADDRESS)}
+    packet = dpkt.ip.IP(p=dpkt.ip.IP_PROTO_ICMP, data=request, **addresses)
+    return mac(TAP_MAC) + mac(PEER_MAC) + b"\x08\x00" + bytes(packet)
+
+
+def in_vlan(tag: int, frame: bytes) -> bytes:
+    return frame[:12] + b"\x81\x00" + tag.to_bytes(2, "big") + frame[12:]
+
+
+def mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+# The network
+
+
+@contextmanager
+def network() -> Iterator[tuple[str, str]]:
+    """Two namespaces joined by a veth pair; this thread is inside the first, which is where the flow grabs."""
+    inside, outside = (f"{NAMES}{os.getpid()}-{side}" for side in ("in", "out"))
+    entered = False
+    try:
+        ip("netns", "add", inside)
+        ip("netns", "add", outside)
+        ip("link", "add", TAP, "address", TAP_MAC, "netns", inside, "type", "veth",
+           "peer", "name", PEER, "address", PEER_MAC, "netns", outside)  # fmt: skip
+        for name, link, address in ((inside, TAP, TAP_ADDRESS), (outside, PEER, PEER_ADDRESS)):
+            ip("-n", name, "address", "add", f"{address}/24", "dev", link)
+            ip("-n", name, "link", "set", link, "up")
+        netns.pushns(inside)
+        entered = True
+        yield inside, outside
+    finally:
+        for number in (signal.SIGINT, *TERMINATING):  # a second Ctrl-C must not stop the cleaning
+            signal.signal(number, signal.SIG_IGN)
+        if entered:
+            netns.popns()
+        for name in (inside, outside):
+            subprocess.run(["ip", "netns", "delete", name], check=False, stderr=subprocess.DEVNULL)
+        for number in TERMINATING:
+            signal.signal(number, end)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def remove_leftovers() -> None:
+    """Namespaces of a demo that was killed: their names have the id of a process that is no demo any more."""
+    spaces = Path("/run/netns")
+    for space in spaces.glob(f"{NAMES}*") if spaces.is_dir() else ():
+        process = space.name.removeprefix(NAMES).partition("-")[0]
+        try:
+            alive = b"demo.py" in Path(f"/proc/{process}/cmdline").read_bytes()
+        except OSError:
+            alive = False
+        if not alive:
+            say(f"removing {space.name}, left by a demo that was killed")
+            subprocess.run(["ip", "netns", "delete", space.name], check=False)
+
+
+def packets_received(inside: str) -> int:
+    shown = subprocess.run(["ip", "-n", inside, "-j", "-s", "link", "show", TAP], check=True, capture_output=True)
+    return int(json.loads(shown.stdout)[0]["stats64"]["rx"]["packets"])
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+def namespaces() -> int:
+    spaces = Path("/run/netns")
+    return len(list(spaces.iterdir())) if spaces.is_dir() else 0
+
+
+# Policies and files
+
+
+@contextmanager
+def policy_directory() -> Iterator[Path]:
+    """`policies/`, or a copy: only root's files are policies, and a checkout may belong to a user."""
+    try:
+        read_policies(POLICIES)
+    except PolicyError:
+        with tempfile.TemporaryDirectory(prefix="ffpf-demo-") as made:
+            for policy in POLICIES.glob("*.toml"):
+                shutil.copyfile(policy, Path(made) / policy.name)
+                (Path(made) / policy.name).chmod(0o644)
+            yield Path(made)
+        return
+    yield POLICIES
+
+
+def hand_over(path: str) -> None:
+    """The file belongs to the user who called sudo."""
+    if "SUDO_UID" in os.environ and "SUDO_GID" in os.environ:
+        os.chown(path, int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"]))
+
+
+# The kernel's objects
+
+Ids = dict[str, set[int]]
+KINDS = {"program": "prog", "map": "map", "link": "link"}
+NOTHING: Ids = {kind: set() for kind in KINDS}
+
+
+def kernel_ids() -> Ids:
+    """The ids of all programs, maps and links. Only ids: opening a prog array that dies makes the kernel keep it."""
+    return {kind: set(_ids(short)) for kind, short in KINDS.items()}
+
+
+def _ids(short: str) -> Iterator[int]:
+    following = getattr(calls.library(), f"bpf_{short}_get_next_id")
+    found = ctypes.c_uint32(0)
+    while following(found.value, ctypes.byref(found)) == 0:
+        yield found.value
+
+
+def own_ids() -> Ids:
+    """The ids of what this process holds descriptors of."""
+    own: Ids = {kind: set() for kind in KINDS}
+    for entry in Path("/proc/self/fdinfo").iterdir():
+        try:
+            fields = dict(text.split(":", 1) for text in entry.read_text().splitlines() if ":" in text)
+        except OSError:  # the descriptor of the directory itself
+            continue
+        for kind, short in KINDS.items():
+            if f"{short}_id" in fields:
+                own[kind].add(int(fields[f"{short}_id"]))
+    return own
+
+
+# Words
+
+
+def table(statistics: Statistics) -> Table:
+    """A row for each node."""
+    made = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    made.add_column("  node")
+    made.add_column("")
+    for name in ("in", "out", "counted"):
+        made.add_column(name, justify="right")
+    for node in statistics.nodes:
+        counted = ", ".join(f"{count:,} {unit}" for unit, count in node.counts.items())
+        words = f"{node.class_name} {node.expression}".strip()
+        made.add_row(f"  {node.id}", words, f"{node.packets_in:,}", f"{node.packets_out:,}", counted)
+    return made
+
+
+def title(head: str, sentence: str) -> None:
+    if head:
+        console.print(f"\n[bold]{head}[/bold]")
+    console.print(sentence, style="italic", markup=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--seconds", type=float, default=3.0, help="how long the counters are shown (default: 3)")
+    return parser.parse_args()
+
+
+def end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except FfpfError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
