@@ -1,0 +1,65 @@
+"""Flow grabber framework on eBPF: filter graphs, authorised, compiled, chained by tail calls.
+
+    from ffpf_bpf import Flow, bpf, device, grab
+
+    with Flow.create() as flow:
+        flow.populate(device("eth0") >> bpf("tcp port 80") >> grab(snaplen=96))
+        flow.instantiate().activate()
+        for batch in flow.batches(duration_s=10):
+            ...
+
+What is here is the public surface; modules below it may change. Each node class has its lower-case name here, as in
+text: they come from `graph.classes`, so that a new class is here by being there. The names of `python(expression)` are
+the names of this module.
+"""
+
+from ffpf_bpf.authorise import Decision, PolicyError, Subject, subject_of
+from ffpf_bpf.capture.packet import Packet
+from ffpf_bpf.capture.pcapng import InterfaceDescription, PcapngWriter
+from ffpf_bpf.capture.ring import Batch
+from ffpf_bpf.errors import (
+    CaptureError,
+    ExpressionError,
+    FfpfError,
+    IllegalState,
+    KernelError,
+    Rejected,
+    TapBusy,
+    VerifierError,
+)
+from ffpf_bpf.flow import Flow, Ledger, NodeStatistics, State, Statistics
+from ffpf_bpf.graph.classes import CLASSES
+from ffpf_bpf.graph.expression import Expression
+from ffpf_bpf.graph.parser import parse
+from ffpf_bpf.graph.printer import python, text
+
+globals().update(CLASSES)
+
+__all__ = [
+    "Batch",
+    "CaptureError",
+    "Decision",
+    "Expression",
+    "ExpressionError",
+    "FfpfError",
+    "Flow",
+    "IllegalState",
+    "InterfaceDescription",
+    "KernelError",
+    "Ledger",
+    "NodeStatistics",
+    "Packet",
+    "PcapngWriter",
+    "PolicyError",
+    "Rejected",
+    "State",
+    "Statistics",
+    "Subject",
+    "TapBusy",
+    "VerifierError",
+    "parse",
+    "python",
+    "subject_of",
+    "text",
+]
+__all__ += list(CLASSES)

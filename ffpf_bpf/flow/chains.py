@@ -8,6 +8,7 @@ segment goes on where the old one was.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -179,10 +180,19 @@ def find_interface(name: str, hook: str) -> Interface:
 
 def _explained(error: VerifierError, parts: tuple[SegmentFlow, ...], name: str, cpus: int) -> VerifierError:
     """The verifier's refusal in terms of the graph: compiled once more with lines, to find the node."""
+    missing = re.search(r"(?:unknown|invalid) func (\w+)#\d+", error.log)
+    if missing is not None:
+        return VerifierError(
+            f"this kernel has no helper `{missing[1]}`",
+            log=error.log,
+            errno=error.errno,
+            where=f"{name}@xdp",
+            help="5.18 is the oldest kernel that has all that is needed; `ffpf doctor` tells what is missing",
+        )
     with_lines = compiler.compile_segment(parts, name, cpus, debug=True)
     lines = [line for line in error.log.splitlines() if line.strip()]
     useful = [line for line in lines if not line.startswith(("processed ", "max_states", "verification time"))]
-    node = _node_at(with_lines[SEGMENT_PROGRAM], parts, useful)
+    node = _node_at(with_lines[SEGMENT_PROGRAM], parts, useful) if SEGMENT_PROGRAM in error.message else ""
     omitted = max(0, len(useful) - LOG_LINES_SHOWN)
     shown = [f"({omitted} lines omitted)"] if omitted else []
     shown += useful[-LOG_LINES_SHOWN:]

@@ -1,0 +1,166 @@
+"""Packets into an application: numpy batches of a flow against a Python recv loop and against tcpdump.
+
+    python -m benchmarks.delivery [--quick]
+
+64-byte frames at snaplen 96 come over a veth pair; whoever grabs them, they go on into the network stack. Generator and
+receiver run on CPU 0, the consumer on CPU 1. Two kinds of traffic: as fast as CPU 0 can, for the packets per second; and
+paced so that nobody loses any, for the CPU time: of CPU 0 (sending, receiving, the tap, the stack) less the same without
+a consumer, and of the consumer's process.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+
+from benchmarks.consumers import consuming
+from benchmarks.frames import UDP, ipv4, udp
+from benchmarks.generator import Generator
+from benchmarks.table import Row, Table, main
+from tests.network import Network, two_namespaces
+
+GOAL_RATE, GOAL_CPU = 10.0, 0.5
+GENERATOR_CPU = 0
+PACED_PPS, BURST = 400_000, 2_048
+FRAME = ipv4(UDP, udp(1, 9, b"x" * 22))
+
+
+@dataclass(frozen=True, slots=True)
+class Flood:
+    """As fast as possible: what a consumer got in how long, and its CPU time."""
+
+    offered: int
+    delivered: int
+    lost: int
+    duration_s: float
+    consumer_ns: float
+
+    @property
+    def rate(self) -> float:
+        return self.delivered / self.duration_s
+
+    @property
+    def shown(self) -> str:
+        share = 100 * (1 - self.delivered / self.offered)
+        return f"{self.rate / 1e6:.2f} M/s ({self.delivered:,} of {self.offered:,}, {share:.0f} % lost)"
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """Nanoseconds per packet of CPU 0 and of the consumer, and what was lost."""
+
+    receiving_ns: float
+    consumer_ns: float
+    offered: int
+    delivered: int
+
+
+def run(quick: bool = False) -> Table:
+    """All rows. Raises ValueError if packets got lost before the tap."""
+    rounds, flood_s, paced_s = (1, 0.1, 0.2) if quick else (5, 1.0, 1.5)
+    with _pinned(), two_namespaces("delivery") as network, Generator(network, FRAME) as generator:
+        # Without GRO or XDP a veth takes no redirected frames.
+        subprocess.run(network.command("ethtool", "-K", network.tap, "gro", "on"), check=True)
+        with network.enter(network.outside):
+            floods: dict[str, list[Flood]] = {"flow": [], "recv": []}
+            paced: dict[str, list[Paced]] = {"": [], "flow": [], "tcpdump": []}
+            for _ in range(rounds):
+                for name, found in floods.items():
+                    found.append(_flood(network, generator, name, flood_s))
+                for name, results in paced.items():
+                    results.append(_paced(network, generator, name, paced_s))
+    return Table("Delivery of 64-byte frames, snaplen 96", (*_flood_rows(floods), *_paced_rows(paced)), (
+        "All packets go on into the stack, which takes most of CPU 0's time and bounds the flow's packets per second.",
+        f"Paced: {PACED_PPS:,} packets/s in bursts of {BURST:,}; medians of {rounds} rounds.",
+    ))  # fmt: skip
+
+
+def _flood_rows(floods: dict[str, list[Flood]]) -> Iterator[Row]:
+    ours, rival = (sorted(floods[name], key=lambda flood: flood.rate)[len(floods[name]) // 2] for name in ("flow", "recv"))
+    ratio = ours.rate / rival.rate
+    yield Row("numpy batches / Python recv: packets delivered", ours.shown, rival.shown, f"{ratio:.1f}", f">= {GOAL_RATE:.0f}", ratio >= GOAL_RATE)
+    of_cpu = [statistics.median(flood.consumer_ns for flood in floods[name]) for name in ("flow", "recv")]
+    capacity = of_cpu[1] / of_cpu[0]
+    yield Row(
+        "numpy batches / Python recv: packets per second of the consumer's CPU", f"{1e3 / of_cpu[0]:.1f} M ({of_cpu[0]:.0f} ns each)",
+        f"{1e3 / of_cpu[1]:.2f} M ({of_cpu[1]:,.0f} ns each)", f"{capacity:.1f}", f">= {GOAL_RATE:.0f}", capacity >= GOAL_RATE,
+    )  # fmt: skip
+
+
+def _paced_rows(paced: dict[str, list[Paced]]) -> Iterator[Row]:
+    bare = [result.receiving_ns for result in paced[""]]
+    added = {
+        name: statistics.median(result.receiving_ns - base for result, base in zip(paced[name], bare, strict=True))
+        for name in ("flow", "tcpdump")
+    }
+    read = {name: statistics.median(result.consumer_ns for result in paced[name]) for name in added}
+    counts = {name: [sum(column) for column in zip(*((r.delivered, r.offered) for r in paced[name]), strict=True)] for name in added}
+    goal = f"<= {GOAL_CPU}"
+    for work, values in (("CPU added where packets arrive, ns each", added), ("CPU of the reading process, ns each", read)):
+        ratio = values["flow"] / values["tcpdump"]
+        yield Row(f"numpy batches / tcpdump: {work}", f"{values['flow']:.0f}", f"{values['tcpdump']:.0f}", f"{ratio:.2f}", goal, ratio <= GOAL_CPU)
+    shown = [f"{delivered:,} of {offered:,}" for delivered, offered in counts.values()]
+    yield Row("  of that delivered", *shown)
+    yield Row("  without a consumer, ns each", f"{statistics.median(bare):.0f}")
+
+
+def _flood(network: Network, generator: Generator, name: str, duration_s: float) -> Flood:
+    with consuming(name, network) as consumer:
+        cpu_ns = consumer.cpu_ns()
+        before_packets = _arrived(network)
+        begin_s = time.monotonic()
+        offered = 0
+        while time.monotonic() < begin_s + duration_s:
+            generator.send(BURST)
+            offered += BURST
+        took_s = time.monotonic() - begin_s
+        cpu_ns = consumer.cpu_ns() - cpu_ns
+        _expect(offered, _arrived(network) - before_packets)
+    return Flood(offered, consumer.delivered, consumer.lost, took_s, cpu_ns / max(1, consumer.delivered))
+
+
+def _paced(network: Network, generator: Generator, name: str, duration_s: float) -> Paced:
+    with consuming(name, network) if name else nullcontext() as consumer:
+        generator.send(BURST)
+        time.sleep(0.05)
+        cpu_ns = consumer.cpu_ns() if consumer else 0
+        before_packets = _arrived(network)
+        bursts = int(duration_s * PACED_PPS / BURST)
+        begin_s = time.monotonic()
+        spent = []
+        for burst in range(bursts):
+            time.sleep(max(0.0, begin_s + burst * BURST / PACED_PPS - time.monotonic()))
+            spent.append(generator.send(BURST) / BURST)
+        time.sleep(0.02)
+        cpu_ns = consumer.cpu_ns() - cpu_ns if consumer else 0
+        _expect(bursts * BURST, _arrived(network) - before_packets)
+    delivered = consumer.delivered if consumer else 0
+    return Paced(statistics.median(spent), cpu_ns / (bursts * BURST), (bursts + 1) * BURST, delivered)
+
+
+def _arrived(network: Network) -> int:
+    command = network.command("cat", f"/sys/class/net/{network.tap}/statistics/rx_packets")
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _expect(offered: int, arrived: int) -> None:
+    if arrived != offered:
+        raise ValueError(f"{arrived:,} of {offered:,} packets reached the tap")
+
+
+@contextmanager
+def _pinned() -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    with ExitStack() as stack:
+        stack.callback(os.sched_setaffinity, 0, before)
+        os.sched_setaffinity(0, {GENERATOR_CPU})
+        yield
+
+
+if __name__ == "__main__":
+    main(run, "packets into an application")

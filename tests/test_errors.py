@@ -1,0 +1,187 @@
+"""Errors of the kernel side in words: the verifier's, an old kernel's, a missing library's."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from ffpf_bpf import compiler
+from ffpf_bpf.compiler import emit
+from ffpf_bpf.errors import ExpressionError, FfpfError, KernelError, VerifierError
+from ffpf_bpf.flow import Flow
+from ffpf_bpf.graph.classes.bpf import Bpf
+from ffpf_bpf.graph.classes.device import Device
+from ffpf_bpf.graph.effect import Primitive
+from ffpf_bpf.graph.expression import Node, Role
+from ffpf_bpf.kernel import calls
+from tests.network import Network
+
+CARELESS = r"""
+#include "ffpf.h"
+FFPF_PRIMITIVE int ffpf_careless(const struct ffpf_packet *packet, void *mbuf)
+{
+	return *(__u8 *)(packet->data + 30) == 7; /* no look at packet->end */
+}
+FFPF_PRIMITIVE int ffpf_fetching(const struct ffpf_packet *packet, void *mbuf)
+{
+	static long (*missing)(void) = (void *)9999;
+	return missing();
+}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Careless(Node):
+    """A node class whose primitive the verifier must refuse."""
+
+    class_name: ClassVar[str] = "careless"
+    role: ClassVar[Role] = Role.DECIDES
+    function: str = "ffpf_careless"
+
+    @property
+    def effect(self) -> Primitive:
+        return Primitive("careless", self.function)
+
+
+@pytest.fixture
+def careless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    clang = next(filter(None, (shutil.which(f"clang-{version}") for version in (19, 18, 17, 16))))
+    for file in emit.BITCODE.glob("*.bc"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "careless.c").write_text(CARELESS)
+    includes = [
+        "-I",
+        "bpf_src",
+        "-I",
+        f"/usr/include/{subprocess.check_output(['uname', '-m'], text=True).strip()}-linux-gnu",
+    ]
+    subprocess.run(
+        [clang, "-O2", "-target", "bpf", "-mcpu=v3", *includes, "-emit-llvm", "-c", tmp_path / "careless.c", "-o",
+         tmp_path / "careless.bc"],
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    monkeypatch.setattr(emit, "BITCODE", tmp_path)
+    emit._bitcode.cache_clear()
+    yield
+    emit._bitcode.cache_clear()
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("careless")
+def test_the_verifiers_refusal_names_the_node_and_shows_its_last_lines(network: Network) -> None:
+    expression = Device("tap0") >> (Bpf("udp") | Careless(name="guess")) >> Bpf("port 53")
+    with network.enter(), Flow.create() as flow:
+        flow.populate(expression)
+        with pytest.raises(VerifierError) as error:
+            flow.instantiate()
+    text = str(error.value)
+    assert text.startswith("node `guess`: the verifier refused the program\n")
+    assert "lines omitted)" in text
+    assert "invalid access to packet, off=30 size=1" in text
+    assert "help: this is a defect of the compiler" in text
+    assert len(text.splitlines()) < 14
+    assert len(error.value.log) > len(text)
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("careless")
+def test_an_old_kernel_is_named_by_what_it_lacks(network: Network) -> None:
+    with network.enter(), Flow.create() as flow:
+        flow.populate(Device("tap0") >> Careless("ffpf_fetching"))
+        with pytest.raises(VerifierError, match=r"tap0@xdp: this kernel has no helper `unknown`") as error:
+            flow.instantiate()
+    assert "5.18 is the oldest kernel" in error.value.help
+
+
+def test_bcc_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls.library.cache_clear()
+    monkeypatch.setitem(sys.modules, "bcc.libbcc", None)
+    with pytest.raises(FfpfError, match="bcc's Python library is missing") as error:
+        calls.library()
+    assert "apt-get install python3-bpfcc" in error.value.help
+    calls.library.cache_clear()
+
+
+def test_libpcap_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ffpf_bpf.compiler import pcap  # noqa: PLC0415
+
+    pcap._library.cache_clear()
+    monkeypatch.setattr(pcap, "find_library", lambda _: "libpcap-that-is-not-there.so")
+    with pytest.raises(FfpfError, match="libpcap is missing\nhelp: run `apt-get install libpcap0.8`"):
+        compiler.compile_predicates(Flow.create().populate("(device,lo)").definition.graph) or pcap.compile_filter(
+            "udp"
+        )
+    pcap._library.cache_clear()
+
+
+def test_primitives_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    emit._bitcode.cache_clear()
+    monkeypatch.setattr(emit, "BITCODE", tmp_path)
+    with pytest.raises(FfpfError, match="the kernel part `entry` is not built\nhelp: run `make build`"):
+        compiler.compile_entry.__wrapped__(7)
+    emit._bitcode.cache_clear()
+
+
+@pytest.mark.parametrize("number", [1, 13])
+def test_no_privilege(number: int) -> None:
+    with pytest.raises(KernelError, match="help: run as root, or with CAP_BPF"):
+        calls._checked(-number, "cannot load")
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("(bpf,udp)", "(bpf): a path begins without a device\nhelp: put `(device,NAME) ->` before `(bpf)`"),
+        ("(device,a) | (bpf,udp)", "(bpf): a path begins without a device\nhelp: put `(device,NAME) ->` before `(bpf)`"),
+        ("!(bpf,udp)", "a path begins without a device\nhelp: put `(device,NAME) ->` before `!`"),
+        ("(device,a) -> (device,b)", "(device): `b` stands behind another node\nhelp: devices come first: `(device,eth0) | (device,eth1) -> ...`"),
+        ("(device,a) -> !(bytecount)", "(bytecount): `!` stands before `(bytecount)`, which does not decide\nhelp: `!` takes filters only, as in `!(bpf,udp)`"),
+        ("(device,a) -> !((bpf,udp) -> (grab))", "(grab): `!` stands before `(grab)`, which does not decide\nhelp: `!` takes filters only, as in `!(bpf,udp)`"),
+        ("(device,a) -> (grab) -> (bpf,udp)", "(bpf): something follows a sink\nhelp: a sink such as `(grab)` ends its path; branch before it with `|`"),
+        ("(device,a) -> (bpf,udp) & (grab)", "`&` holds a sink, which passes nothing on\nhelp: put the sink behind: `a & b -> (grab)`"),
+        ("(device,a) -> (bpf as x,udp) -> (bytecount as x)", "(bytecount as x): two nodes are called `x`\nhelp: give each node its own name"),
+        ("(device,a) -> (sampler,0)", None),
+        ("(device,a) -> (grab,snaplen=65536)", None),
+    ],
+)  # fmt: skip
+def test_graphs_that_cannot_be(expression: str, message: str | None) -> None:
+    with pytest.raises(ExpressionError) as error:
+        Flow.create().populate(expression)
+    if message is not None:
+        assert str(error.value) == message
+    assert error.value.help
+
+
+def test_a_cycle_made_by_hand_is_refused() -> None:
+    from dataclasses import replace  # noqa: PLC0415
+
+    from ffpf_bpf.graph.graph import Leaf, build, check  # noqa: PLC0415
+
+    graph = build(Device("lo") >> Bpf("udp") >> Bpf("port 53"))
+    first, second, *rest = graph.steps
+    assert isinstance(second, Leaf)
+    with pytest.raises(ExpressionError, match="bpf1: the graph has a cycle"):
+        check(replace(graph, steps=(first, Leaf(second.node, 2), *rest)))
+
+
+def test_deep_nesting_is_quick_and_refused_beyond_the_limit() -> None:
+    deep = "(bpf,udp)"
+    for _ in range(45):
+        deep = f"((bpf,tcp) -> ({deep} | ((bpf,ip) -> (bytecount))) | (bpf,ip6))"
+    flow = Flow.create().populate(f"(device,lo) -> {deep}")
+    assert len(flow.definition.graph.steps) > 150
+    with pytest.raises(ExpressionError, match="nested too deeply"):
+        Flow.create().populate("(device,lo) -> " + "(" * 101 + "(bpf,udp)" + ")" * 101)
+    value = Bpf("udp") | Bpf("tcp")
+    for _ in range(5000):
+        value = ~value & Bpf("ip") | Bpf("tcp")
+    with pytest.raises(ExpressionError, match="nested too deeply|nodes in one flow"):
+        Flow.create().populate(Device("lo") >> value)
