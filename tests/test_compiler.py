@@ -10,13 +10,14 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from ffpf_bpf.compiler.pcap import compile_filter, offline_filter
+from ffpf_bpf.flow.chains import MOST_FLOWS_IN_SEGMENT
 from ffpf_bpf.graph.classes.bpf import Bpf
 from ffpf_bpf.graph.classes.bytecount import Bytecount
 from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.classes.grab import Grab
 from ffpf_bpf.graph.classes.packetcount import Packetcount
 from ffpf_bpf.graph.classes.sampler import Sampler
-from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role, Then, all_of, any_of, nodes, then
+from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Then, all_of, any_of, nodes, then
 from ffpf_bpf.graph.graph import build
 from ffpf_bpf.graph.predicate import run
 from tests.corpus.filters import FILTERS, WRAPPING
@@ -57,6 +58,12 @@ def test_every_filter_in_the_kernel_agrees_with_interpreter_and_libpcap() -> Non
     assert len(filters) >= 300
     assert pairs >= 100_000
     assert pairs > passed > pairs / 50
+
+
+def tcp(port: int, source: str) -> bytes:
+    address = bytes(int(part) for part in source.split("."))
+    ip = bytes([0x45, 0, 0, 40, 0, 1, 0, 0, 64, 6, 0, 0]) + address + bytes([192, 168, 0, 1])
+    return bytes(12) + b"\x08\x00" + ip + (40000).to_bytes(2, "big") + port.to_bytes(2, "big") + bytes(16)
 
 
 @dataclass
@@ -176,9 +183,14 @@ def test_random_graphs_agree_with_the_model(middle: list[Expression], tail: Expr
     assert sorted(delivered) == sorted(model.delivered)
 
 
-def test_every_role_is_in_the_random_graphs() -> None:
-    """A new node class must be added to the strategies above."""
-    from ffpf_bpf.graph.classes import CLASSES  # noqa: PLC0415
-
-    assert set(CLASSES) == {"device", "bpf", "sampler", "packetcount", "bytecount", "grab"}
-    assert {node_class.role for node_class in CLASSES.values()} == set(Role)
+def test_hundreds_of_decisions_stay_linear_for_compiler_and_verifier() -> None:
+    """Each decision doubles the ways through a program unless it is forgotten how it came about."""
+    filters = [Bpf(f"tcp port {1000 + number} and net 10.{number % 250}.0.0/16") for number in range(150)]
+    with loaded(Device("tap0") >> any_of(*filters) >> Packetcount()) as (flow,):
+        for number in (0, 77, 149):
+            flow.run(tcp(1000 + number, f"10.{number}.1.2"))
+        flow.run(tcp(1000, "10.1.1.2"))
+        assert flow.counted() == 3
+    flows = [Device("tap0") >> Bpf(f"udp port {number}") >> Sampler(2) >> Grab(60) for number in range(MOST_FLOWS_IN_SEGMENT)]
+    with loaded(*flows) as grabbing:
+        assert len(grabbing) == MOST_FLOWS_IN_SEGMENT

@@ -289,3 +289,27 @@ def test_waiting_works_without_membarrier(monkeypatch: pytest.MonkeyPatch, netwo
         made.pause(wait=True)
         network.send([udp(80)] * 7)
         assert made.stats().ledger.seen == 7
+
+
+def test_an_interface_made_anew_or_renamed_is_not_taken_for_the_old_one(network: Network) -> None:
+    import subprocess
+
+    with flow("(device,tap0) -> (packetcount)"):
+        subprocess.run(["ip", "link", "set", "tap0", "down"], check=True)
+        subprocess.run(["ip", "link", "set", "tap0", "name", "tap1"], check=True)
+        try:
+            with pytest.raises(KernelError, match="tap1: the interface is not the one .* renamed, or made anew"):
+                flow("(device,tap1) -> (packetcount)")
+        finally:
+            subprocess.run(["ip", "link", "set", "tap1", "name", "tap0"], check=True)
+            subprocess.run(["ip", "link", "set", "tap0", "up"], check=True)
+
+
+def test_a_forgotten_flow_warns_and_is_closed() -> None:
+    import gc
+
+    made = flow("(device,tap0) -> (packetcount)")
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        del made
+        gc.collect()
+    assert not CHAINS._chains

@@ -44,7 +44,7 @@ def generate_deliver(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks:
             store,
             [
                 program.context,
-                b.zext(program.length, I64),
+                program.length,
                 external(result.module, f"ffpf_ring_{number}"),
                 flow_value,
                 cpu_memory(b, flow_value, program.cpu, flow.memory),

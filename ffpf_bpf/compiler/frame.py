@@ -67,7 +67,7 @@ class Frame:
         self.data, self.end = (self._context_pointer(offset) for offset in (0, 4))
         start, stop = (self.builder.ptrtoint(pointer, I64) for pointer in (self.data, self.end))
         # Opaque, or arithmetic on the length becomes 32-bit arithmetic on the pointers, which the verifier refuses.
-        self.length = self.builder.trunc(opaque(self.builder, self.builder.sub(stop, start)), I32)
+        self.length = opaque(self.builder, self.builder.sub(stop, start))
         self.cpu = self._cpu(cpus)
 
     def _context_pointer(self, offset: int) -> ir.Value:

@@ -187,5 +187,11 @@ def opaque(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     return builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [value], side_effect=False)
 
 
+def forget(builder: ir.IRBuilder, value: ir.Value, unknown: ir.Value) -> ir.Value:
+    """The 64-bit value again, as something neither the optimiser nor the verifier knows: adds and takes away `unknown`,
+    any 64-bit value the verifier has no bounds of."""
+    return builder.sub(opaque(builder, builder.add(value, unknown)), unknown)
+
+
 def _touches_cell(i: Instruction) -> bool:
     return i.kind in (cbpf.ST, cbpf.STX) or (i.kind in (cbpf.LD, cbpf.LDX) and i.mode == cbpf.MEM)

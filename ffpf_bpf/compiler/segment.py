@@ -24,7 +24,7 @@ from ffpf_bpf.compiler.frame import (
     new_module,
 )
 from ffpf_bpf.compiler.lines import debug_scope, line_of
-from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER, lower_predicate
+from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER, forget, lower_predicate
 from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.graph.effect import Arrival, Delivery, Fate, Predicate, Primitive
 from ffpf_bpf.graph.expression import Role
@@ -32,6 +32,7 @@ from ffpf_bpf.graph.graph import Complement, Graph, Intersection, Leaf, Union
 from ffpf_bpf.graph.predicate import Program
 
 MOST_SINKS = 64
+FEW_DECISIONS = 4  # a flow with more forgets the way to each: 1 ns, for code and verification that grow linearly
 SEGMENT_PROGRAM = "ffpf_segment"
 
 
@@ -81,7 +82,7 @@ class _Segment:
         kind = ir.LiteralStructType([POINTER, POINTER, I32])
         packet = b.alloca(kind)
         packet.type = POINTER  # llvmlite types allocas; addresses by bytes want the opaque pointer
-        for offset, value in ((0, p.data), (8, p.end), (16, p.length)):
+        for offset, value in ((0, p.data), (8, p.end), (16, b.trunc(p.length, I32))):
             b.store(value, b.gep(packet, [I64(offset)], source_etype=I8))
         return packet
 
@@ -99,15 +100,17 @@ class _Segment:
         cpu = cpu_memory(self.builder, flow_value, self.program.cpu, flow.memory)
         self._count(cpu, SEEN)
         truths: list[ir.Value] = []
+        joins = _Joins(self.builder, flow.graph)
+        crowded = sum(leaf.node.role is Role.DECIDES for _, leaf in flow.graph.leaves()) > FEW_DECISIONS
         for index, step in enumerate(flow.graph.steps):
             self._locate(number, index)
             match step:
-                case Leaf():
+                case Leaf(node=node):
                     truth = self._leaf(number, flow, index, step, truths, cpu)
-                case Union(inputs=inputs):
-                    truth = self._joined(self.builder.or_, [truths[i] for i in inputs], I1(0))
-                case Intersection(inputs=inputs):
-                    truth = self._joined(self.builder.and_, [truths[i] for i in inputs], I1(1))
+                    if crowded and node.role is Role.DECIDES:
+                        truth = self._forgotten(truth)
+                case Union() | Intersection():
+                    truth = joins.result(index)
                 case Complement(source=source, inner=inner):
                     arrives = I1(1) if source is None else truths[source]
                     truth = self.builder.and_(arrives, self.builder.not_(truths[inner]))
@@ -115,15 +118,19 @@ class _Segment:
                     raise TypeError(f"not a step: {step!r}")
             if index in flow.memory.counters:
                 self._count(cpu, flow.memory.counters[index], self.builder.zext(truth, I64))
+            joins.add(index, truth)
             truths.append(truth)
         self._locate(number, None)
         self._fate(flow.graph, truths, cpu)
+        if len(self.flows) > 1:
+            grabbed = self.builder.load(self.program.grabbed, typ=I64)
+            self.builder.store(forget(self.builder, grabbed, self.program.length), self.program.grabbed)
 
-    def _joined(self, join: object, values: list[ir.Value], neutral: ir.Value) -> ir.Value:
-        result = neutral
-        for value in values:
-            result = join(result, value)  # type: ignore[operator]
-        return result
+    def _forgotten(self, truth: ir.Value) -> ir.Value:
+        """The truth, without the two ways that led to it. Otherwise the optimiser copies what follows for each way,
+        and the verifier walks all 2^n ways through n decisions."""
+        wide = forget(self.builder, self.builder.zext(truth, I64), self.program.length)
+        return self.builder.trunc(wide, I1)
 
     def _leaf(
         self, number: int, flow: SegmentFlow, index: int, leaf: Leaf, truths: list[ir.Value], cpu: ir.Value
@@ -139,7 +146,8 @@ class _Segment:
             case Predicate(filter=text):
                 with _Guard(b, arrives) as guard:
                     function = self._filter(flow.predicates[text])
-                    guard.result = b.call(function, [self.program.data, self.program.end, self.program.length])
+                    length = b.trunc(self.program.length, I32)
+                    guard.result = b.call(function, [self.program.data, self.program.end, length])
                 return guard.value
             case Primitive() as primitive:
                 with _Guard(b, arrives) as guard:
@@ -183,7 +191,9 @@ class _Segment:
         for end in graph.ends:
             fate = b.select(truths[end], I64(Fate.COUNTED), fate)
         offset = b.add(b.shl(fate, I64(3)), I64(FATES))
-        kept = self._joined(b.or_, [truths[sink] for sink in graph.sinks], I1(0))
+        kept: ir.Value = I1(0)
+        for sink in graph.sinks:
+            kept = b.or_(kept, truths[sink])
         self._count(cpu, offset, b.zext(b.not_(kept), I64))
 
     def _stopped(self, graph: Graph, step: int, unless: tuple[int, ...], truths: list[ir.Value]) -> ir.Value:
@@ -210,6 +220,32 @@ class _Segment:
             self.builder.debug_metadata = self.result.module.add_debug_info(
                 "DILocation", {"line": line, "column": 1, "scope": self.scope}
             )
+
+
+class _Joins:
+    """Unions and intersections, joined branch by branch: a branch's truth need not be kept until the last one's."""
+
+    def __init__(self, builder: ir.IRBuilder, graph: Graph) -> None:
+        self.builder = builder
+        self.readers: dict[int, list[int]] = {}
+        self.partial: dict[int, ir.Value] = {}
+        self.is_union: dict[int, bool] = {}
+        for index, step in enumerate(graph.steps):
+            if isinstance(step, Union | Intersection):
+                self.is_union[index] = isinstance(step, Union)
+                for source in step.inputs:
+                    self.readers.setdefault(source, []).append(index)
+
+    def add(self, step: int, truth: ir.Value) -> None:
+        """The truth of a step is known: into all that join it."""
+        for reader in self.readers.get(step, ()):
+            before = self.partial.get(reader)
+            join = self.builder.or_ if self.is_union[reader] else self.builder.and_
+            self.partial[reader] = truth if before is None else join(before, truth)
+
+    def result(self, step: int) -> ir.Value:
+        """A union or intersection whose branches are all known; a union of none is false."""
+        return self.partial.get(step, I1(0 if self.is_union[step] else 1))
 
 
 class _Guard:

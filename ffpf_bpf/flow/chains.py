@@ -25,7 +25,7 @@ from ffpf_bpf.kernel.maps import Descriptor
 from ffpf_bpf.kernel.programs import Binding
 
 LONGEST_CHAIN = 4
-MOST_FLOWS_IN_SEGMENT = 32
+MOST_FLOWS_IN_SEGMENT = 24  # a program takes 64 maps: two for each flow, the tap's and the links
 LOG_LINES_SHOWN = 6
 
 
@@ -126,6 +126,12 @@ class Chains:
         with self.lock:
             chain = self._chains.get(key)
             if chain is not None:
+                if not chain.tap.holds(interface):
+                    raise KernelError(
+                        "the interface is not the one that this process attached to: renamed, or made anew",
+                        where=interface.name,
+                        help="close the flows on the old one first",
+                    )
                 chain.join(member)
                 return chain
             with ExitStack() as undo:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -166,10 +167,11 @@ class Flow:
         for batch in self._running.reader.batches(until_s):
             if batch is not None:
                 yield batch
-            elif self._grabber is None or (idle is not None and idle()):
+            elif idle is not None and idle():
                 return
-            else:
-                self._running.set_clock()
+            if self._grabber is None:
+                return
+            self._grabber.set_clock()
 
     def poll(self) -> Iterator[Batch]:
         """The packets that are there now, at most one batch per CPU; does not wait."""
@@ -209,6 +211,11 @@ class Flow:
     def snaplen(self) -> int:
         """The most bytes it records of a packet, once instantiated; 0 if it grabs none."""
         return self._snaplen
+
+    def __del__(self) -> None:
+        if getattr(self, "_grabber", None) is not None:
+            warnings.warn(f"{self.id} was not closed", ResourceWarning, source=self, stacklevel=2)
+            self.close()
 
     def __enter__(self) -> Self:
         return self

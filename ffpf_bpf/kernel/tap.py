@@ -62,7 +62,12 @@ class Tap:
         self._control = control
         self._links = links
         self._stack = stack
+        self._program_id = calls.attached_xdp(interface.index)[0]
         self._words = memoryview(control.memory).cast("I")
+
+    def holds(self, interface: Interface) -> bool:
+        """Whether this is still what is attached there, under the same name."""
+        return interface == self.interface and calls.attached_xdp(interface.index)[0] == self._program_id
 
     def set_active(self, flows: int) -> None:
         """How many flows are switched on; with 0 the entry program passes every packet on at once. No system call."""
@@ -89,7 +94,11 @@ class Tap:
         at = self.segments.index(old[0]) if old else len(self.segments)
         assert self.segments[at : at + len(old)] == old, "only neighbours are replaced together"
         if len(self.segments) - len(old) + (new is not None) > MOST_SEGMENTS:
-            raise KernelError(f"more than {MOST_SEGMENTS} segments in a chain", where=self.interface.name)
+            raise KernelError(
+                "no room for another flow on this tap",
+                where=self.interface.name,
+                help="close some; the kernel follows at most 33 tail calls, which hold several hundred flows",
+            )
         before = self.segments[at - 1].links if at else self._links
         after = self.segments[at + len(old)] if at + len(old) < len(self.segments) else None
         if new is not None and after is not None:
