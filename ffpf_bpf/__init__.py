@@ -13,6 +13,11 @@ text: they come from `graph.classes`, so that a new class is here by being there
 the names of this module.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from ffpf_bpf.authorise import Decision, PolicyError, Subject, subject_of
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.pcapng import InterfaceDescription, PcapngWriter
@@ -29,11 +34,15 @@ from ffpf_bpf.errors import (
 )
 from ffpf_bpf.flow import Flow, Ledger, NodeStatistics, State, Statistics
 from ffpf_bpf.graph.classes import CLASSES
-from ffpf_bpf.graph.expression import Expression
+from ffpf_bpf.graph.expression import Expression, Node
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.printer import python, text
 
 globals().update(CLASSES)
+if TYPE_CHECKING:
+    # For type checkers, which do not see the line above. There is no such function when the program runs.
+    def __getattr__(name: str) -> Callable[..., Node]: ...
+
 
 __all__ = [
     "Batch",
@@ -47,6 +56,7 @@ __all__ = [
     "InterfaceDescription",
     "KernelError",
     "Ledger",
+    "Node",
     "NodeStatistics",
     "Packet",
     "PcapngWriter",

@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -353,7 +354,20 @@ def test_without_privileges(network: Network) -> None:
         network.command(*nobody, FFPF, "grab", "-i", "tap0"), capture_output=True, text=True, check=False
     )
     assert done.returncode == 3
-    assert done.stderr == "ffpf: rejected by policy\nhelp: no policy allows user `nobody`: no policy directory\n"
+    assert done.stderr == (
+        "ffpf: rejected by policy\n    no policy allows user `nobody`: no policy directory\n"
+        "help: run as root, or name a directory of policies that allow it (`--policies`)\n"
+    )
+    with tempfile.TemporaryDirectory() as readable:
+        Path(readable).chmod(0o755)
+        (Path(readable) / "nobody.toml").write_text(
+            '[[rule]]\nname = "nobody"\nsubjects = ["user:nobody"]\ntaps = ["tap*"]\nclasses = ["*"]\n'
+        )
+        command = network.command(*nobody, FFPF, "grab", "-i", "tap0", "--policies", readable)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "operation not permitted" in done.stderr
+    assert "help: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON" in done.stderr
     doctor = subprocess.run(network.command(*nobody, FFPF, "doctor"), capture_output=True, text=True, check=False)
     assert doctor.returncode == 4
     assert "uid 65534 lacks CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON" in doctor.stdout

@@ -117,7 +117,7 @@ class Flow:
         self._require("instantiate")
         decision = self.authorise()
         if not decision.accepted:
-            raise Rejected("rejected by policy", decision=decision, help="\n".join(decision.reasons))
+            raise self._rejected(decision)
         self._grabber = self._build(decision)
         self._taps, self._snaplen = self._grabber.taps, self._grabber.snaplen
         self._decision = decision
@@ -235,6 +235,14 @@ class Flow:
         if decision.digest != definition.digest:
             raise Rejected("the decision is about another definition", decision=decision, help="authorise it again")
         return Grabber(definition, self.first_interface)
+
+    def _rejected(self, decision: Decision) -> Rejected:
+        reasons = "".join(f"\n    {reason}" for reason in decision.reasons)
+        if self._policies is None:
+            remedy = "run as root, or name a directory of policies that allow it (`--policies`)"
+        else:
+            remedy = f"`ffpf check` shows every obligation; the policies are in {self._policies}"
+        return Rejected(f"rejected by policy{reasons}", decision=decision, help=remedy)
 
     def _require(self, call: str) -> None:
         if self.state not in ALLOWED[call]:
