@@ -23,8 +23,8 @@ endif
 BITCODE := $(patsubst bpf_src/%.c,ffpf_bpf/compiler/bitcode/%.bc,$(wildcard bpf_src/*.c))
 
 # What runs: bcc, libpcap. What builds: clang, libbpf-dev, linux-libc-dev. What demo and tests call: the rest
-# (sysctl is of procps, capinfos comes with tshark). clang is added by the recipe, as one of several versions.
-PACKAGES := python3-bpfcc python3-venv libpcap0.8 libbpf-dev linux-libc-dev bpftool iproute2 procps tcpdump tshark
+# (sysctl is of procps, capinfos of tshark, ethtool is for benchmarks). clang is added by the recipe, as one of several versions.
+PACKAGES := python3-bpfcc python3-venv libpcap0.8 libbpf-dev linux-libc-dev bpftool iproute2 ethtool procps tcpdump tshark
 
 ROOT := $(filter 0,$(shell id -u))
 SUDO := $(if $(ROOT),,sudo)
@@ -64,7 +64,7 @@ check-code:
 	$(SAY) ruff 'format and lint'
 	@$(VENV)/bin/ruff format --check --quiet && $(VENV)/bin/ruff check --quiet
 	$(SAY) mypy 'strict'
-	@$(VENV)/bin/mypy --no-error-summary ffpf_bpf examples
+	@$(VENV)/bin/mypy --no-error-summary ffpf_bpf examples/demo.py
 	$(SAY) layers lint-imports
 	@$(VENV)/bin/lint-imports > $(VENV)/.layers || { cat $(VENV)/.layers; exit 1; }
 
@@ -75,10 +75,8 @@ check-tests:
 
 .PHONY: bench
 bench: build ## run the benchmarks (root)
-	@for program in $$(grep -ls __main__ benchmarks/*.py); do \
-		printf '  %-8s %s\n' bench "$$program"; \
-		$(AS_ROOT) $(VENV)/bin/python -m benchmarks.$$(basename $$program .py); \
-	done
+	$(SAY) bench benchmarks.all
+	@$(AS_ROOT) $(VENV)/bin/python -m benchmarks.all
 
 .PHONY: clean
 clean: ## remove all that is made here, .venv included

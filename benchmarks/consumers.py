@@ -67,11 +67,12 @@ def consuming(name: str, network: Network) -> Iterator[Consumer]:
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=20)
     if name == "tcpdump":
-        numbers = dict((what, int(number)) for number, what in re.findall(r"(\d+) packets (captured|dropped by kernel)", errors))
+        found = re.findall(r"(\d+) packets (captured|dropped by kernel)", errors)
+        numbers = {what: int(number) for number, what in found}
         consumer.delivered, consumer.lost = numbers["captured"], numbers["dropped by kernel"]
     else:
-        found = json.loads(output.splitlines()[-1])
-        consumer.delivered, consumer.lost = found["delivered"], found["lost"]
+        result = json.loads(output.splitlines()[-1])
+        consumer.delivered, consumer.lost = result["delivered"], result["lost"]
 
 
 def consume_flow() -> dict[str, int]:

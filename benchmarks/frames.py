@@ -12,7 +12,8 @@ SMALLEST_FRAME = 60
 
 def ethernet(kind: int, payload: bytes, vlan: int = 0) -> bytes:
     tag = struct.pack(">HH", vlan, 7) if vlan else b""
-    return (bytes.fromhex("020000000001020000000002") + tag + struct.pack(">H", kind) + payload).ljust(SMALLEST_FRAME, b"\0")
+    addresses = bytes.fromhex("020000000001020000000002")
+    return (addresses + tag + struct.pack(">H", kind) + payload).ljust(SMALLEST_FRAME, b"\0")
 
 
 def ipv4(

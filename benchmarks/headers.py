@@ -1,7 +1,8 @@
 """Kernel headers for bcc, which compiles nothing without them.
 
 Headers of the running kernel are best; a plain XDP program compiles as well with those of another, which
-BCC_KERNEL_SOURCE points bcc to. Debian splits a kernel's headers in two directories: they are joined in a temporary one.
+BCC_KERNEL_SOURCE points bcc to. Debian splits a kernel's headers in two directories: they are joined in a temporary
+one.
 """
 
 from __future__ import annotations

@@ -15,14 +15,15 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+
+from pyroute2 import netns
 
 from ffpf_bpf.kernel import calls, interfaces
 from ffpf_bpf.kernel.maps import Descriptor
 from ffpf_bpf.kernel.probes import PASS_PROGRAM
-from pyroute2 import netns
 from tests.network import ip
 
 REPEAT = 100_000
@@ -63,7 +64,7 @@ def run_ns(case: Case, repeat: int = REPEAT) -> float:
 
 
 class Rig:
-    """A namespace with interfaces where no packet comes, to attach what is measured. Close it, or use it with `with`."""
+    """A namespace with interfaces where no packet comes, to attach what is measured. Use it with `with`."""
 
     def __init__(self, places: int = 4) -> None:
         self._name = f"ffpf-meter-{os.getpid()}-{next(_numbers)}"

@@ -24,7 +24,8 @@ def run(quick: bool = False) -> Table:
     """All rows."""
     pairs, waits = (50, 2) if quick else (20_000, 50)
     rows = [*_rows(1, pairs, waits), *_rows(10, pairs, waits)]
-    return Table("Switching (microseconds per call)", tuple(rows), ("`pause(wait=True)` waits for an RCU grace period.",))
+    notes = ("`pause(wait=True)` waits for an RCU grace period.",)
+    return Table("Switching (microseconds per call)", tuple(rows), notes)
 
 
 def _rows(flows: int, pairs: int, waits: int) -> Iterator[Row]:

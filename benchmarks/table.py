@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -38,8 +39,10 @@ class Table:
         """Aligned columns."""
         lines = [HEADINGS, *(row.cells for row in self.rows)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
-        shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-        return "\n".join([self.title, "", shown[0], "  ".join("-" * width for width in widths), *shown[1:], "", *self.notes])
+        padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+        notes = [line for note in self.notes for line in textwrap.wrap(note, 120)]
+        first, *shown = ["  ".join(cells).rstrip() for cells in padded]
+        return "\n".join([self.title, "", first, "  ".join("-" * width for width in widths), *shown, "", *notes])
 
     def markdown(self) -> str:
         """A Markdown table."""

@@ -57,10 +57,18 @@ def main() -> int:
         return 4
     catch_signals()
     remove_leftovers()
+    with fresh_file() as path:
+        left = show(path, seconds)
+        hand_over(path)
+        title("8. The packets are in a file", "For Wireshark, tshark and tcpdump:")
+        print(path)
+    return 1 if left else 0
+
+
+def show(path: str, seconds: float) -> bool:
+    """Everything but the last line; True if something is left in the kernel."""
     before = kernel_ids()
     spaces_before = namespaces()
-    handle, path = tempfile.mkstemp(prefix="ffpf-demo-", suffix=".pcapng")
-    os.close(handle)
     title("1. A flow is defined", "Four branches on one interface: a graph, nothing in the kernel yet.")
     say(picture.text(Flow.create().populate(EXPRESSION).definition.graph))
     with policy_directory() as policies, network() as (inside, outside):
@@ -77,11 +85,7 @@ def main() -> int:
             recording.close()
             account(flow.stats(), recording)
     show_file(path)
-    left = kernel_is_as_before(before, mine, spaces_before)
-    hand_over(path)
-    title("8. The packets are in a file", "For Wireshark, tshark and tcpdump:")
-    print(path)
-    return 1 if left else 0
+    return kernel_is_as_before(before, mine, spaces_before)
 
 
 # The steps
@@ -233,6 +237,18 @@ def acceptable(directory: Path) -> bool:
     except PolicyError:
         return False
     return True
+
+
+@contextmanager
+def fresh_file() -> Iterator[str]:
+    """A new pcapng file among the temporary ones; removed if the demo does not come to its end."""
+    handle, path = tempfile.mkstemp(prefix="ffpf-demo-", suffix=".pcapng")
+    os.close(handle)
+    try:
+        yield path
+    except BaseException:
+        os.unlink(path)
+        raise
 
 
 def hand_over(path: str) -> None:

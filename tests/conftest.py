@@ -42,7 +42,7 @@ def kernel_before() -> Counter[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Programs, maps and links of the kernel are after each test what they were before the first."""
+    """The kernel has no more programs, maps, links and pins after each test than before the first."""
     if not request.node.get_closest_marker("root"):
         yield
         return
@@ -52,12 +52,14 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def kernel_objects() -> Counter[str]:
-    """How many programs, maps and links the kernel has.
+    """How many programs, maps, links and pins the kernel has.
 
     Asked for by id only: opening a prog array (as bpftool does to show it) while its owner dies makes the kernel clear
     it twice and keep it for ever (prog_array_map_clear takes a reference for work that is queued already).
     """
-    return Counter({kind: sum(1 for _ in _ids(kind)) for kind in ("prog", "map", "link")})
+    found = Counter({kind: sum(1 for _ in _ids(kind)) for kind in ("prog", "map", "link")})
+    found["pin"] = sum(len(files) for _, _, files in os.walk("/sys/fs/bpf"))
+    return found
 
 
 def _ids(kind: str) -> Iterator[int]:
@@ -70,6 +72,6 @@ def _ids(kind: str) -> Iterator[int]:
 def assert_kernel_objects(expected: Counter[str], within_s: float = 5.0) -> None:
     """The kernel frees objects a moment after their last user is gone: wait for that, not longer."""
     end_s = time.monotonic() + within_s
-    while (found := kernel_objects()) != expected:
-        assert time.monotonic() < end_s, f"left in the kernel: {found - expected}, gone: {expected - found}"
+    while left := kernel_objects() - expected:
+        assert time.monotonic() < end_s, f"left in the kernel: {left}"
         time.sleep(0.02)

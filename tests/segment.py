@@ -19,6 +19,7 @@ from ffpf_bpf.kernel import calls
 from ffpf_bpf.kernel.maps import MappedArray, ProgArray
 from ffpf_bpf.kernel.programs import Binding, load
 from ffpf_bpf.kernel.tap import DELIVER, LINKS, NEXT
+from tests.network import one_cpu
 
 COUNTED = 16 + 8 * 3  # struct ffpf_cpu: fates[FFPF_COUNTED]
 
@@ -56,7 +57,7 @@ class LoadedFlow:
 
 @contextmanager
 def loaded(*expressions: str | Expression, snaplen: int = 96, tap: str = "tap0") -> Iterator[list[LoadedFlow]]:
-    """The flows in one segment, behind an entry program, switched on."""
+    """The flows in one segment, behind an entry program, switched on. Everything happens on one CPU."""
     cpus = calls.possible_cpus()
     graphs = [build(parse(text) if isinstance(text, str) else text) for text in expressions]
     parts = tuple(
@@ -70,6 +71,7 @@ def loaded(*expressions: str | Expression, snaplen: int = 96, tap: str = "tap0")
     )
     objects = compiler.compile_segment(parts, tap, cpus)
     with ExitStack() as stack:
+        stack.enter_context(one_cpu())
         control = stack.enter_context(MappedArray("ffpf_tap", TAP_BYTES + cpus * SCRATCH_BYTES))
         control.memory[0] = 1
         entry_links, links = (stack.enter_context(ProgArray("ffpf_links", LINKS)) for _ in range(2))

@@ -191,6 +191,8 @@ def test_hundreds_of_decisions_stay_linear_for_compiler_and_verifier() -> None:
             flow.run(tcp(1000 + number, f"10.{number}.1.2"))
         flow.run(tcp(1000, "10.1.1.2"))
         assert flow.counted() == 3
-    flows = [Device("tap0") >> Bpf(f"udp port {number}") >> Sampler(2) >> Grab(60) for number in range(MOST_FLOWS_IN_SEGMENT)]
+    flows = [
+        Device("tap0") >> Bpf(f"udp port {number}") >> Sampler(2) >> Grab(60) for number in range(MOST_FLOWS_IN_SEGMENT)
+    ]
     with loaded(*flows) as grabbing:
         assert len(grabbing) == MOST_FLOWS_IN_SEGMENT

@@ -109,7 +109,7 @@ def test_a_tap_is_free_again_right_after_its_owner_was_killed() -> None:
             Flow.create().populate("(device,tap0)").instantiate().activate()
             os.write(tell, b"!")
             signal.pause()
-        os.read(ready, 1)
+        assert os.read(ready, 1) == b"!"
         with pytest.raises(TapBusy, match=f"process {child} grabs from this interface already"):
             Flow.create().populate("(device,tap0)").instantiate()
         os.kill(child, signal.SIGKILL)

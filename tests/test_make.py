@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -74,10 +73,10 @@ def test_vagrantfile_is_valid(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_demo_runs_through_and_leaves_nothing() -> None:
-    done = subprocess.run(
-        [sys.executable, DEMO, "--seconds", "1"], capture_output=True, text=True, check=False, timeout=120
-    )
+def test_demo_runs_through_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, str(DEMO), "--seconds", "1"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "ACCEPTED by rule operators" in done.stdout
@@ -86,10 +85,8 @@ def test_demo_runs_through_and_leaves_nothing() -> None:
     assert re.search(r"the interface received \d+ packets, the flow saw 0$", done.stdout, re.MULTILINE)
     assert "left by the demo: nothing" in done.stdout
     file = Path(done.stdout.splitlines()[-1])
-    try:
-        assert packets_in(file) == delivered(done.stdout) > 0
-    finally:
-        file.unlink()
+    assert list(tmp_path.iterdir()) == [file]
+    assert packets_in(file) == delivered(done.stdout) > 0
 
 
 def delivered(output: str) -> int:
@@ -108,28 +105,30 @@ def packets_in(file: Path) -> int:
 
 @pytest.mark.root
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_demo_removes_its_namespaces(number: signal.Signals) -> None:
-    with started_demo() as demo:
+def test_interrupted_demo_removes_its_namespaces(number: signal.Signals, tmp_path: Path) -> None:
+    with started_demo(tmp_path) as demo:
         demo.send_signal(number)
         assert demo.wait(timeout=30) == 128 + number
         assert spaces_of(demo.pid) == []
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.root
-def test_next_demo_removes_what_a_killed_one_left() -> None:
-    with started_demo() as demo:
+def test_next_demo_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    with started_demo(tmp_path) as demo:
         demo.kill()
         demo.wait(timeout=30)
         assert len(spaces_of(demo.pid)) == 2
-        with started_demo() as following:
+        with started_demo(tmp_path) as following:
             assert spaces_of(demo.pid) == []
             following.terminate()
             following.wait(timeout=30)
 
 
-def started_demo() -> subprocess.Popen[bytes]:
-    """A demo in the middle of its traffic."""
-    demo = subprocess.Popen([sys.executable, "-u", DEMO, "--seconds", "60"], stdout=subprocess.PIPE)
+def started_demo(temporary: Path) -> subprocess.Popen[bytes]:
+    """A demo in the middle of its traffic, with temporary files there."""
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    demo = subprocess.Popen([sys.executable, "-u", DEMO, "--seconds", "60"], stdout=subprocess.PIPE, env=environment)
     assert demo.stdout is not None
     for text in demo.stdout:
         if b" seen = " in text:
@@ -138,6 +137,5 @@ def started_demo() -> subprocess.Popen[bytes]:
 
 
 def spaces_of(process: int) -> list[str]:
-    """The namespaces of a demo; the kernel needs a moment to be rid of their interfaces."""
-    time.sleep(0.2)
+    """The names of a demo's namespaces."""
     return [name for name in os.listdir("/run/netns") if name.startswith(f"ffpf-demo-{process}-")]

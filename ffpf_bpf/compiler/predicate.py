@@ -1,6 +1,6 @@
 """Classic BPF -> LLVM IR: one function per filter, inlined where the graph asks it.
 
-Every load is checked against the packet's end, and fails the whole filter as libpcap has it. Loads are marked
+A load beyond the packet's end fails the whole filter, as libpcap has it; `bounds` plans where to look. Loads are marked
 invariant (grabbing never writes to a packet), so the optimiser shares them between the filters of a segment.
 """
 
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from llvmlite import ir
 
+from ffpf_bpf.compiler.bounds import HOPELESS, Look, plan_looks
 from ffpf_bpf.graph import predicate as cbpf
-from ffpf_bpf.graph.predicate import Instruction, Program
+from ffpf_bpf.graph.predicate import FARTHEST_BYTE, Instruction, Program
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 POINTER = ir.PointerType()
 # The verifier wants a bound on a variable offset into the packet (MAX_PACKET_OFF); no frame is longer.
-FARTHEST_OFFSET = 0xFFF0
+
 
 PREDICATE_TYPE = ir.FunctionType(I1, [POINTER, POINTER, I32])
 
@@ -39,6 +40,9 @@ class _Lowering:
         self.reject = function.append_basic_block("reject")
         self.builder = ir.IRBuilder(entry)
         self.a, self.x = self.builder.alloca(I32), self.builder.alloca(I32)
+        self.after_header = self.builder.alloca(I64)  # address X bytes into the packet, where X is a header length
+        self.builder.store(I64(0), self.after_header)
+        self.looks = plan_looks(program)
         self.cells: dict[int, ir.AllocaInstr] = {}
         for used in sorted({i.k for i in program.instructions if _touches_cell(i)}):
             self.cells[used] = self.builder.alloca(I32)
@@ -59,9 +63,9 @@ class _Lowering:
         b = self.builder
         match i.kind:
             case cbpf.LD:
-                b.store(self._load(i), self.a)
+                b.store(self._load(i, self.looks[index]), self.a)
             case cbpf.LDX:
-                b.store(self._load(i), self.x)
+                b.store(self._load(i, self.looks[index]), self.x)
             case cbpf.ST:
                 b.store(self._get(self.a), self.cells[i.k])
             case cbpf.STX:
@@ -86,49 +90,65 @@ class _Lowering:
     def _get(self, register: ir.Value) -> ir.Value:
         return self.builder.load(register, typ=I32)
 
-    def _load(self, i: Instruction) -> ir.Value:
+    def _load(self, i: Instruction, look: Look) -> ir.Value:
         b = self.builder
         match i.mode:
             case cbpf.IMM:
                 return I32(i.k)
             case cbpf.ABS:
-                return self._packet(I64(i.k), i.size) if i.k <= FARTHEST_OFFSET else self._out_of_bounds()
+                self._look(self.data, look.start_bytes)
+                return self._packet(self.data, i.k, i.size)
+            case cbpf.IND if look.from_x:
+                start = b.inttoptr(b.load(self.after_header, typ=I64), POINTER)
+                self._look(start, look.x_bytes)
+                return self._packet(start, i.k, i.size)
             case cbpf.IND:
                 # Added in 64 bits: an index of 2^32 and more lies outside the packet, it does not wrap.
-                return self._packet(self._bounded(b.add(b.zext(self._get(self.x), I64), I64(i.k))), i.size)
+                offset = self._bounded(b.add(b.zext(self._get(self.x), I64), I64(i.k)))
+                start = b.gep(self.data, [offset], source_etype=I8)
+                self._look(start, i.size)
+                return self._packet(start, 0, i.size)
             case cbpf.MEM:
                 return self._get(self.cells[i.k])
             case cbpf.LEN:
                 return self.length
             case cbpf.MSH:
-                byte = self._packet(I64(i.k), 1) if i.k <= FARTHEST_OFFSET else self._out_of_bounds()
-                return b.shl(b.and_(byte, I32(0xF)), I32(2))
+                return self._header_length(i, look)
             case other:
                 raise ValueError(f"unknown load mode {other:#x}")
 
+    def _header_length(self, i: Instruction, look: Look) -> ir.Value:
+        b = self.builder
+        self._look(self.data, look.start_bytes)
+        length = b.shl(b.and_(self._packet(self.data, i.k, 1), I32(0xF)), I32(2))
+        address = b.add(b.ptrtoint(self.data, I64), b.zext(length, I64))
+        # Opaque, so that all loads behind the header use this one register, which one look is good for.
+        b.store(opaque(b, address), self.after_header)
+        return length
+
     def _bounded(self, offset: ir.Value) -> ir.Value:
         """The offset, rejected if no packet reaches it; opaque to the optimiser, so that the check stays on it."""
-        b = self.builder
-        bounded = opaque(b, offset)
-        self._continue_if(b.icmp_unsigned("<=", bounded, I64(FARTHEST_OFFSET)))
+        bounded = opaque(self.builder, offset)
+        self._continue_if(self.builder.icmp_unsigned("<=", bounded, I64(FARTHEST_BYTE)))
         return bounded
 
-    def _packet(self, offset: ir.Value, size: int) -> ir.Value:
+    def _look(self, start: ir.Value, size: int) -> None:
+        """End with no unless the packet has `size` bytes from `start`; 0: known already."""
+        if size == HOPELESS:
+            self._continue_if(I1(0))
+        elif size:
+            end = self.builder.gep(start, [I64(size)], source_etype=I8)
+            self._continue_if(self.builder.icmp_unsigned("<=", end, self.end))
+
+    def _packet(self, start: ir.Value, offset: int, size: int) -> ir.Value:
         b = self.builder
-        start = b.gep(self.data, [offset], source_etype=I8)
-        end = b.gep(start, [I64(size)], source_etype=I8)
-        self._continue_if(b.icmp_unsigned("<=", end, self.end))
         kind = {1: I8, 2: I16, 4: I32}[size]
         # Said to be aligned, as every XDP program in C says: where that matters, the verifier checks it.
-        value = b.load(start, typ=kind, align=size)
+        value = b.load(b.gep(start, [I64(offset)], source_etype=I8), typ=kind, align=size)
         value.set_metadata("invariant.load", self.invariant)
         if size > 1:
             value = b.bswap(value)
         return value if size == 4 else b.zext(value, I32)
-
-    def _out_of_bounds(self) -> ir.Value:
-        self._continue_if(I1(0))
-        return I32(0)
 
     def _continue_if(self, condition: ir.Value) -> None:
         block = self.builder.append_basic_block()

@@ -27,6 +27,8 @@ SIZES = {WORD: 4, HALF: 2, BYTE: 1}
 SCRATCH_CELLS = 16
 MOST_INSTRUCTIONS = 4_096
 NEGATIVE = 1 << 31
+FARTHEST_BYTE = 0xFF00  # what lies beyond cannot be loaded in the kernel (MAX_PACKET_OFF)
+LONGEST_FRAME = 0x10040  # 64 KiB and Ethernet's headers; what lies beyond is in no packet
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Instruction:
     @property
     def size(self) -> int:
         """Bytes loaded."""
-        return SIZES[self.code & 0x18]
+        return SIZES.get(self.code & 0x18, 0)
 
     @property
     def mode(self) -> int:
@@ -105,10 +107,12 @@ def _check(index: int, instruction: Instruction, count: int) -> None:
             _refuse("the filter loops", "`protochain` is not supported; name the extension headers, as in `ip6[6] = 0`")
         if any(index + 1 + target >= count for target in targets):
             _refuse("the filter jumps past its end", "libpcap made a broken program; please report the filter")
-    elif kind in (LD, LDX) and instruction.mode in (ABS, IND, MSH) and k >= NEGATIVE:
+    elif _loads_packet(instruction) and k >= NEGATIVE:
         _refuse(
             "the filter reads what is not in the packet", "direction, interface and other metadata are not supported"
         )
+    elif _loads_packet(instruction) and FARTHEST_BYTE < k + instruction.size <= LONGEST_FRAME:
+        _refuse(f"the filter reads byte {k:,} of the packet", f"at most byte {FARTHEST_BYTE:,}")
     elif kind == ALU and not instruction.by_x:
         if instruction.operation in (DIV, MOD) and k == 0:
             _refuse("the filter divides by zero", "check its arithmetic")
@@ -116,6 +120,10 @@ def _check(index: int, instruction: Instruction, count: int) -> None:
             _refuse(f"the filter shifts by {k} bits", "at most 31")
     elif (kind in (ST, STX) or (kind in (LD, LDX) and instruction.mode == MEM)) and k >= SCRATCH_CELLS:
         _refuse("the filter uses memory that does not exist", "libpcap made a broken program; please report the filter")
+
+
+def _loads_packet(instruction: Instruction) -> bool:
+    return instruction.kind in (LD, LDX) and instruction.mode in (ABS, IND, MSH)
 
 
 def _refuse(message: str, help: str) -> None:

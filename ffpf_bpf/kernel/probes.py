@@ -125,7 +125,7 @@ def _prog_array() -> None:
 
 def _bitcode_compiler() -> Finding:
     """clang is only needed to build from a checkout, so its absence is no failure."""
-    for name in ("clang-19", "clang-18", "clang-17", "clang-16", "clang"):
+    for name in (*(f"clang-{version}" for version in range(22, 15, -1)), "clang"):
         path = shutil.which(name)
         if path:
             version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout

@@ -1,0 +1,193 @@
+"""What the documents say is so: their commands run and print what is printed there, their links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from ffpf_bpf.cli import app
+from ffpf_bpf.compiler import segment
+from ffpf_bpf.errors import CaptureError, ExpressionError, FfpfError, KernelError, Rejected
+from ffpf_bpf.flow import Ledger, chains
+from ffpf_bpf.graph import memory
+from ffpf_bpf.graph.classes import CLASSES
+from ffpf_bpf.graph.parser import parse
+from ffpf_bpf.kernel import tap
+from tests.network import Network
+
+ROOT = Path(__file__).resolve().parents[1]
+FFPF = (sys.executable, "-c", "from ffpf_bpf.cli import main; main()")
+DOCUMENTS = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+README, ARCHITECTURE, CONTRIBUTING = (path.read_text(encoding="utf-8") for path in DOCUMENTS[:3])
+TIME = re.compile(r"\(\d+\.\d+ ms\)")
+
+
+def sessions(document: str) -> list[tuple[str, str, str]]:
+    """The prompt, command and output of each command in the document's console blocks."""
+    found = []
+    for block in re.findall(r"^```console\n(.*?)^```$", document, re.MULTILINE | re.DOTALL):
+        for prompt, command, output in re.findall(r"^([$#]) (.*)\n((?:(?![$#] ).*\n)*)", block, re.MULTILINE):
+            found.append((prompt, command, output))
+    return found
+
+
+def by_anybody() -> list[tuple[str, str]]:
+    return [(command, output) for prompt, command, output in sessions(README) if prompt == "$"]
+
+
+def table(document: str, heading: str) -> dict[str, list[str]]:
+    """The rows of the table below a heading, or the first table whose head begins so, by their first cell."""
+    lines = document[document.index(heading) :].splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("|---"))
+    rows = {}
+    for line in lines[start + 1 :]:
+        if not line.startswith("|"):
+            break
+        first, *rest = (cell.strip() for cell in line.strip("|").split(" | "))
+        rows[first] = rest
+    return rows
+
+
+def quoted(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+@pytest.mark.parametrize(("command", "printed"), by_anybody(), ids=[command[:60] for command, _ in by_anybody()])
+def test_commands_print_what_the_readme_says(command: str, printed: str, tmp_path: Path) -> None:
+    program, *words = shlex.split(command)
+    assert program == "ffpf"
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    done = subprocess.run([*FFPF, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    if "-o" in words:
+        file = tmp_path / words[words.index("-o") + 1]
+        assert file.stat().st_size > 100
+    else:
+        assert TIME.sub("", done.stdout + done.stderr) == TIME.sub("", printed)
+    rejected, wrong = "REJECTED" in printed, printed.startswith("ffpf: ")
+    assert done.returncode == (3 if rejected else 2 if wrong else 0)
+
+
+def test_commands_of_root_are_ones_that_ffpf_takes() -> None:
+    """Their outputs are of real runs; here their options and expressions are understood."""
+    commands = [shlex.split(command) for prompt, command, _ in sessions(README) if prompt == "#"]
+    assert len(commands) >= 4
+    for program, name, *words in commands:
+        assert program == "ffpf"
+        command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+        with command.make_context(name, words) as context:
+            for expression in context.params.get("expressions", ()):
+                parse(expression)
+
+
+def test_commands_are_those_of_the_command_line() -> None:
+    listed = [quoted(cell)[0].removeprefix("ffpf ") for cell in table(README, "## Commands")]
+    assert listed == list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    for name in listed:
+        subprocess.run([*FFPF, name, "--help"], capture_output=True, timeout=60, check=True)
+
+
+def test_exit_codes_are_those_of_the_errors() -> None:
+    codes = {code.split()[0]: words[0] for code, words in table(README, "| exit code").items()}
+    assert list(codes) == ["0", "1", "2", "3", "4", "130"]
+    for error, word in ((FfpfError, "failed"), (CaptureError, "failed"), (ExpressionError, "usage"),
+                        (Rejected, "policy"), (KernelError, "kernel")):  # fmt: skip
+        assert word in codes[str(error.exit_code)]
+
+
+def test_node_classes_are_those_there_are() -> None:
+    rows = table(README, "### Node classes")
+    assert {quoted(cell)[0] for cell in rows} == set(CLASSES)
+    names: dict[str, object] = {**CLASSES}
+    for in_text, in_python, *_ in rows.values():
+        assert parse(quoted(in_text)[0]) == eval(quoted(in_python)[0], names)
+
+
+def test_fates_are_those_of_the_ledger() -> None:
+    fates = [fate for cell in table(README, "### The ledger") for fate in quoted(cell)]
+    assert {*fates, "seen"} == set(Ledger.__slots__)
+
+
+@pytest.mark.root
+def test_the_python_of_the_readme_runs(network: Network) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    command = network.command(sys.executable, "-c", program.replace('"eth0"', f'"{network.tap}"'))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "webbytes 0 0 {'bytes': 0}" in done.stdout
+    assert "Ledger(seen=" in done.stdout
+
+
+@pytest.mark.root
+def test_the_worked_example_works(tmp_path: Path) -> None:
+    """The files of "Add a node class" in a copy of the project, built and tested as it says there."""
+    for name in ("Makefile", "pyproject.toml", "bpf_src", "ffpf_bpf", "tests"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    files = re.findall(r"^`([a-z0-9_/.]+)`:\n\n```(?:python|c)\n(.*?)^```$", CONTRIBUTING, re.MULTILINE | re.DOTALL)
+    assert [Path(name).stem for name, _ in files] == ["sizeabove", "sizeabove", "test_sizeabove"]
+    for name, content in files:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment["PYTHONPATH"] = str(tmp_path)
+    for command in (
+        ["make", "--old-file=packages", "ffpf_bpf/compiler/bitcode/sizeabove.bc"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_sizeabove.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_surface.py"],
+        [*FFPF, "compile", "(device,eth0) -> (sizeabove,1000) -> (packetcount)"],
+        [sys.executable, "-c", "from ffpf_bpf import device, sizeabove; device('eth0') >> sizeabove(1000)"],
+    ):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if not target.startswith("http"):
+            assert (ROOT / target.partition("#")[0]).exists(), f"{document.name}: {target}"
+    for path in quoted(text):
+        # Paths of this project, but not patterns like `ffpf_bpf/graph/classes/NAME.py`, nor the worked example's files.
+        if "sizeabove" not in path and re.fullmatch(
+            r"(ffpf_bpf|bpf_src|tests|policies|examples|benchmarks)/[a-z0-9_/.-]*", path
+        ):
+            assert (ROOT / path).exists(), f"{document.name}: `{path}`"
+
+
+def test_figures_of_the_architecture_are_those_of_the_code() -> None:
+    for figure in (
+        f"{tap.MOST_SEGMENTS} segments",
+        f"more than {chains.LONGEST_CHAIN} segments",
+        f"{chains.MOST_FLOWS_IN_SEGMENT} flows in a segment",
+        f"{segment.MOST_SINKS} sinks",
+        f"`struct ffpf_tap`, {memory.TAP_BYTES} bytes",
+        f"`struct ffpf_scratch`, {memory.SCRATCH_BYTES} bytes",
+        f"`struct ffpf_flow`, {memory.FLOW_BYTES} bytes",
+        f"`struct ffpf_cpu`, {memory.CPU_BYTES} bytes",
+    ):
+        assert figure in ARCHITECTURE, figure
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    for document in (README, CONTRIBUTING):
+        for target in re.findall(r"(?:^ +[$#] |`)make ([a-z-]+)", document, re.MULTILINE):
+            assert target in targets, f"make {target}"
+
+
+def test_nothing_here_is_of_one_machine() -> None:
+    for document in (*DOCUMENTS, *(ROOT / "examples").glob("*.py")):
+        text = document.read_text(encoding="utf-8")
+        assert not re.search(r"/work/|/tmp/|/home/", text), document.name
+    assert os.access(ROOT / "README.md", os.R_OK)
