@@ -111,7 +111,7 @@ def test_bcc_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_libpcap_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ffpf_bpf.compiler import pcap  # noqa: PLC0415
+    from ffpf_bpf.compiler import pcap
 
     pcap._library.cache_clear()
     monkeypatch.setattr(pcap, "find_library", lambda _: "libpcap-that-is-not-there.so")
@@ -161,9 +161,9 @@ def test_graphs_that_cannot_be(expression: str, message: str | None) -> None:
 
 
 def test_a_cycle_made_by_hand_is_refused() -> None:
-    from dataclasses import replace  # noqa: PLC0415
+    from dataclasses import replace
 
-    from ffpf_bpf.graph.graph import Leaf, build, check  # noqa: PLC0415
+    from ffpf_bpf.graph.graph import Leaf, build, check
 
     graph = build(Device("lo") >> Bpf("udp") >> Bpf("port 53"))
     first, second, *rest = graph.steps

@@ -221,7 +221,7 @@ def test_one_flow_on_two_interfaces(network: Network) -> None:
         assert made.taps[1]["mode"] == "generic"
         made.activate()
         network.send([udp(80)] * 4)
-        import socket  # noqa: PLC0415
+        import socket
 
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as local:
             for _ in range(3):
@@ -259,8 +259,8 @@ def test_the_final_counts_outlive_the_flow(network: Network) -> None:
 
 
 def test_a_foreign_program_is_refused_by_name_and_never_evicted(network: Network) -> None:
-    from ffpf_bpf.kernel import calls, interfaces, probes  # noqa: PLC0415
-    from ffpf_bpf.kernel.maps import Descriptor  # noqa: PLC0415
+    from ffpf_bpf.kernel import calls, interfaces, probes
+    from ffpf_bpf.kernel.maps import Descriptor
 
     with Descriptor(calls.load_program("somebody", probes.PASS_PROGRAM)) as program:
         index = interfaces.find("tap0").index
@@ -280,7 +280,7 @@ def test_python_and_text_make_the_same_flow() -> None:
 
 
 def test_waiting_works_without_membarrier(monkeypatch: pytest.MonkeyPatch, network: Network) -> None:
-    from ffpf_bpf.kernel import calls  # noqa: PLC0415
+    from ffpf_bpf.kernel import calls
 
     monkeypatch.setattr(calls, "MEMBARRIER_NUMBER", {})
     with flow("(device,tap0) -> (packetcount)") as made:

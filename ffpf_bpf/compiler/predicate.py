@@ -14,8 +14,6 @@ from ffpf_bpf.graph.predicate import FARTHEST_BYTE, Instruction, Program
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 POINTER = ir.PointerType()
-# The verifier wants a bound on a variable offset into the packet (MAX_PACKET_OFF); no frame is longer.
-
 
 PREDICATE_TYPE = ir.FunctionType(I1, [POINTER, POINTER, I32])
 
