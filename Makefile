@@ -64,7 +64,7 @@ check-code:
 	$(SAY) ruff 'format and lint'
 	@$(VENV)/bin/ruff format --check --quiet && $(VENV)/bin/ruff check --quiet
 	$(SAY) mypy 'strict'
-	@$(VENV)/bin/mypy --no-error-summary ffpf_bpf examples/demo.py
+	@$(VENV)/bin/mypy --no-error-summary ffpf_bpf examples
 	$(SAY) layers lint-imports
 	@$(VENV)/bin/lint-imports > $(VENV)/.layers || { cat $(VENV)/.layers; exit 1; }
 

@@ -4,6 +4,7 @@
     |-- ExpressionError     a flow expression, filter or parameter is wrong
     |-- IllegalState        a life-cycle call in the wrong state
     |-- Rejected            the policy says no (carries the decision)
+    |-- PolicyError         a policy that cannot be read, which denies (authorise/policy.py)
     |-- KernelError         the kernel or the privileges do not allow it
     |   |-- VerifierError   the verifier refused a program (names the node)
     |   `-- TapBusy         somebody else holds the interface

@@ -117,9 +117,8 @@ class TestKeys:
     def test_taps(self, tmp_path: Path, taps: str, tap: str, accepted: bool) -> None:
         assert decided(tmp_path, "", f"(device,{tap}) -> (grab)", taps=taps).accepted is accepted
 
-    @pytest.mark.parametrize("join", ["|", "&"])
-    def test_every_tap_counts(self, tmp_path: Path, join: str) -> None:
-        decision = decided(tmp_path, "", f"(device,eth0) {join} (device,lo) -> (grab)", taps='["eth0"]')
+    def test_every_tap_counts(self, tmp_path: Path) -> None:
+        decision = decided(tmp_path, "", "(device,eth0) | (device,lo) -> (grab)", taps='["eth0"]')
         assert not decision.accepted
         assert "device2: `lo@xdp` is not allowed" in decision.reasons[0]
 

@@ -185,3 +185,33 @@ def test_deep_nesting_is_quick_and_refused_beyond_the_limit() -> None:
         value = ~value & Bpf("ip") | Bpf("tcp")
     with pytest.raises(ExpressionError, match="nested too deeply|nodes in one flow"):
         Flow.create().populate(Device("lo") >> value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("(device,lo))", "unexpected `)`"),
+        ("(bpf asweb)", "unexpected `a`"),
+        ("(sampler," + "9" * 5000 + ")", "is not a number of packets"),
+        ("(grab," + "9" * 5000 + ")", "is not a snaplen"),
+        ("(bytecount,," + "9" * 5000 + ")", "is not a number of bytes"),
+        ("(sampler)", "no number of packets"),
+        ("(bpf,\udcff)", "not valid UTF-8 text"),
+        ('(bpf,"a\x1b[31m" z)', "unexpected `z`"),
+        ("(device,a) & (device,b)", "`&` joins two devices, and no packet arrives at both"),
+    ],
+)
+def test_odd_texts_end_in_a_message(text: str, message: str) -> None:
+    with pytest.raises(ExpressionError) as error:
+        Flow.create().populate(text)
+    shown = str(error.value)
+    assert message in shown
+    assert error.value.help
+    assert "expected \n" not in shown
+    assert shown.replace("\n", "").isprintable()
+
+
+def test_names_are_those_of_the_grammar() -> None:
+    for name in ("1a", "-", "a b", "é"):
+        with pytest.raises(ExpressionError, match="is not a name"):
+            Bpf("udp", name=name)

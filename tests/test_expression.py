@@ -151,10 +151,10 @@ BAD_TEXTS = [
     ),
     (
         '(device,"eth0)',
-        'line 1, column 9: unexpected `"`\n'
+        "line 1, column 9: the quoted expression does not end\n"
         '    (device,"eth0)\n'
         "            ^\n"
-        "help: expected `)` or `,` or a quoted expression or an expression",
+        'help: put a `"` at its end; inside it, `\\"` stands for `"`',
     ),
     (
         "(device,eth0) ->",
@@ -397,7 +397,7 @@ def test_what_the_graph_says(wrong: str, said: str) -> None:
         (" " * (1 << 18) + "(bpf)", "an expression of 262,149 characters", "at most 262,144"),
         (
             f'(bpf,"{"x" * 16_385}")',
-            "a filter of 16,385 bytes or with a NUL byte",
+            "a filter of 16,385 bytes",
             "at most 16,384 bytes of text; split it into several nodes with `|`",
         ),
         ("(device,a)" + " -> (packetcount)" * 1000, "1,001 nodes in one flow", "at most 1,000"),

@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import FrameType
@@ -15,7 +16,7 @@ from typing import Any, TextIO
 
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.pcapng import InterfaceDescription, InterfaceStatistics, PcapngWriter
-from ffpf_bpf.capture.ring import Batch, Nap
+from ffpf_bpf.capture.ring import Batch, Pace
 from ffpf_bpf.capture.words import line
 from ffpf_bpf.cli import report
 from ffpf_bpf.flow import Flow
@@ -34,6 +35,7 @@ class Session:
     duration_s: float | None = None
     json: bool = False
     grabbed: int = 0
+    taken: Counter[str] = field(default_factory=Counter)
     signal: int = 0
     _writer: PcapngWriter | None = None
     _started_ns: int = 0
@@ -61,18 +63,15 @@ class Session:
         for flow in self.flows:
             flow.activate()
         end_s = None if self.duration_s is None else time.monotonic() + self.duration_s
-        nap = Nap()
+        pace = Pace()
         while not self._ended(end_s):
-            idle = True
+            taken = max(flow.waiting() for flow in self.flows)
             for flow in self.flows:
                 for batch in flow.poll():
-                    idle = False
                     self._consume(flow, batch)
             self._show_progress()
-            if idle:
-                nap.idle(None if end_s is None else end_s - time.monotonic())
-            else:
-                nap.busy()
+            left_s = None if end_s is None else end_s - time.monotonic()
+            pace.rest(taken, max(flow.waiting() for flow in self.flows), left_s)
         for flow in self.flows:
             flow.pause(wait=flow is self.flows[-1])
         for flow in self.flows:
@@ -100,6 +99,7 @@ class Session:
             chosen = Batch(records, batch.cpu, batch.lost)
             self._print(chosen.packets(flow.interfaces, flow.first_interface))
         self.grabbed += len(records)
+        self.taken[flow.id] += len(records)
 
     def _print(self, packets: Iterable[Packet]) -> None:
         try:
@@ -161,7 +161,7 @@ class Session:
                     dropped=0,
                     accepted=ledger.delivered + ledger.ring_full,
                     os_dropped=ledger.ring_full,
-                    delivered=ledger.delivered,
+                    delivered=self.taken[flow.id],
                 )
             )
         return statistics
@@ -174,9 +174,13 @@ class Session:
             return
         for flow in self.flows:
             print(report.text(flow), file=sys.stderr)
+        delivered = sum(flow.stats().ledger.delivered for flow in self.flows)
         if self._writer is not None:
             where = "standard output" if self.write == "-" else self.write
-            print(f"{self._writer.packets_written:,} packets written to {where}", file=sys.stderr)
+            of = f" of {delivered:,}" if self.grabbed < delivered else ""
+            print(f"{self._writer.packets_written:,}{of} packets written to {where}", file=sys.stderr)
+        elif self.print_packets and self.grabbed < delivered:
+            print(f"{self.grabbed:,} of {delivered:,} packets printed", file=sys.stderr)
 
     def _show_progress(self) -> None:
         now_s = time.monotonic()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from ffpf_bpf.kernel import calls, interfaces, tap
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Descriptor
 from ffpf_bpf.kernel.programs import Binding
+
+Objects = dict[str, Object]  # by program
 
 LONGEST_CHAIN = 4
 MOST_FLOWS_IN_SEGMENT = 24  # a program takes 64 maps: two for each flow, the tap's and the links
@@ -49,20 +52,19 @@ class _Shared:
 class Chain:
     """The chain of one tap."""
 
-    def __init__(self, name: str, attached: tap.Tap, cpus: int) -> None:
+    def __init__(self, name: str, attached: tap.Tap) -> None:
         self.name = name
         self.tap = attached
         self.active = 0
-        self._cpus = cpus
         self._shared: list[_Shared] = []
 
     @property
     def members(self) -> int:
         return sum(len(shared.members) for shared in self._shared)
 
-    def join(self, member: Member) -> None:
+    def join(self, member: Member, compiled: Objects) -> None:
         """Add a flow at the end, as a segment of its own; fold the chain if it has become long."""
-        self._replace([], (member,))
+        self._replace([], (member,), compiled)
         if len(self._shared) > LONGEST_CHAIN:
             self._fold()
 
@@ -87,20 +89,18 @@ class Chain:
         if len(tail) > 1:
             self._replace(tail, tuple(member for shared in tail for member in shared.members))
 
-    def _replace(self, old: list[_Shared], members: tuple[Member, ...]) -> None:
+    def _replace(self, old: list[_Shared], members: tuple[Member, ...], compiled: Objects | None = None) -> None:
         """One segment with `members` in place of the neighbours `old`."""
         at = self._shared.index(old[0]) if old else len(self._shared)
         with ExitStack() as undo:
-            new = self._load(members) if members else None
+            new = self._load(members, compiled or _compile(members, self.name)) if members else None
             if new is not None:
                 undo.callback(new.close)
             self.tap.replace([shared.segment for shared in old], new)
             undo.pop_all()
         self._shared[at : at + len(old)] = [_Shared(members, new)] if new is not None else []
 
-    def _load(self, members: tuple[Member, ...]) -> tap.Segment:
-        parts = tuple(member.part for member in members)
-        compiled = compiler.compile_segment(parts, self.name, self._cpus)
+    def _load(self, members: tuple[Member, ...], compiled: Objects) -> tap.Segment:
         bindings = {}
         for number, member in enumerate(members):
             bindings[f"ffpf_flow_{number}"] = Binding(member.flow_map, True)
@@ -110,7 +110,7 @@ class Chain:
         try:
             return self.tap.load_segment(programs[SEGMENT_PROGRAM], programs.get(DELIVER_PROGRAM), bindings)
         except VerifierError as error:
-            raise _explained(error, parts, self.name, self._cpus) from None
+            raise _explained(error, tuple(member.part for member in members), self.name) from None
 
 
 class Chains:
@@ -132,12 +132,16 @@ class Chains:
                         where=interface.name,
                         help="close the flows on the old one first",
                     )
-                chain.join(member)
+                chain.join(member, _compile((member,), interface.name))
                 return chain
             with ExitStack() as undo:
-                chain = _attach(interface)
-                undo.callback(chain.tap.close)
-                chain.join(member)
+                # Attaching waits for the kernel about as long as compiling takes: both at once.
+                with ThreadPoolExecutor(max_workers=1) as worker:
+                    attaching = worker.submit(_attach, interface)
+                    undo.callback(_detach, attaching)
+                    compiled = _compile((member,), interface.name)
+                chain = attaching.result()
+                chain.join(member, compiled)
                 undo.pop_all()
             self._chains[key] = chain
             return chain
@@ -166,11 +170,21 @@ class Chains:
 CHAINS = Chains()
 
 
+def _compile(members: tuple[Member, ...], tap_name: str) -> Objects:
+    return compiler.compile_segment(tuple(member.part for member in members), tap_name, calls.possible_cpus())
+
+
 def _attach(interface: Interface) -> Chain:
     cpus = calls.possible_cpus()
     control_bytes = TAP_BYTES + cpus * SCRATCH_BYTES
     entry = compiler.compile_entry(cpus).programs[compiler.ENTRY_PROGRAM]
-    return Chain(interface.name, tap.attach(interface, entry, control_bytes), cpus)
+    return Chain(interface.name, tap.attach(interface, entry, control_bytes))
+
+
+def _detach(attaching: Future[Chain]) -> None:
+    """Undo what `_attach` did, if it did."""
+    if attaching.exception() is None:
+        attaching.result().tap.close()
 
 
 def find_interface(name: str, hook: str) -> Interface:
@@ -184,7 +198,7 @@ def find_interface(name: str, hook: str) -> Interface:
     return interfaces.find(name)
 
 
-def _explained(error: VerifierError, parts: tuple[SegmentFlow, ...], name: str, cpus: int) -> VerifierError:
+def _explained(error: VerifierError, parts: tuple[SegmentFlow, ...], name: str) -> VerifierError:
     """The verifier's refusal in terms of the graph: compiled once more with lines, to find the node."""
     missing = re.search(r"(?:unknown|invalid) func (\w+)#\d+", error.log)
     if missing is not None:
@@ -195,7 +209,7 @@ def _explained(error: VerifierError, parts: tuple[SegmentFlow, ...], name: str, 
             where=f"{name}@xdp",
             help="5.18 is the oldest kernel that has all that is needed; `ffpf doctor` tells what is missing",
         )
-    with_lines = compiler.compile_segment(parts, name, cpus, debug=True)
+    with_lines = compiler.compile_segment(parts, name, calls.possible_cpus(), debug=True)
     lines = [line for line in error.log.splitlines() if line.strip()]
     useful = [line for line in lines if not line.startswith(("processed ", "max_states", "verification time"))]
     node = _node_at(with_lines[SEGMENT_PROGRAM], parts, useful) if SEGMENT_PROGRAM in error.message else ""

@@ -134,7 +134,7 @@ class Flow:
 
     def pause(self, *, wait: bool = False) -> Self:
         """Switch off; counters, memory and rings stay. Packets on their way may still be recorded for some
-        microseconds; with `wait` it returns (after 10 to 30 ms) only when none can be."""
+        microseconds; with `wait` it returns only when none can be, which takes about 10 ms."""
         self._require("pause")
         self._running.pause()
         self.state = State.PAUSED
@@ -178,6 +178,11 @@ class Flow:
         self._require("batches")
         self._running.set_clock()
         return self._running.reader.poll()
+
+    def waiting(self) -> float:
+        """How full the fullest of its rings is, from 0 to 1."""
+        self._require("batches")
+        return self._running.reader.waiting()
 
     def packets(self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None) -> Iterator[Packet]:
         """Packets one at a time, as copies. For speed use `batches`."""

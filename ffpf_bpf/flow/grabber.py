@@ -95,7 +95,7 @@ class Grabber:
         return read(self._flow_map.memory, self._graph, self.memory)
 
     def close(self) -> Statistics:
-        """Leave the chains, then read the final counts, then let go of the maps."""
+        """Switch off, read the final counts once nothing can change them, leave the chains, let go of the maps."""
         with self._undo:
             if self._active:
                 self.pause()

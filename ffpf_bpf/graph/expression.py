@@ -8,6 +8,7 @@ Values only: nothing here looks at an interface, a filter compiler or a kernel.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -71,9 +72,11 @@ class Node(Expression):
     mbuf_bytes: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.name and not (self.name.isascii() and self.name.replace("_", "a").replace("-", "a").isalnum()):
+        if self.name and not re.fullmatch(NAME_PATTERN, self.name):
             raise ExpressionError(
-                f"`{self.name}` is not a name", where=self.where, help="names have letters, digits, `_` and `-`"
+                f"`{self.name}` is not a name",
+                where=f"({self.class_name})",
+                help="a name begins with a letter or `_`; letters, digits, `_` and `-` may follow",
             )
         if not self.mbuf_bytes:
             object.__setattr__(self, "mbuf_bytes", self.least_mbuf_bytes)
@@ -117,6 +120,7 @@ class Node(Expression):
 
 
 MBUF_LIMIT = 1 << 20
+NAME_PATTERN = "[A-Za-z_][A-Za-z0-9_-]*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,14 @@ class Not(Expression):
     """`!a`: the packets that arrive and that `a` would not let go on."""
 
     inner: Expression
+
+
+def check_text(text: str, where: str) -> None:
+    """Refuse text that is no text: what a command line or a file had instead of UTF-8. Raises ExpressionError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ExpressionError("not valid UTF-8 text", where=where, help="write it in UTF-8") from None
 
 
 def then(*stages: Expression) -> Expression:

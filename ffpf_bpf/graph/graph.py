@@ -288,6 +288,10 @@ def _check_devices(expression: Expression, *, first: bool) -> bool:
             every = [_check_devices(branch, first=first) for branch in branches]
             return any(every)
         case AllOf(branches=branches):
+            if first and len({node.expression for node in nodes(expression) if node.role is Role.DEVICE}) > 1:
+                raise ExpressionError(
+                    "`&` joins two devices, and no packet arrives at both", help="join devices with `|`"
+                )
             for branch in branches:
                 if not _check_devices(branch, first=first) or _has_role(branch, Role.SINK):
                     raise ExpressionError(

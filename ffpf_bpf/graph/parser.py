@@ -21,10 +21,11 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput
 
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.classes import CLASSES
-from ffpf_bpf.graph.expression import Expression, Node, Not, all_of, any_of, then
+from ffpf_bpf.graph.expression import Expression, Node, Not, all_of, any_of, check_text, then
 
 LONGEST_TEXT = 1 << 18
 DEEPEST_NESTING = 100
+LONGEST_NUMBER = 10  # digits
 
 GRAMMAR = r"""
     flow: stage ("->" stage)*
@@ -33,9 +34,10 @@ GRAMMAR = r"""
     ?fact: "!" fact -> inverted
          | node
          | "(" flow ")"
-    node: "(" NAME ["as" NAME] ["," [expression] ["," [MBUF]]] ")"
+    node: "(" NAME [_AS NAME] ["," [expression] ["," [MBUF]]] ")"
     expression: STRING | BARE
     NAME: /[A-Za-z_][A-Za-z0-9_-]*/
+    _AS: /as(?![A-Za-z0-9_-])/
     MBUF: /[^,()"\s]+/
     STRING: /"(\\.|[^"\\])*"/s
     BARE: /[^\s,)"](?:[^,)]*[^\s,)])?/
@@ -50,7 +52,7 @@ WORDS = {
     "AMPERSAND": "`&`",
     "BANG": "`!`",
     "NAME": "a name",
-    "AS": "`as`",
+    "_AS": "`as`",
     "STRING": "a quoted expression",
     "BARE": "an expression",
     "MBUF": "a number of bytes",
@@ -61,6 +63,7 @@ WORDS = {
 
 def parse(text: str) -> Expression:
     """The expression that `text` says. Raises ExpressionError with line, column and what to do."""
+    check_text(text, "")
     if len(text) > LONGEST_TEXT:
         raise ExpressionError(f"an expression of {len(text):,} characters", help=f"at most {LONGEST_TEXT:,}")
     _check_nesting(text)
@@ -151,7 +154,7 @@ def _unescaped(text: str) -> list[str]:
 def _mbuf_bytes(token: Any, node_class: type[Node]) -> int:
     if token is None:
         return 0
-    if not (token.isascii() and token.isdecimal()) or int(token) == 0:
+    if not (token.isascii() and token.isdecimal() and len(token) <= LONGEST_NUMBER) or int(token) == 0:
         raise ExpressionError(
             f"`{token}` is not a number of bytes",
             where=f"({node_class.class_name})",
@@ -184,26 +187,38 @@ def _refuse(text: str, error: UnexpectedInput) -> NoReturn:
     match error:
         case UnexpectedToken():
             at_end = error.token.type == "$END"
-            what = "the expression ends too early" if at_end else f"unexpected `{error.token[0]}`"
+            what = "the expression ends too early" if at_end else f"unexpected `{_visible(error.token[0])}`"
             position = len(text) if at_end else error.pos_in_stream or 0
             expected = error.accepts or error.expected
         case UnexpectedCharacters():
-            what, position, expected = f"unexpected `{error.char}`", error.pos_in_stream or 0, error.allowed or set()
+            what, position, expected = (
+                f"unexpected `{_visible(error.char)}`",
+                error.pos_in_stream or 0,
+                error.allowed or set(),
+            )
         case UnexpectedEOF():
             what, position, expected = "the expression ends too early", len(text), set(error.expected)
         case _:
             raise error
     words = " or ".join(sorted({WORDS.get(name, name) for name in expected}))
+    help = f"expected {words}" if words else "nothing more; quote an expression that contains `)` or `,`"
     if not text.strip():
-        what, words = "the expression is empty", "`(device,NAME)` first"
-    raise ExpressionError(what, **_place(text, position), help=f"expected {words}") from None
+        what, help = "the expression is empty", "expected `(device,NAME)` first"
+    elif text.startswith('"', position):
+        what, help = "the quoted expression does not end", 'put a `"` at its end; inside it, `\\"` stands for `"`'
+    raise ExpressionError(what, **_place(text, position), help=help) from None
+
+
+def _visible(character: str) -> str:
+    """The character, or a stand-in of one column for what a terminal would obey."""
+    return character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
 
 
 def _place(text: str, offset: int) -> dict[str, str]:
     """Where an error is: line and column, and the line itself with a caret below."""
     start = text.rfind("\n", 0, offset) + 1
     end = text.find("\n", offset)
-    line = text[start : end if end >= 0 else len(text)]
+    line = "".join(map(_visible, text[start : end if end >= 0 else len(text)]))
     column = offset - start
     window = max(0, column - 60)
     return {

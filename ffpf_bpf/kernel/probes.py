@@ -104,7 +104,7 @@ def _jit() -> Finding:
     except PermissionError:
         return Finding("JIT", True, "not readable without root")
     except OSError:
-        return Finding("JIT", True, "always on in this kernel")
+        return Finding("JIT", True, "not visible in this network namespace, or always on")
     return Finding("JIT", enabled, "on" if enabled else "off: programs run several times slower", f"echo 1 > {path}")
 
 

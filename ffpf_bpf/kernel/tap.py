@@ -204,11 +204,7 @@ def _owner(map_ids: tuple[int, ...]) -> int:
     The tap's map is the first that the program uses. The others stay closed: opening a prog array whose owner is dying
     makes the kernel keep it for ever (prog_array_map_clear).
     """
-    for map_id in map_ids:
-        try:
-            word = calls.map_word(map_id, TAP_MAP, OWNER_OFFSET)
-        except KernelError:
-            continue
-        if word:
-            return word
-    return 0
+    try:
+        return calls.map_word(map_ids[0], TAP_MAP, OWNER_OFFSET) or 0 if map_ids else 0
+    except KernelError:
+        return 0

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.effect import Fate, Predicate
-from ffpf_bpf.graph.expression import Node, Role
+from ffpf_bpf.graph.expression import Node, Role, check_text
 
 LONGEST_FILTER = 16_384
 
@@ -29,10 +29,13 @@ class Bpf(Node):
 
     def __post_init__(self) -> None:
         Node.__post_init__(self)
+        check_text(self.filter, self.where)
         object.__setattr__(self, "filter", self.filter.strip())
-        if len(self.filter.encode()) > LONGEST_FILTER or "\0" in self.filter:
+        if "\0" in self.filter:
+            raise ExpressionError("a filter with a NUL byte", where=self.where, help="filters are text")
+        if len(self.filter.encode()) > LONGEST_FILTER:
             raise ExpressionError(
-                f"a filter of {len(self.filter.encode()):,} bytes or with a NUL byte",
+                f"a filter of {len(self.filter.encode()):,} bytes",
                 where=self.where,
                 help=f"at most {LONGEST_FILTER:,} bytes of text; split it into several nodes with `|`",
             )

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.effect import Arrival
-from ffpf_bpf.graph.expression import Node, Role
+from ffpf_bpf.graph.expression import Node, Role, check_text
 
 HOOKS = ("xdp", "tc-ingress", "tc-egress")
 
@@ -28,6 +28,7 @@ class Device(Node):
 
     def __post_init__(self) -> None:
         Node.__post_init__(self)
+        check_text(self.tap, self.where)
         object.__setattr__(self, "tap", self.tap.strip().removesuffix("@xdp"))
         if not self.interface:
             raise ExpressionError("no interface named", where=self.where, help="write `(device,eth0)`")

@@ -37,7 +37,7 @@ class Grab(Node):
     @classmethod
     def parse(cls, expression: str, *, name: str, mbuf_bytes: int) -> Self:
         digits = expression.removeprefix("snaplen=")
-        if expression and not (digits.isascii() and digits.isdecimal()):
+        if expression and not (digits.isascii() and digits.isdecimal() and len(digits) <= 5):
             raise ExpressionError(
                 f"`{expression}` is not a snaplen", where=f"({cls.class_name})", help="write `(grab,snaplen=96)`"
             )

@@ -34,9 +34,9 @@ class Sampler(Node):
 
     @classmethod
     def parse(cls, expression: str, *, name: str, mbuf_bytes: int) -> Self:
-        if not (expression.isascii() and expression.isdecimal()):
+        if not (expression.isascii() and expression.isdecimal() and len(expression) <= 10):
             raise ExpressionError(
-                f"`{expression}` is not a number of packets",
+                f"`{expression}` is not a number of packets" if expression else "no number of packets",
                 where=f"({cls.class_name})",
                 help="`(sampler,10)` passes 1 packet in 10",
             )
