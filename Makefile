@@ -71,7 +71,7 @@ check-code:
 .PHONY: check-tests
 check-tests:
 	$(SAY) pytest 'tests that need no root'
-	@$(VENV)/bin/pytest -q -m 'not root'
+	@$(VENV)/bin/pytest -q -n 2 -m 'not root'
 
 .PHONY: bench
 bench: build ## run the benchmarks (root)

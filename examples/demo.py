@@ -27,7 +27,7 @@ from rich.table import Table
 from ffpf_bpf.authorise import PolicyError, Subject, read_policies
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.pcapng import InterfaceDescription, PcapngWriter
-from ffpf_bpf.capture.ring import Nap
+from ffpf_bpf.capture.ring import Pace
 from ffpf_bpf.capture.words import line
 from ffpf_bpf.cli.report import ledger_text
 from ffpf_bpf.errors import FfpfError
@@ -195,24 +195,22 @@ class Recording:
         """Records for so long; yields every so often."""
         end_s = time.monotonic() + seconds
         next_s = time.monotonic() + every_s
-        nap = Nap()
+        pace = Pace()
         while (now_s := time.monotonic()) < end_s:
-            if self.drain():
-                nap.busy()
-            nap.idle(end_s - now_s)
+            waiting = self._flow.waiting()
+            self.drain()
+            pace.rest(waiting, self._flow.waiting(), end_s - now_s)
             if now_s >= next_s:
                 next_s += every_s
                 yield
         self.drain()
 
-    def drain(self) -> int:
-        """Records what is there; how many packets that were."""
-        before = self.written
+    def drain(self) -> None:
+        """Records what is there."""
         for batch in self._flow.poll():
             self._writer.write(batch.records)
             if len(self.packets) < SHOWN_PACKETS:
                 self.packets += list(batch.packets(self._flow.interfaces))[: SHOWN_PACKETS - len(self.packets)]
-        return self.written - before
 
     def close(self) -> None:
         self._writer.close()
