@@ -10,6 +10,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from ffpf_bpf.compiler.pcap import compile_filter, offline_filter
+from ffpf_bpf.errors import FfpfError, VerifierError
 from ffpf_bpf.flow.chains import MOST_FLOWS_IN_SEGMENT
 from ffpf_bpf.graph.classes.bpf import Bpf
 from ffpf_bpf.graph.classes.bytecount import Bytecount
@@ -196,3 +197,34 @@ def test_hundreds_of_decisions_stay_linear_for_compiler_and_verifier() -> None:
     ]
     with loaded(*flows) as grabbing:
         assert len(grabbing) == MOST_FLOWS_IN_SEGMENT
+
+
+LARGE = {
+    "branches that count": " | ".join(f'((bpf,"udp port {n}") -> (packetcount))' for n in range(150)),
+    "branches that grab": " | ".join(f'((bpf,"udp port {n}") -> (grab,snaplen={20 + n}))' for n in range(60)),
+    "samplers side by side": " | ".join(f'((sampler,{n + 1}) -> (bpf,"udp port {n}"))' for n in range(120)),
+    "samplers in a row": " -> ".join(f"(sampler,{n % 3 + 1})" for n in range(300)),
+    "all of many": " & ".join(f'((sampler,{n % 5 + 2}) | (bpf,"udp port {n}"))' for n in range(120)),
+    "none of many": " | ".join(f"(!(sampler,{n % 5 + 2}) -> (bytecount))" for n in range(200)),
+    "tcp ports": " | ".join(f'(bpf,"tcp port {n}")' for n in range(60)) + " -> (bytecount) -> (grab)",
+    "a register for two": '(bpf,"ether[13]&1=0") -> ((bpf,"udp port 53") -> (bpf,"ip[8]>60")) | ((bpf,"icmp") -> (sampler,4))',
+}
+
+
+@pytest.mark.parametrize("text", LARGE.values(), ids=LARGE.keys())
+def test_large_graphs_load(text: str) -> None:
+    """Few truths are alive at once, looks at the end have their own registers, and nothing grows with 2^n."""
+    with loaded(f"(device,tap0) -> {text}") as (flow,):
+        flow.run(tcp(1000, "10.1.1.2"))
+        assert flow.statistics().ledger.balances
+
+
+def test_what_is_too_large_is_refused_and_the_process_lives() -> None:
+    with (
+        pytest.raises(FfpfError, match="makes a program of about"),
+        loaded("(device,tap0) -> " + " | ".join(f'(bpf,"udp port {n}")' for n in range(900))),
+    ):
+        pass
+    operands = "/".join(f"ether[{14 + n}]" for n in range(72))
+    with pytest.raises(VerifierError), loaded(f'(device,tap0) -> (bpf,"{operands} = 1")'):
+        pass

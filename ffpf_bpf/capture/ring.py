@@ -99,6 +99,8 @@ class RingReader:
         else:
             self._slots = np.frombuffer(ring_memory, dtype=dtype, count=memory.cpus * ring.slots)
         self._held = [0] * memory.cpus
+        self._turns = [0] * memory.cpus  # counts releases: a batch is given back once, whoever held it
+        self._closed = False
         self._ring_full = [0] * memory.cpus
 
     def waiting(self) -> float:
@@ -109,9 +111,16 @@ class RingReader:
         """What is there now: at most one batch per CPU. Each batch is given back when the next is asked for."""
         for cpu, area in enumerate(self._areas):
             batch = self._next(cpu, area)
-            if batch is not None:
+            if batch is None:
+                continue
+            turn = self._turns[cpu]
+            try:
                 yield batch
-                self._release(cpu, area)
+            finally:
+                if self._turns[cpu] == turn:
+                    self._release(cpu, area)
+            if self._closed:
+                return
 
     def batches(self, until_s: float | None = None) -> Iterator[Batch | None]:
         """Batches as they come; None whenever nothing came for a while (so that the caller can look around).
@@ -122,6 +131,8 @@ class RingReader:
         while True:
             taken = self.waiting()
             yield from self.poll()
+            if self._closed:
+                return
             left_s = None if until_s is None else until_s - time.monotonic()
             if left_s is not None and left_s <= 0:
                 return
@@ -131,10 +142,13 @@ class RingReader:
 
     def close(self) -> None:
         """Let go of the memory."""
-        del self._slots
+        self._closed = True
+        self._slots = self._slots[:0].copy()
         self._words.release()
 
     def _next(self, cpu: int, area: int) -> Batch | None:
+        if self._held[cpu]:
+            self._release(cpu, area)
         words, slots = self._words, self._ring.slots
         tail = words[area + TAIL]
         start = tail % slots
@@ -156,5 +170,7 @@ class RingReader:
         records["trailer"] = self._ring.slot_bytes
 
     def _release(self, cpu: int, area: int) -> None:
-        self._words[area + TAIL] += self._held[cpu]
+        if not self._closed:
+            self._words[area + TAIL] += self._held[cpu]
         self._held[cpu] = 0
+        self._turns[cpu] += 1

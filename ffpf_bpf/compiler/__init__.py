@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, lru_cache
 
 from llvmlite import ir
@@ -11,7 +12,8 @@ from ffpf_bpf.compiler.deliver import DELIVER_PROGRAM, generate_deliver
 from ffpf_bpf.compiler.frame import Generated, SegmentFlow, new_module
 from ffpf_bpf.compiler.object import Object, read
 from ffpf_bpf.compiler.pcap import compile_filter
-from ffpf_bpf.compiler.segment import SEGMENT_PROGRAM, generate_segment
+from ffpf_bpf.compiler.segment import MOST_SINKS, SEGMENT_PROGRAM, generate_segment
+from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.graph.effect import Predicate
 from ffpf_bpf.graph.graph import Graph
 from ffpf_bpf.graph.predicate import Program
@@ -26,12 +28,15 @@ __all__ = [
     "compile_entry",
     "compile_predicates",
     "compile_segment",
+    "fit_together",
     "generate",
     "ir_text",
     "versions",
 ]
 
 ENTRY_PROGRAM = "ffpf_entry"
+# A jump reaches 32,767 instructions; LLVM ends the process where one is farther.
+LARGEST_SIZE = 28_000
 
 
 def compile_predicates(graph: Graph) -> dict[str, Program]:
@@ -46,8 +51,18 @@ def compile_segment(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debu
     return {part.programs[0]: _compile(part) for part in generate(flows, tap, cpus, debug=debug)}
 
 
+def fit_together(flows: Sequence[SegmentFlow]) -> bool:
+    """Whether flows can share a segment: sinks and size of the program."""
+    return sum(len(flow.graph.sinks) for flow in flows) <= MOST_SINKS and _size(flows) <= LARGEST_SIZE
+
+
 def generate(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool = False) -> list[Generated]:
     """The modules of a segment before the primitives are linked in."""
+    if _size(flows) > LARGEST_SIZE:
+        raise FfpfError(
+            f"the flow makes a program of about {_size(flows):,} instructions",
+            help=f"at most {LARGEST_SIZE:,}; make several flows of it",
+        )
     segment, sinks = generate_segment(flows, tap, cpus, debug=debug)
     return [segment, generate_deliver(flows, tap, cpus, sinks)] if sinks else [segment]
 
@@ -66,6 +81,16 @@ def versions() -> dict[str, str]:
     """The libraries that compile, and their versions. Raises FfpfError if one is missing or bpf_src/ is not built."""
     compile_entry(1)
     return {"LLVM": ".".join(str(part) for part in emit.llvm_version()), "libpcap": pcap.version()}
+
+
+def _size(flows: Sequence[SegmentFlow]) -> int:
+    """About how many instructions the flows come to, rather more than less."""
+    size = 0
+    for flow in flows:
+        effects = [leaf.node.effect for _, leaf in flow.graph.leaves()]
+        texts = [effect.filter for effect in effects if isinstance(effect, Predicate)]
+        size += 3 * sum(len(flow.predicates[text].instructions) for text in texts) + 12 * len(flow.graph.steps)
+    return size
 
 
 @cache

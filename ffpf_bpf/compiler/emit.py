@@ -55,6 +55,8 @@ def llvm_version() -> tuple[int, ...]:
 
 @cache
 def _target_machine() -> llvm.TargetMachine:
+    # Too much stack is then the verifier's to refuse, with an error; LLVM itself would end the process.
+    llvm.set_option("ffpf", f"-bpf-stack-size={1 << 20}")
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     return llvm.Target.from_triple("bpf").create_target_machine(cpu=CPU, opt=2, reloc="static", codemodel="default")

@@ -135,18 +135,23 @@ class _Lowering:
         if size == HOPELESS:
             self._continue_if(I1(0))
         elif size:
-            end = self.builder.gep(start, [I64(size)], source_etype=I8)
-            self._continue_if(self.builder.icmp_unsigned("<=", end, self.end))
+            # In a register of its own: one that also served as an address would be beyond the packet, for the
+            # verifier, on ways that are never taken.
+            end = opaque(self.builder, self.builder.ptrtoint(self._at(start, size), I64))
+            self._continue_if(self.builder.icmp_unsigned("<=", end, self.builder.ptrtoint(self.end, I64)))
 
     def _packet(self, start: ir.Value, offset: int, size: int) -> ir.Value:
         b = self.builder
         kind = {1: I8, 2: I16, 4: I32}[size]
         # Said to be aligned, as every XDP program in C says: where that matters, the verifier checks it.
-        value = b.load(b.gep(start, [I64(offset)], source_etype=I8), typ=kind, align=size)
+        value = b.load(self._at(start, offset), typ=kind, align=size)
         value.set_metadata("invariant.load", self.invariant)
         if size > 1:
             value = b.bswap(value)
         return value if size == 4 else b.zext(value, I32)
+
+    def _at(self, start: ir.Value, offset: int) -> ir.Value:
+        return self.builder.gep(start, [I64(offset)], source_etype=I8)
 
     def _continue_if(self, condition: ir.Value) -> None:
         block = self.builder.append_basic_block()
@@ -200,15 +205,16 @@ class _Lowering:
                 raise ValueError(f"unknown jump {other:#x}")
 
 
-def opaque(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """The 64-bit value again, without what the optimiser knows of it: a check of it stays on the register it checks."""
-    return builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [value], side_effect=False)
+def opaque(builder: ir.IRBuilder, value: ir.Value, *, pinned: bool = False) -> ir.Value:
+    """The 64-bit value again, without what the optimiser knows of it: a check of it stays on the register it checks.
+    A pinned one is also computed here and not later."""
+    return builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [value], side_effect=pinned)
 
 
 def forget(builder: ir.IRBuilder, value: ir.Value, unknown: ir.Value) -> ir.Value:
     """The 64-bit value again, as something neither the optimiser nor the verifier knows: adds and takes away `unknown`,
-    any 64-bit value the verifier has no bounds of."""
-    return builder.sub(opaque(builder, builder.add(value, unknown)), unknown)
+    any 64-bit value the verifier has no bounds of. Pinned."""
+    return builder.sub(opaque(builder, builder.add(value, unknown), pinned=True), unknown)
 
 
 def _touches_cell(i: Instruction) -> bool:

@@ -24,11 +24,12 @@ from ffpf_bpf.compiler.frame import (
     new_module,
 )
 from ffpf_bpf.compiler.lines import debug_scope, line_of
-from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER, forget, lower_predicate
+from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER, forget, lower_predicate, opaque
+from ffpf_bpf.compiler.truths import Guard, Joins, Outcome
 from ffpf_bpf.errors import FfpfError
-from ffpf_bpf.graph.effect import Arrival, Delivery, Fate, Predicate, Primitive
+from ffpf_bpf.graph.effect import Arrival, Delivery, Predicate, Primitive
 from ffpf_bpf.graph.expression import Role
-from ffpf_bpf.graph.graph import Complement, Graph, Intersection, Leaf, Union
+from ffpf_bpf.graph.graph import Complement, Intersection, Leaf, Union
 from ffpf_bpf.graph.predicate import Program
 
 MOST_SINKS = 64
@@ -80,7 +81,8 @@ class _Segment:
         """A `struct ffpf_packet` for the primitives; dissolved when they are inlined."""
         b, p = self.builder, self.program
         kind = ir.LiteralStructType([POINTER, POINTER, I32])
-        packet = b.alloca(kind)
+        with b.goto_entry_block():
+            packet = b.alloca(kind)
         packet.type = POINTER  # llvmlite types allocas; addresses by bytes want the opaque pointer
         for offset, value in ((0, p.data), (8, p.end), (16, b.trunc(p.length, I32))):
             b.store(value, b.gep(packet, [I64(offset)], source_etype=I8))
@@ -100,8 +102,9 @@ class _Segment:
         cpu = cpu_memory(self.builder, flow_value, self.program.cpu, flow.memory)
         self._count(cpu, SEEN)
         truths: list[ir.Value] = []
-        joins = _Joins(self.builder, flow.graph)
         crowded = sum(leaf.node.role is Role.DECIDES for _, leaf in flow.graph.leaves()) > FEW_DECISIONS
+        settle = self._settled if crowded else lambda truth: truth
+        joins, outcome = Joins(self.builder, flow.graph, settle), Outcome(self.builder, flow.graph, settle)
         for index, step in enumerate(flow.graph.steps):
             self._locate(number, index)
             match step:
@@ -120,11 +123,16 @@ class _Segment:
                 self._count(cpu, flow.memory.counters[index], self.builder.zext(truth, I64))
             joins.add(index, truth)
             truths.append(truth)
+            outcome.add(index, step, truths)
         self._locate(number, None)
-        self._fate(flow.graph, truths, cpu)
+        self._fate(outcome, cpu)
         if len(self.flows) > 1:
             grabbed = self.builder.load(self.program.grabbed, typ=I64)
             self.builder.store(forget(self.builder, grabbed, self.program.length), self.program.grabbed)
+
+    def _settled(self, truth: ir.Value) -> ir.Value:
+        """The truth, computed here."""
+        return self.builder.trunc(opaque(self.builder, self.builder.zext(truth, I64), pinned=True), I1)
 
     def _forgotten(self, truth: ir.Value) -> ir.Value:
         """The truth, without the two ways that led to it. Otherwise the optimiser copies what follows for each way,
@@ -144,13 +152,13 @@ class _Segment:
                 self._note_sink(number, snaplen or flow.ring.snaplen, arrives)
                 return arrives
             case Predicate(filter=text):
-                with _Guard(b, arrives) as guard:
+                with Guard(b, arrives) as guard:
                     function = self._filter(flow.predicates[text])
                     length = b.trunc(self.program.length, I32)
                     guard.result = b.call(function, [self.program.data, self.program.end, length])
                 return guard.value
             case Primitive() as primitive:
-                with _Guard(b, arrives) as guard:
+                with Guard(b, arrives) as guard:
                     mbuf = b.gep(cpu, [I64(flow.memory.mbufs.get(index, 0))], source_etype=I8)
                     passed = self._primitive(primitive, mbuf)
                     guard.result = b.icmp_unsigned("!=", passed, I32(0))
@@ -180,33 +188,11 @@ class _Segment:
         bit = b.shl(b.zext(arrives, I64), I64(sink.bit))
         b.store(b.or_(b.load(self.program.grabbed, typ=I64), bit), self.program.grabbed)
 
-    def _fate(self, graph: Graph, truths: list[ir.Value], cpu: ir.Value) -> None:
+    def _fate(self, outcome: Outcome, cpu: ir.Value) -> None:
         """Count what became of a packet that no sink got; the deliver program counts the others."""
         b = self.builder
-        fate: ir.Value = I64(Fate.FILTERED)
-        for kind in (Fate.SAMPLED, Fate.LIMITED):
-            for stop in graph.stops:
-                if stop.fate is kind:
-                    fate = b.select(self._stopped(graph, stop.step, stop.unless, truths), I64(kind), fate)
-        for end in graph.ends:
-            fate = b.select(truths[end], I64(Fate.COUNTED), fate)
-        offset = b.add(b.shl(fate, I64(3)), I64(FATES))
-        kept: ir.Value = I1(0)
-        for sink in graph.sinks:
-            kept = b.or_(kept, truths[sink])
-        self._count(cpu, offset, b.zext(b.not_(kept), I64))
-
-    def _stopped(self, graph: Graph, step: int, unless: tuple[int, ...], truths: list[ir.Value]) -> ir.Value:
-        b = self.builder
-        match graph.steps[step]:
-            case Leaf(source=source) | Complement(source=source):
-                arrives = I1(1) if source is None else truths[source]
-            case other:
-                raise TypeError(f"packets cannot stop at {other!r}")
-        stopped = b.and_(arrives, b.not_(truths[step]))
-        for other_way in unless:
-            stopped = b.and_(stopped, b.not_(truths[other_way]))
-        return stopped
+        offset = b.add(b.shl(outcome.fate(), I64(3)), I64(FATES))
+        self._count(cpu, offset, b.zext(b.not_(outcome.kept), I64))
 
     def _count(self, cpu: ir.Value, offset: int | ir.Value, by: ir.Value | None = None) -> None:
         b = self.builder
@@ -220,59 +206,6 @@ class _Segment:
             self.builder.debug_metadata = self.result.module.add_debug_info(
                 "DILocation", {"line": line, "column": 1, "scope": self.scope}
             )
-
-
-class _Joins:
-    """Unions and intersections, joined branch by branch: a branch's truth need not be kept until the last one's."""
-
-    def __init__(self, builder: ir.IRBuilder, graph: Graph) -> None:
-        self.builder = builder
-        self.readers: dict[int, list[int]] = {}
-        self.partial: dict[int, ir.Value] = {}
-        self.is_union: dict[int, bool] = {}
-        for index, step in enumerate(graph.steps):
-            if isinstance(step, Union | Intersection):
-                self.is_union[index] = isinstance(step, Union)
-                for source in step.inputs:
-                    self.readers.setdefault(source, []).append(index)
-
-    def add(self, step: int, truth: ir.Value) -> None:
-        """The truth of a step is known: into all that join it."""
-        for reader in self.readers.get(step, ()):
-            before = self.partial.get(reader)
-            join = self.builder.or_ if self.is_union[reader] else self.builder.and_
-            self.partial[reader] = truth if before is None else join(before, truth)
-
-    def result(self, step: int) -> ir.Value:
-        """A union or intersection whose branches are all known; a union of none is false."""
-        return self.partial.get(step, I1(0 if self.is_union[step] else 1))
-
-
-class _Guard:
-    """Runs what is built inside only for packets that arrive; `value` is `result` then, and false otherwise."""
-
-    def __init__(self, builder: ir.IRBuilder, arrives: ir.Value) -> None:
-        self.builder = builder
-        self.arrives = arrives
-        self.result: ir.Value = I1(1)
-        self.value: ir.Value = I1(0)
-
-    def __enter__(self) -> _Guard:
-        b = self.builder
-        self.before = b.block
-        inside, self.after = b.append_basic_block(), b.append_basic_block()
-        b.cbranch(self.arrives, inside, self.after)
-        b.position_at_end(inside)
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        b = self.builder
-        inside = b.block
-        b.branch(self.after)
-        b.position_at_end(self.after)
-        self.value = b.phi(I1)
-        self.value.add_incoming(I1(0), self.before)
-        self.value.add_incoming(self.result, inside)
 
 
 def _at(arrival: Arrival) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ffpf_bpf import compiler
 from ffpf_bpf.compiler import DELIVER_PROGRAM, SEGMENT_PROGRAM, Object, SegmentFlow
 from ffpf_bpf.compiler.lines import node_at
-from ffpf_bpf.errors import KernelError, VerifierError
+from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
 from ffpf_bpf.graph.memory import SCRATCH_BYTES, TAP_BYTES
 from ffpf_bpf.kernel import calls, interfaces, tap
 from ffpf_bpf.kernel.interfaces import Interface
@@ -66,24 +66,44 @@ class Chain:
         """Add a flow at the end, as a segment of its own; fold the chain if it has become long."""
         self._replace([], (member,), compiled)
         if len(self._shared) > LONGEST_CHAIN:
-            self._fold()
+            try:
+                self._fold()
+            except FfpfError:
+                # The flow has joined. A chain that could not be made shorter is as right as before.
+                return
+            except BaseException:
+                self.leave([member])
+                raise
 
-    def leave(self, member: Member) -> None:
-        """Take a flow out."""
-        shared = next((shared for shared in self._shared if member in shared.members), None)
-        if shared is not None:
-            self._replace([shared], tuple(other for other in shared.members if other is not member))
+    def leave(self, members: list[Member]) -> None:
+        """Take flows out: each segment they are in is rebuilt once, or goes."""
+        for shared in list(self._shared):
+            others = tuple(member for member in shared.members if member not in members)
+            if len(others) < len(shared.members):
+                self._rebuild(shared, others)
 
     def count_active(self, change: int) -> None:
         """Flows switched on or off: one store, seen by the next packet."""
         self.active += change
         self.tap.set_active(self.active)
 
+    def _rebuild(self, shared: _Shared, others: tuple[Member, ...]) -> None:
+        """`shared` with only `others` in it."""
+        try:
+            self._replace([shared], others)
+        except BaseException as error:
+            # The old segment stays. Who left is switched off in it, and its maps go with it.
+            if shared in self._shared:
+                self._shared[self._shared.index(shared)] = _Shared(others, shared.segment)
+            if not isinstance(error, FfpfError) or not others:
+                raise
+
     def _fold(self) -> None:
         """Merge the trailing segments that are not full yet into one."""
         tail: list[_Shared] = []
         for shared in reversed(self._shared):
-            if sum(len(s.members) for s in tail) + len(shared.members) > MOST_FLOWS_IN_SEGMENT:
+            members = [member for other in (shared, *tail) for member in other.members]
+            if len(members) > MOST_FLOWS_IN_SEGMENT or not compiler.fit_together([one.part for one in members]):
                 break
             tail.insert(0, shared)
         if len(tail) > 1:
@@ -96,9 +116,10 @@ class Chain:
             new = self._load(members, compiled or _compile(members, self.name)) if members else None
             if new is not None:
                 undo.callback(new.close)
-            self.tap.replace([shared.segment for shared in old], new)
+            self.tap.link([shared.segment for shared in old], new)
             undo.pop_all()
         self._shared[at : at + len(old)] = [_Shared(members, new)] if new is not None else []
+        self.tap.retire([shared.segment for shared in old])
 
     def _load(self, members: tuple[Member, ...], compiled: Objects) -> tap.Segment:
         bindings = {}
@@ -146,15 +167,23 @@ class Chains:
             self._chains[key] = chain
             return chain
 
-    def exit(self, chain: Chain, member: Member) -> None:
-        """Leave a chain; the last one out detaches it."""
-        with self.lock:
-            if chain.members > 1:
-                chain.leave(member)
-                return
-            chain.tap.close()
-            for key in [key for key, value in self._chains.items() if value is chain]:
-                del self._chains[key]
+    def exit(self, places: Iterable[tuple[Chain, Member]]) -> None:
+        """Leave chains; the last one out detaches. Goes on with the others if one fails, and raises then."""
+        leaving: dict[Chain, list[Member]] = {}
+        for chain, member in places:
+            leaving.setdefault(chain, []).append(member)
+        with self.lock, ExitStack() as every:
+            for chain, members in leaving.items():
+                if chain.members > len(members):
+                    every.callback(chain.leave, members)
+                else:
+                    every.callback(chain.tap.close)
+                    self._chains = {key: other for key, other in self._chains.items() if other is not chain}
+
+    def forget(self) -> None:
+        """In a child that inherited them: the chains are the parent's."""
+        self.lock = threading.RLock()
+        self._chains = {}
 
     def toggle(self, chains: Iterable[Chain], change: int, store: Callable[[], None]) -> None:
         """Switch a flow on or off in its chains: its own toggle first when it goes on."""

@@ -8,9 +8,14 @@ any step undoes the earlier ones. Nothing is pinned in the kernel, so the death 
 
 from __future__ import annotations
 
+import collections
+import errno
 import itertools
+import os
+import threading
 import time
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -22,16 +27,19 @@ from ffpf_bpf import authorise, compiler
 from ffpf_bpf.authorise import Decision, Subject
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.ring import Batch
-from ffpf_bpf.errors import ExpressionError, IllegalState, Rejected
-from ffpf_bpf.flow.grabber import Grabber
+from ffpf_bpf.errors import ExpressionError, IllegalState, KernelError, Rejected
+from ffpf_bpf.flow.chains import CHAINS
+from ffpf_bpf.flow.grabber import Grabber, close_all
 from ffpf_bpf.flow.statistics import Statistics
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.expression import Expression
 from ffpf_bpf.graph.graph import build
 from ffpf_bpf.graph.parser import parse
+from ffpf_bpf.kernel import maps
 
 DEFAULT_BUFFER_BYTES = 4 << 20
 LARGEST_BUFFER_BYTES = 1 << 30
+TAP_CHECK_PERIOD_S = 0.5
 
 
 class State(StrEnum):
@@ -54,7 +62,9 @@ ALLOWED: dict[str, tuple[State, ...]] = {
     "stats": (State.INSTANTIATED, State.ACTIVE, State.PAUSED),
 }
 _live_flows: Counter[str] = Counter()  # of this process, by user: policies limit them
+_counting = threading.RLock()
 _numbers = itertools.count(1)
+_flows: weakref.WeakSet[Flow] = weakref.WeakSet()  # instantiated
 
 
 class Flow:
@@ -81,6 +91,8 @@ class Flow:
         self._final: Statistics | None = None
         self._taps: tuple[dict[str, str], ...] = ()
         self._snaplen = 0
+        self._checked_s = 0.0
+        self._unread: collections.deque[Packet] = collections.deque()
         self.state = State.CREATED
 
     @classmethod
@@ -115,14 +127,21 @@ class Flow:
 
         Raises Rejected with the decision, TapBusy, VerifierError, KernelError."""
         self._require("instantiate")
-        decision = self.authorise()
-        if not decision.accepted:
-            raise self._rejected(decision)
-        self._grabber = self._build(decision)
+        user = self._asks.user
+        with _counting:
+            decision = self.authorise()
+            if not decision.accepted:
+                raise self._rejected(decision)
+            _live_flows[user] += 1
+        try:
+            self._grabber = self._build(decision)
+        except BaseException:
+            _live_flows[user] -= 1
+            raise
         self._taps, self._snaplen = self._grabber.taps, self._grabber.snaplen
         self._decision = decision
         self.state = State.INSTANTIATED
-        _live_flows[self._asks.user] += 1
+        _flows.add(self)
         return self
 
     def activate(self) -> Self:
@@ -144,11 +163,23 @@ class Flow:
 
     def close(self) -> None:
         """Take everything out of the kernel. May be called in any state, and again. `stats` keeps the final counts."""
-        if self._grabber is not None:
-            grabber, self._grabber = self._grabber, None
-            _live_flows[self._asks.user] -= 1
-            self._final = grabber.close()
-        self.state = State.CLOSED
+        self.close_all([self])
+
+    @staticmethod
+    def close_all(flows: list[Flow]) -> None:
+        """Close several flows, in less time than one after the other."""
+        grabbers: list[Grabber] = []
+        owners: list[Flow] = []
+        for flow in flows:
+            flow.state = State.CLOSED
+            if flow._grabber is not None:
+                grabbers.append(flow._grabber)
+                owners.append(flow)
+                flow._grabber = None
+                _live_flows[flow._asks.user] -= 1
+        if grabbers:
+            for flow, final in zip(owners, close_all(grabbers), strict=True):
+                flow._final = final
 
     def stats(self) -> Statistics:
         """What was counted so far, or in all when the flow is closed."""
@@ -164,14 +195,34 @@ class Flow:
         """
         self._require("batches")
         until_s = None if duration_s is None else time.monotonic() + duration_s
-        for batch in self._running.reader.batches(until_s):
+        batches = self._running.reader.batches(until_s)
+        while (grabber := self._grabber) is not None:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except ValueError:
+                if self._grabber is None:  # closed meanwhile, in another thread
+                    return
+                raise
             if batch is not None:
                 yield batch
-            elif idle is not None and idle():
+                continue
+            grabber.set_clock()
+            self.check_taps()
+            if idle is not None and idle():
                 return
-            if self._grabber is None:
-                return
-            self._grabber.set_clock()
+
+    def check_taps(self) -> None:
+        """Raise KernelError if an interface of the flow has gone. Asks the kernel at most twice a second."""
+        now_s = time.monotonic()
+        if now_s < self._checked_s + TAP_CHECK_PERIOD_S:
+            return
+        self._checked_s = now_s
+        for name in self._running.gone():
+            raise KernelError(
+                "the interface is gone", errno=errno.ENODEV, where=name, help="what came until then is counted and kept"
+            )
 
     def poll(self) -> Iterator[Batch]:
         """The packets that are there now, at most one batch per CPU; does not wait."""
@@ -186,8 +237,12 @@ class Flow:
 
     def packets(self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None) -> Iterator[Packet]:
         """Packets one at a time, as copies. For speed use `batches`."""
+        while self._unread:
+            yield self._unread.popleft()
         for batch in self.batches(duration_s=duration_s, idle=idle):
-            yield from batch.packets(self.interfaces, self.first_interface)
+            self._unread.extend(batch.packets(self.interfaces, self.first_interface))
+            while self._unread:
+                yield self._unread.popleft()
 
     @property
     def definition(self) -> Definition:
@@ -259,3 +314,17 @@ class Flow:
             f"`{call}` is not allowed: the flow is {self.state}",
             help=f"a flow that is {self.state} allows {', '.join(f'`{name}`' for name in [*allowed, 'close'])}",
         )
+
+
+def _forget_in_child() -> None:
+    """After a fork the flows are the parent's: the child closes its copies of their descriptors, and they are closed
+    for it. A child that exits, or closes a flow, must not disturb its parent's."""
+    for flow in _flows:
+        flow._grabber, flow.state = None, State.CLOSED
+    _flows.clear()
+    _live_flows.clear()
+    CHAINS.forget()
+    maps.forget_all()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -30,7 +30,7 @@ def planned_parts(definition: Definition) -> list[tuple[str, SegmentFlow, int]]:
 
 
 class Grabber:
-    """Builds everything or nothing; `close` takes it all down, in reverse."""
+    """Builds everything or nothing; `close_all` takes it down, in reverse."""
 
     def __init__(self, definition: Definition, first_interface: int) -> None:
         graph = definition.graph
@@ -54,10 +54,9 @@ class Grabber:
             self.set_clock()
             part = SegmentFlow(graph, definition.predicates, self.memory, self.ring, first_interface)
             self._member = Member(part, self._flow_map, self._ring_map)
+            undo.callback(self._leave)
             for device, interface in zip(graph.taps, found, strict=True):
-                chain = CHAINS.enter(interface, device.hook, self._member)
-                undo.callback(CHAINS.exit, chain, self._member)
-                self._chains.append(chain)
+                self._chains.append(CHAINS.enter(interface, device.hook, self._member))
             self._undo = undo.pop_all()
 
     @property
@@ -94,13 +93,34 @@ class Grabber:
         """The counts now."""
         return read(self._flow_map.memory, self._graph, self.memory)
 
-    def close(self) -> Statistics:
-        """Switch off, read the final counts once nothing can change them, leave the chains, let go of the maps."""
-        with self._undo:
-            if self._active:
-                self.pause()
-            self.wait()
-            return self.stats()
+    def gone(self) -> list[str]:
+        """The taps whose interfaces do not exist any more."""
+        names = (device.tap for device in self._graph.taps)
+        return [name for name, chain in zip(names, self._chains, strict=True) if not chain.tap.is_attached()]
+
+    def _leave(self) -> None:
+        chains, self._chains = self._chains, []
+        CHAINS.exit((chain, self._member) for chain in chains)
 
     def _store(self, toggle: int) -> None:
         self._words[0] = toggle
+
+
+def close_all(grabbers: list[Grabber]) -> list[Statistics]:
+    """Switch off, read the final counts once nothing can change them, leave the chains, let go of the maps.
+
+    Together, because each chain is then rebuilt once and waited for once.
+    """
+    with ExitStack() as undo:
+        for grabber in grabbers:
+            undo.callback(grabber._undo.close)
+        for grabber in grabbers:
+            if grabber._active:
+                grabber.pause()
+        calls.wait_for_programs()
+        final = [grabber.stats() for grabber in grabbers]
+        places = [(chain, grabber._member) for grabber in grabbers for chain in grabber._chains]
+        for grabber in grabbers:
+            grabber._chains = []
+        CHAINS.exit(places)
+        return final

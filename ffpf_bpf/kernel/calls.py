@@ -139,6 +139,19 @@ class _MapInfo(ctypes.Structure):
     )
 
 
+class _LinkInfo(ctypes.Structure):
+    """struct bpf_link_info of an XDP link."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("prog_id", ctypes.c_uint32),
+        ("padding", ctypes.c_uint32),
+        ("ifindex", ctypes.c_uint32),
+        ("rest", ctypes.c_uint32 * 15),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ProgramInfo:
     """What the kernel says of a program."""
@@ -198,6 +211,12 @@ def attach_xdp(program: int, interface_index: int, flags: int) -> int:
         library().bpf_link_create(program, interface_index, ATTACH_XDP, ctypes.byref(options)),
         "cannot attach at XDP",
     )
+
+
+@_call
+def detach(link: int) -> None:
+    """Detach what a link holds, whoever else has the link open."""
+    _checked(library().bpf_link_detach(link), "cannot detach")
 
 
 @_call
@@ -261,6 +280,13 @@ def attached_xdp(interface_index: int) -> tuple[int, str]:
     modes = {query.drv_prog_id: "native", query.skb_prog_id: "generic", query.hw_prog_id: "offloaded"}
     modes.pop(0, None)
     return next(iter(modes.items()), (query.prog_id, "native"))
+
+
+def linked_interface(link: int) -> int:
+    """The index of the interface that an XDP link holds; 0 once the interface is gone."""
+    info = _LinkInfo()
+    _get_info(link, info)
+    return int(info.ifindex)
 
 
 def program_info(program_id: int) -> ProgramInfo:

@@ -45,6 +45,10 @@ def find(name: str) -> Interface:
             errno=errno.ENODEV,
             help=f"did you mean `{near[0]}`?" if near else f"there are {', '.join(names)}",
         ) from None
+    real = socket.if_indextoname(index)
+    if real != name:
+        # A policy's taps are names: another name for the same interface must not get past them.
+        raise KernelError(f"`{name}` is another name of `{real}`", errno=errno.ENODEV, help=f"write `{real}`")
     return Interface(name, index, mtu, os.stat("/proc/self/ns/net").st_ino)
 
 

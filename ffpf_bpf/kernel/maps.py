@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
+import weakref
 from types import TracebackType
 from typing import Self
 
@@ -12,15 +14,20 @@ from ffpf_bpf.kernel import calls
 PAGE = mmap.PAGESIZE
 
 
+_open: weakref.WeakSet[Descriptor] = weakref.WeakSet()
+
+
 class Descriptor:
     """A kernel object held by a file descriptor: gone when closed, or when this process dies."""
 
     def __init__(self, descriptor: int) -> None:
         self.fileno = descriptor
+        _open.add(self)
 
     def close(self) -> None:
         if self.fileno >= 0:
             descriptor, self.fileno = self.fileno, -1
+            _open.discard(self)
             calls.close(descriptor)
 
     def __enter__(self) -> Self:
@@ -65,3 +72,12 @@ class ProgArray(Descriptor):
 
 def _to_pages(size: int) -> int:
     return (size + PAGE - 1) // PAGE * PAGE
+
+
+def forget_all() -> None:
+    """In a child of a fork: close the inherited descriptors, which takes nothing from the parent."""
+    for descriptor in list(_open):
+        with contextlib.suppress(OSError):
+            os.close(descriptor.fileno)
+        descriptor.fileno = -1
+    _open.clear()

@@ -10,6 +10,7 @@ Everything is held by descriptors and nothing is pinned: the death of the proces
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -51,6 +52,7 @@ class Tap:
         interface: Interface,
         mode: str,
         refusal: str,
+        link: Descriptor,
         control: MappedArray,
         links: ProgArray,
         stack: ExitStack,
@@ -59,6 +61,7 @@ class Tap:
         self.mode = mode
         self.refusal = refusal
         self.segments: list[Segment] = []
+        self._link = link
         self._control = control
         self._links = links
         self._stack = stack
@@ -67,7 +70,12 @@ class Tap:
 
     def holds(self, interface: Interface) -> bool:
         """Whether this is still what is attached there, under the same name."""
-        return interface == self.interface and calls.attached_xdp(interface.index)[0] == self._program_id
+        same = (interface.name, interface.index) == (self.interface.name, self.interface.index)
+        return same and calls.attached_xdp(interface.index)[0] == self._program_id
+
+    def is_attached(self) -> bool:
+        """Whether the interface is still there."""
+        return calls.linked_interface(self._link.fileno) != 0
 
     def set_active(self, flows: int) -> None:
         """How many flows are switched on; with 0 the entry program passes every packet on at once. No system call."""
@@ -86,10 +94,10 @@ class Tap:
                     links.set(DELIVER, deliver_program)
             return Segment(links, program, stack.pop_all())
 
-    def replace(self, old: list[Segment], new: Segment | None) -> None:
-        """Put `new` where the neighbouring segments `old` are (at the end if there are none), and close those.
+    def link(self, old: list[Segment], new: Segment | None) -> None:
+        """Put `new` where the neighbouring segments `old` are, at the end if there are none. `retire` those then.
 
-        Packets pass through the old way or the new one, never both and never neither.
+        Packets pass through the old way or the new one, never both and never neither. All as it was if it fails.
         """
         at = self.segments.index(old[0]) if old else len(self.segments)
         assert self.segments[at : at + len(old)] == old, "only neighbours are replaced together"
@@ -103,20 +111,35 @@ class Tap:
         after = self.segments[at + len(old)] if at + len(old) < len(self.segments) else None
         if new is not None and after is not None:
             new.links.set(NEXT, after.program)
-        follower = new or after
-        if follower is not None:
-            before.set(NEXT, follower.program)
-        else:
-            before.clear(NEXT)
+        try:
+            self._point(before, new or after)
+        except BaseException:
+            # Refused, or interrupted after it was done.
+            self._point(before, old[0] if old else after)
+            raise
         self.segments[at : at + len(old)] = [new] if new is not None else []
-        if old:
-            # A packet inside an old segment still follows its links: they stay until it is through.
-            calls.wait_for_programs()
-        for segment in old:
-            segment.close()
+
+    def retire(self, old: list[Segment]) -> None:
+        """Close segments that are linked no more."""
+        try:
+            if old:
+                # A packet inside an old segment still follows its links: they stay until it is through.
+                calls.wait_for_programs()
+        finally:
+            for segment in old:
+                segment.close()
+
+    def _point(self, links: ProgArray, follower: Segment | None) -> None:
+        if follower is not None:
+            links.set(NEXT, follower.program)
+        else:
+            links.clear(NEXT)
 
     def close(self) -> None:
         """Detach; the chain goes with it."""
+        with contextlib.suppress(KernelError):
+            # Closing the link detaches too, but not while a child of this process has inherited it.
+            calls.detach(self._link.fileno)
         for segment in self.segments:
             segment.close()
         self.segments.clear()
@@ -138,7 +161,7 @@ def attach(interface: Interface, entry: ProgramLike, control_bytes: int) -> Tap:
         program = stack.enter_context(load(entry, bindings))
         link, mode, refusal = _link(program, interface)
         stack.enter_context(link)
-        return Tap(interface, mode, refusal, control, links, stack.pop_all())
+        return Tap(interface, mode, refusal, link, control, links, stack.pop_all())
 
 
 def _link(program: Descriptor, interface: Interface) -> tuple[Descriptor, str, str]:
