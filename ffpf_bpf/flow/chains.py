@@ -77,10 +77,11 @@ class Chain:
 
     def leave(self, members: list[Member]) -> None:
         """Take flows out: each segment they are in is rebuilt once, or goes."""
-        for shared in list(self._shared):
-            others = tuple(member for member in shared.members if member not in members)
-            if len(others) < len(shared.members):
-                self._rebuild(shared, others)
+        with ExitStack() as every:
+            for shared in self._shared:
+                others = tuple(member for member in shared.members if member not in members)
+                if len(others) < len(shared.members):
+                    every.callback(self._rebuild, shared, others)
 
     def count_active(self, change: int) -> None:
         """Flows switched on or off: one store, seen by the next packet."""
