@@ -137,14 +137,14 @@ class Tap:
 
     def close(self) -> None:
         """Detach; the chain goes with it."""
-        with contextlib.suppress(KernelError):
-            # Closing the link detaches too, but not while a child of this process has inherited it.
-            calls.detach(self._link.fileno)
-        for segment in self.segments:
-            segment.close()
-        self.segments.clear()
-        self._words.release()
-        self._stack.close()
+        with self._stack, ExitStack() as segments:
+            for segment in self.segments:
+                segments.callback(segment.close)
+            self.segments.clear()
+            self._words.release()
+            with contextlib.suppress(KernelError):
+                # Closing the link detaches too, but not while a child of this process has inherited it.
+                calls.detach(self._link.fileno)
 
 
 def attach(interface: Interface, entry: ProgramLike, control_bytes: int) -> Tap:
