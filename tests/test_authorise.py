@@ -481,7 +481,8 @@ class TestFailsClosed:
         assert Result.REFUSED in {obligation.result for obligation in decision.obligations}
 
     def test_no_control_characters_in_the_log(self, tmp_path: Path) -> None:
-        decision = decided(tmp_path, "", '(device,"\x1b[2Jx") -> (grab)', taps='["eth0"]')
+        subject = Subject("a\x1b[2Jb", frozenset(), 1000)
+        decision = decide(definition(GRAB), None, subject)
         assert not decision.accepted
         assert "\x1b" not in decision.text()
 
@@ -747,3 +748,13 @@ class TestShown:
             "result": "refuted",
             "evidence": "no `sampler` on this path",
         }
+
+
+def test_a_policy_that_its_group_may_write_is_refused(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: gives a file to another group")
+    shutil.copyfile(SHIPPED / "permissive.toml", tmp_path / "permissive.toml")
+    os.chown(tmp_path / "permissive.toml", 0, 1000)
+    (tmp_path / "permissive.toml").chmod(0o664)
+    with pytest.raises(PolicyError, match="its group may write to it"):
+        read_policies(tmp_path)

@@ -215,3 +215,21 @@ def test_names_are_those_of_the_grammar() -> None:
     for name in ("1a", "-", "a b", "é"):
         with pytest.raises(ExpressionError, match="is not a name"):
             Bpf("udp", name=name)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Device(3),
+        lambda: Device("a\0b"),
+        lambda: Bpf(None),
+        lambda: Bpf("udp", name=3),
+        lambda: Flow.create().populate(None),
+        lambda: Flow.create().populate("(device,lo)", buffer_bytes="4MiB"),
+        lambda: Bpf("udp", mbuf_bytes=1.5),
+    ],
+)
+def test_wrong_values_in_python_end_in_a_message(make) -> None:
+    with pytest.raises(ExpressionError) as error:
+        make()
+    assert error.value.help

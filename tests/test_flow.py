@@ -313,3 +313,89 @@ def test_a_forgotten_flow_warns_and_is_closed() -> None:
         del made
         gc.collect()
     assert not CHAINS._chains
+
+
+def test_what_was_not_read_before_a_break_comes_next(network: Network) -> None:
+    with flow("(device,tap0)") as made:
+        made.activate()
+        network.send([udp(port) for port in range(1, 11)])
+        seen = []
+        for packet in made.packets(idle=lambda: True):
+            seen.append(packet.data)
+            if len(seen) == 3:
+                break
+        seen += [packet.data for packet in made.packets(idle=lambda: True)]
+        assert seen == [udp(port) for port in range(1, 11)]
+        network.send([udp(80)] * 4)
+        assert [len(batch) for batch in made.poll()] == [4]
+        first, second = made.poll(), made.poll()
+        assert [next(first, None), next(second, None)] == [None, None]
+
+
+def test_a_child_of_a_fork_takes_nothing_from_its_parent(network: Network) -> None:
+    import os
+
+    with flow("(device,tap0) -> (packetcount)") as made:
+        made.activate()
+        child = os.fork()
+        if child == 0:
+            try:
+                closed = made.state is State.CLOSED and not CHAINS._chains
+                made.close()
+                os._exit(0 if closed else 1)
+            finally:
+                os._exit(2)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        network.send([udp(80)] * 8)
+        made.pause(wait=True)
+        assert made.stats().ledger.counted == 8
+
+
+def test_a_tap_is_free_after_close_though_a_child_lives(network: Network) -> None:
+    import os
+    import signal
+
+    made = flow("(device,tap0) -> (packetcount)")
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    try:
+        made.close()
+        with flow("(device,tap0) -> (packetcount)"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_an_interface_that_goes_is_told(network: Network) -> None:
+    import subprocess
+
+    subprocess.run(["ip", "link", "add", "gone0", "type", "veth", "peer", "name", "gone1"], check=True)
+    with flow("(device,gone0)") as made:
+        made.activate()
+        subprocess.run(["ip", "link", "del", "gone0"], check=True)
+        with pytest.raises(KernelError, match="gone0: the interface is gone"):
+            for _ in made.batches(duration_s=5):
+                pass
+
+
+def test_another_name_of_an_interface_is_refused(network: Network) -> None:
+    import subprocess
+
+    subprocess.run(["ip", "link", "property", "add", "dev", "tap0", "altname", "alias0"], check=True)
+    try:
+        with pytest.raises(KernelError, match="`alias0` is another name of `tap0`"):
+            flow("(device,alias0)")
+    finally:
+        subprocess.run(["ip", "link", "property", "del", "dev", "tap0", "altname", "alias0"], check=True)
+
+
+def test_closing_many_at_once_is_one_change(network: Network) -> None:
+    made = [flow(f"(device,tap0) -> (sampler,{number + 1}) -> (packetcount)") for number in range(30)]
+    made[0].activate()
+    network.send([udp(80)] * 5)
+    Flow.close_all(made)
+    assert made[0].stats().ledger.counted == 5
+    assert {one.state for one in made} == {State.CLOSED}

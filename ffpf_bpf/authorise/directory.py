@@ -72,6 +72,10 @@ def _opened(path: str, flags: int, directory_fd: int | None, where: str) -> Iter
 
 
 def _check_owner(status: os.stat_result, where: str) -> None:
+    if status.st_mode & stat.S_IWGRP and status.st_gid != 0:
+        raise PolicyError(
+            "its group may write to it", where=where, help=f"check what it says, then `chmod g-w {where}`"
+        )
     if status.st_mode & stat.S_IWOTH:
         raise PolicyError("others may write to it", where=where, help=f"check what it says, then `chmod o-w {where}`")
     if status.st_uid not in (0, os.geteuid()):

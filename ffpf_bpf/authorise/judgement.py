@@ -71,7 +71,11 @@ def _obligations(rule: Rule, definition: Definition, live_flows: int) -> Iterato
     if (buffer := limits.buffer_bytes) is not None:
         yield Kind.MEANS, f"at most {buffer:,} bytes of buffer per CPU", partial(check_buffer, definition, buffer)
     if (one_in := limits.sample_at_least) is not None:
-        yield Kind.MEANS, f"1 in {one_in:,} or fewer on every path to a sink", partial(check_sampling, graph, one_in)
+        yield (
+            Kind.MEANS,
+            f"a sampler of 1 in {one_in:,} or more on every path to a sink",
+            partial(check_sampling, graph, one_in),
+        )
 
 
 def _examined(rule: Rule, claim: Claim) -> Obligation:

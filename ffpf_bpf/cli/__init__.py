@@ -3,6 +3,7 @@ do not allow it, 130 interrupted."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -32,6 +33,7 @@ app.command("doctor")(doctor.doctor)
 
 def main() -> NoReturn:
     """Run the command line; every error a user can cause ends in one message and its exit code."""
+    _open_standard_streams()
     signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
@@ -44,6 +46,20 @@ def main() -> NoReturn:
         sys.stdout = None
         sys.exit(0)
     raise SystemExit(0)
+
+
+def _open_standard_streams() -> None:
+    """Give /dev/null to each standard stream that was closed: or a file that is opened would take its number, and what
+    is said to the user would go into it."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
 
 
 def _interrupted(number: int, _frame: FrameType | None) -> NoReturn:

@@ -11,7 +11,7 @@ import typer
 
 from ffpf_bpf import compiler
 from ffpf_bpf.cli import options
-from ffpf_bpf.errors import CaptureError
+from ffpf_bpf.errors import CaptureError, ExpressionError
 from ffpf_bpf.flow import planned_parts
 from ffpf_bpf.graph import picture
 from ffpf_bpf.graph.definition import Definition
@@ -68,8 +68,8 @@ def _each_tap(definition: Definition, form: object) -> str:
 
 
 def _objects(definition: Definition, output: str | None) -> None:
-    if output is None:
-        raise CaptureError("an object is not text", help="name a file: `-o flow.o`")
+    if output is None or output == "-":
+        raise ExpressionError("an object is not text", help="name a file: `-o flow.o`")
     several = len(definition.graph.taps) > 1
     for tap, part, cpus in planned_parts(definition):
         for name, compiled in compiler.compile_segment((part,), tap, cpus).items():

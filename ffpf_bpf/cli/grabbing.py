@@ -65,8 +65,9 @@ def _run(
 ) -> None:
     interfaces = 0
     with ExitStack() as stack:
+        stack.callback(Flow.close_all, session.flows)
         for expression in expressions:
-            flow = stack.enter_context(Flow.create(policies=policies, first_interface=interfaces))
+            flow = Flow.create(policies=policies, first_interface=interfaces)
             flow.populate(expression, buffer_bytes=buffer_bytes)
             interfaces += len(flow.interfaces)
             session.flows.append(flow)

@@ -19,9 +19,11 @@ from ffpf_bpf.capture.pcapng import InterfaceDescription, InterfaceStatistics, P
 from ffpf_bpf.capture.ring import Batch, Pace
 from ffpf_bpf.capture.words import line
 from ffpf_bpf.cli import report
+from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.flow import Flow
 
 PROGRESS_PERIOD_S = 0.5
+FEW_SLOTS = 512
 
 
 @dataclass(slots=True)
@@ -50,6 +52,10 @@ class Session:
             if self.write is not None:
                 self._writer = PcapngWriter(self.write, self._interfaces(), comment=self._comment())
             self._grab()
+        except FfpfError:
+            self._finish()
+            self._report()
+            raise
         finally:
             try:
                 self._finish()
@@ -70,6 +76,8 @@ class Session:
                 for batch in flow.poll():
                     self._consume(flow, batch)
             self._show_progress()
+            for flow in self.flows:
+                flow.check_taps()
             left_s = None if end_s is None else end_s - time.monotonic()
             pace.rest(taken, max(flow.waiting() for flow in self.flows), left_s)
         for flow in self.flows:
@@ -128,8 +136,7 @@ class Session:
         """Close flows and file, whatever happened before."""
         self._clear_progress()
         try:
-            for flow in self.flows:
-                flow.close()
+            Flow.close_all(self.flows)
         finally:
             if self._writer is not None:
                 self._writer.close(self._statistics())
@@ -205,5 +212,9 @@ def announce(flows: list[Flow], warn: Callable[[str], None]) -> None:
         for tap in flow.taps:
             if tap["mode"] != "native":
                 warn(f"{tap['tap']}: attached in {tap['mode']} mode, which is slower; native: {tap.get('refusal', '')}")
+        if 0 < flow.ring_slots < FEW_SLOTS:
+            warn(
+                f"{flow.id}: a ring of {flow.ring_slots} packets: state a snaplen, or a larger --buffer, to lose fewer"
+            )
         for reason in flow.decision.reasons if flow.decision else ():
             warn(reason)

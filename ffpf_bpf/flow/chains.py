@@ -30,6 +30,8 @@ Objects = dict[str, Object]  # by program
 LONGEST_CHAIN = 4
 MOST_FLOWS_IN_SEGMENT = 24  # a program takes 64 maps: two for each flow, the tap's and the links
 LOG_LINES_SHOWN = 6
+TOO_LARGE = "the verifier gave up on its size: split the filter or the flow, as in several nodes joined by `|`"
+DEFECT = "this is a defect of the compiler or a limit of this kernel: report it with the flow expression"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -251,7 +253,7 @@ def _explained(error: VerifierError, parts: tuple[SegmentFlow, ...], name: str) 
         log=error.log,
         errno=error.errno,
         where=node or f"{name}@xdp",
-        help="this is a defect of the compiler or a limit of this kernel: report it with the flow expression",
+        help=TOO_LARGE if "too large" in error.log or "too many" in error.log else DEFECT,
     )
 
 

@@ -90,7 +90,7 @@ class Flow:
         self._grabber: Grabber | None = None
         self._final: Statistics | None = None
         self._taps: tuple[dict[str, str], ...] = ()
-        self._snaplen = 0
+        self._snaplen = self._slots = 0
         self._checked_s = 0.0
         self._unread: collections.deque[Packet] = collections.deque()
         self.state = State.CREATED
@@ -108,8 +108,10 @@ class Flow:
         """Give the flow its definition: a flow expression, as text or as a value, and the ring's size in bytes per
         CPU. May be repeated; the last wins. Raises ExpressionError; nothing in the kernel yet."""
         self._require("populate")
-        if not 4096 <= buffer_bytes <= LARGEST_BUFFER_BYTES:
-            raise ExpressionError(f"a buffer of {buffer_bytes:,} bytes", help="between 4 KiB and 1 GiB for each CPU")
+        if not isinstance(expression, Expression | str):
+            raise ExpressionError(f"{expression!r} is no flow expression", help="give text, or nodes joined by `>>`")
+        if not isinstance(buffer_bytes, int) or not 4096 <= buffer_bytes <= LARGEST_BUFFER_BYTES:
+            raise ExpressionError(f"a buffer of {buffer_bytes} bytes", help="between 4 KiB and 1 GiB for each CPU")
         graph = build(parse(expression) if isinstance(expression, str) else expression)
         self._definition = Definition(graph, compiler.compile_predicates(graph), buffer_bytes)
         self._decision = None
@@ -138,7 +140,8 @@ class Flow:
         except BaseException:
             _live_flows[user] -= 1
             raise
-        self._taps, self._snaplen = self._grabber.taps, self._grabber.snaplen
+        grabber = self._grabber
+        self._taps, self._snaplen, self._slots = grabber.taps, grabber.snaplen, grabber.slots
         self._decision = decision
         self.state = State.INSTANTIATED
         _flows.add(self)
@@ -271,6 +274,11 @@ class Flow:
     def snaplen(self) -> int:
         """The most bytes it records of a packet, once instantiated; 0 if it grabs none."""
         return self._snaplen
+
+    @property
+    def ring_slots(self) -> int:
+        """Packets that each CPU's ring has room for, once instantiated; 0 if it grabs none."""
+        return self._slots
 
     def __del__(self) -> None:
         if getattr(self, "_grabber", None) is not None:

@@ -64,6 +64,10 @@ class Grabber:
         return self.ring.snaplen if self._ring_map is not None else 0
 
     @property
+    def slots(self) -> int:
+        return self.ring.slots if self._ring_map is not None else 0
+
+    @property
     def taps(self) -> tuple[dict[str, str], ...]:
         names = (device.tap for device in self._graph.taps)
         return tuple(

@@ -72,6 +72,8 @@ class Node(Expression):
     mbuf_bytes: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
+        check_text(self.name, f"({self.class_name})")
+        check_number(self.mbuf_bytes, f"({self.class_name})")
         if self.name and not re.fullmatch(NAME_PATTERN, self.name):
             raise ExpressionError(
                 f"`{self.name}` is not a name",
@@ -153,10 +155,18 @@ class Not(Expression):
 
 def check_text(text: str, where: str) -> None:
     """Refuse text that is no text: what a command line or a file had instead of UTF-8. Raises ExpressionError."""
+    if not isinstance(text, str):
+        raise ExpressionError(f"{text!r} is no text", where=where, help="write it in quotes")
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ExpressionError("not valid UTF-8 text", where=where, help="write it in UTF-8") from None
+
+
+def check_number(value: object, where: str) -> None:
+    """Refuse what is no whole number. Raises ExpressionError."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ExpressionError(f"{value!r} is no whole number", where=where, help="write it as in `sampler(10)`")
 
 
 def then(*stages: Expression) -> Expression:

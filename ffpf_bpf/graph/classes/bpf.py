@@ -30,7 +30,8 @@ class Bpf(Node):
     def __post_init__(self) -> None:
         Node.__post_init__(self)
         check_text(self.filter, self.where)
-        object.__setattr__(self, "filter", self.filter.strip())
+        # libpcap takes any white space for one blank; so printed forms have no line breaks.
+        object.__setattr__(self, "filter", " ".join(self.filter.split()))
         if "\0" in self.filter:
             raise ExpressionError("a filter with a NUL byte", where=self.where, help="filters are text")
         if len(self.filter.encode()) > LONGEST_FILTER:

@@ -32,7 +32,11 @@ class Device(Node):
         object.__setattr__(self, "tap", self.tap.strip().removesuffix("@xdp"))
         if not self.interface:
             raise ExpressionError("no interface named", where=self.where, help="write `(device,eth0)`")
-        if len(self.interface.encode()) > 15 or self.interface in (".", "..") or set(self.interface) & set("/ \t\n:"):
+        if not self.tap.isprintable():
+            raise ExpressionError(
+                "a name with characters that cannot be seen", where=self.where, help="`ip link` lists the interfaces"
+            )
+        if len(self.interface.encode()) > 15 or self.interface in (".", "..") or set(self.interface) & set("/ :"):
             raise ExpressionError(
                 f"`{self.interface}` cannot be the name of an interface",
                 where=self.where,

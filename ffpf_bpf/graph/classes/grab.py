@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.effect import Delivery
-from ffpf_bpf.graph.expression import Node, Role
+from ffpf_bpf.graph.expression import Node, Role, check_number
 
 LONGEST_SNAPLEN = 65_535
 
@@ -27,6 +27,7 @@ class Grab(Node):
 
     def __post_init__(self) -> None:
         Node.__post_init__(self)
+        check_number(self.snaplen, self.where)
         if not 0 <= self.snaplen <= LONGEST_SNAPLEN:
             raise ExpressionError(
                 f"a snaplen of {self.snaplen} bytes",

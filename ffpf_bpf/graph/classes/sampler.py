@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.effect import Fate, Primitive
-from ffpf_bpf.graph.expression import Node, Role
+from ffpf_bpf.graph.expression import Node, Role, check_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Sampler(Node):
 
     def __post_init__(self) -> None:
         Node.__post_init__(self)
+        check_number(self.one_in, self.where)
         if not 1 <= self.one_in < 1 << 32:
             raise ExpressionError(
                 f"cannot sample 1 in {self.one_in}", where=self.where, help="a whole number from 1 to 4294967295"
