@@ -96,7 +96,7 @@ def _instantiate(parts: Parts) -> None:
             (tap_module.Tap, "load_segment", "load"),
             (tap_module, "load", "load"),
             (calls, "attach_xdp", "attach"),
-            (tap_module.Tap, "replace", "link"),
+            (tap_module.Tap, "link", "link"),
         ):
             stack.enter_context(_timed(parts, owner, name, part))
         before = time.perf_counter()
