@@ -464,3 +464,9 @@ def test_a_deleted_interface_ends_the_grab_with_its_ledger(network: Network) -> 
     assert grab.returncode == 4
     assert " seen = " in shown
     assert "ffpf: gone0: the interface is gone\nhelp: " in shown
+
+
+def test_version() -> None:
+    from importlib import metadata
+
+    assert ffpf("--version").stdout == f"ffpf {metadata.version('ffpf_bpf')}\n"

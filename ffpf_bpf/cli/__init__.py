@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib import metadata
 from types import FrameType
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -16,13 +17,30 @@ from ffpf_bpf.errors import FfpfError
 
 INTERRUPTED = 130
 
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ffpf {metadata.version('ffpf_bpf')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
-    help="Grab flows from network interfaces: filter graphs, authorised, compiled to eBPF, chained at XDP.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def everything(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Grab flows from network interfaces: filter graphs, authorised, compiled to eBPF, chained at XDP."""
+
+
 app.command("grab")(grabbing.grab)
 app.command("run")(grabbing.run)
 app.command("check")(deciding.check)
