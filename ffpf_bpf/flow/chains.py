@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -159,13 +158,9 @@ class Chains:
                 chain.join(member, _compile((member,), interface.name))
                 return chain
             with ExitStack() as undo:
-                # Attaching waits for the kernel about as long as compiling takes: both at once.
-                with ThreadPoolExecutor(max_workers=1) as worker:
-                    attaching = worker.submit(_attach, interface)
-                    undo.callback(_detach, attaching)
-                    compiled = _compile((member,), interface.name)
-                chain = attaching.result()
-                chain.join(member, compiled)
+                chain = _attach(interface)
+                undo.callback(chain.tap.close)
+                chain.join(member, _compile((member,), interface.name))
                 undo.pop_all()
             self._chains[key] = chain
             return chain
@@ -211,12 +206,6 @@ def _attach(interface: Interface) -> Chain:
     control_bytes = TAP_BYTES + cpus * SCRATCH_BYTES
     entry = compiler.compile_entry(cpus).programs[compiler.ENTRY_PROGRAM]
     return Chain(interface.name, tap.attach(interface, entry, control_bytes))
-
-
-def _detach(attaching: Future[Chain]) -> None:
-    """Undo what `_attach` did, if it did."""
-    if attaching.exception() is None:
-        attaching.result().tap.close()
 
 
 def find_interface(name: str, hook: str) -> Interface:
