@@ -24,8 +24,6 @@ from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Descriptor
 from ffpf_bpf.kernel.programs import Binding
 
-Objects = dict[str, Object]  # by program
-
 LONGEST_CHAIN = 4
 MOST_FLOWS_IN_SEGMENT = 24  # a program takes 64 maps: two for each flow, the tap's and the links
 LOG_LINES_SHOWN = 6
@@ -63,9 +61,9 @@ class Chain:
     def members(self) -> int:
         return sum(len(shared.members) for shared in self._shared)
 
-    def join(self, member: Member, compiled: Objects) -> None:
+    def join(self, member: Member) -> None:
         """Add a flow at the end, as a segment of its own; fold the chain if it has become long."""
-        self._replace([], (member,), compiled)
+        self._replace([], (member,))
         if len(self._shared) > LONGEST_CHAIN:
             try:
                 self._fold()
@@ -111,11 +109,11 @@ class Chain:
         if len(tail) > 1:
             self._replace(tail, tuple(member for shared in tail for member in shared.members))
 
-    def _replace(self, old: list[_Shared], members: tuple[Member, ...], compiled: Objects | None = None) -> None:
+    def _replace(self, old: list[_Shared], members: tuple[Member, ...]) -> None:
         """One segment with `members` in place of the neighbours `old`."""
         at = self._shared.index(old[0]) if old else len(self._shared)
         with ExitStack() as undo:
-            new = self._load(members, compiled or _compile(members, self.name)) if members else None
+            new = self._load(members) if members else None
             if new is not None:
                 undo.callback(new.close)
             self.tap.link([shared.segment for shared in old], new)
@@ -123,7 +121,9 @@ class Chain:
         self._shared[at : at + len(old)] = [_Shared(members, new)] if new is not None else []
         self.tap.retire([shared.segment for shared in old])
 
-    def _load(self, members: tuple[Member, ...], compiled: Objects) -> tap.Segment:
+    def _load(self, members: tuple[Member, ...]) -> tap.Segment:
+        parts = tuple(member.part for member in members)
+        compiled = compiler.compile_segment(parts, self.name, calls.possible_cpus())
         bindings = {}
         for number, member in enumerate(members):
             bindings[f"ffpf_flow_{number}"] = Binding(member.flow_map, True)
@@ -133,7 +133,7 @@ class Chain:
         try:
             return self.tap.load_segment(programs[SEGMENT_PROGRAM], programs.get(DELIVER_PROGRAM), bindings)
         except VerifierError as error:
-            raise _explained(error, tuple(member.part for member in members), self.name) from None
+            raise _explained(error, parts, self.name) from None
 
 
 class Chains:
@@ -155,12 +155,12 @@ class Chains:
                         where=interface.name,
                         help="close the flows on the old one first",
                     )
-                chain.join(member, _compile((member,), interface.name))
+                chain.join(member)
                 return chain
             with ExitStack() as undo:
                 chain = _attach(interface)
                 undo.callback(chain.tap.close)
-                chain.join(member, _compile((member,), interface.name))
+                chain.join(member)
                 undo.pop_all()
             self._chains[key] = chain
             return chain
@@ -195,10 +195,6 @@ class Chains:
 
 
 CHAINS = Chains()
-
-
-def _compile(members: tuple[Member, ...], tap_name: str) -> Objects:
-    return compiler.compile_segment(tuple(member.part for member in members), tap_name, calls.possible_cpus())
 
 
 def _attach(interface: Interface) -> Chain:

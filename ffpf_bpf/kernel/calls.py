@@ -332,6 +332,7 @@ def test_run(program: int, packet: bytes, repeat: int = 1) -> TestRun:
     return TestRun(options.retval, out.raw[: options.data_size_out], options.duration)
 
 
+@cache
 def possible_cpus() -> int:
     """CPUs that may ever come online; per-CPU memory is laid out for so many."""
     with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
