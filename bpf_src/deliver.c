@@ -1,56 +1,61 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Stores a packet in the next slot of this CPU's ring of a flow, or counts that the ring was full. */
+/* Stores a packet in the next slot of this CPU's ring of a flow, in steps between which transforms change the copy. */
 #include "ffpf.h"
 
-/*
- * ring: the flow's slots, `slots` (a power of two) of `slot_bytes` for each CPU, this CPU's from `first`.
- * snaplen: at most slot_bytes less the 32 bytes of a block around its data, 4 to 65,535.
- */
-FFPF_PRIMITIVE void ffpf_deliver(struct xdp_md *ctx, __u64 length, void *ring, struct ffpf_flow *flow,
-				 struct ffpf_cpu *cpu, struct ffpf_scratch *scratch, __u32 first, __u32 slots,
-				 __u32 slot_bytes, __u64 snaplen, __u64 longest, __u32 interface)
+/* Whether the ring has room for `wanted` more. */
+FFPF_PRIMITIVE int ffpf_has_room(const struct ffpf_cpu *cpu, __u64 wanted, __u32 slots)
 {
-	__u64 head = cpu->head, captured = length, padded, now;
-	__u32 index = first + ((__u32)head & (slots - 1));
-	struct ffpf_slot *slot;
+	return cpu->head - *(volatile __u64 *)&cpu->tail + wanted <= slots;
+}
 
-	if (head - *(volatile __u64 *)&cpu->tail >= slots) {
-		cpu->fates[FFPF_RING_FULL]++;
-		return;
-	}
-	slot = bpf_map_lookup_elem(ring, &index);
-	if (!slot) {
-		cpu->fates[FFPF_RING_FULL]++;
-		return;
-	}
+/* The slot that comes next. ring: `slots` (a power of two) for each CPU, this CPU's from `first` on. */
+FFPF_PRIMITIVE struct ffpf_slot *ffpf_next_slot(void *ring, const struct ffpf_cpu *cpu, __u32 first, __u32 slots)
+{
+	__u32 index = first + ((__u32)cpu->head & (slots - 1));
 
-	/* Each comparison stands alone on the very register that bounds the copy: the verifier does not see through
-	 * the folded forms that the optimiser prefers. */
-	if (captured > snaplen)
-		captured = snaplen;
-	FFPF_OPAQUE(captured);
-	if (captured > longest)
-		captured = longest;
-	FFPF_OPAQUE(captured);
-	if (captured >= 1 && bpf_xdp_load_bytes(ctx, 0, slot + 1, captured)) {
-		cpu->fates[FFPF_RING_FULL]++;
-		return;
-	}
-	if (!scratch->now_ns)
-		scratch->now_ns = bpf_ktime_get_ns();
-	now = scratch->now_ns + flow->clock_offset_ns;
+	return bpf_map_lookup_elem(ring, &index);
+}
+
+/*
+ * Copies the packet's first `wanted` bytes into the slot, at most `longest`, which a slot has room for, 4 to 65,535.
+ * Returns how many, or -1.
+ */
+FFPF_PRIMITIVE __s64 ffpf_copy_packet(struct xdp_md *ctx, struct ffpf_slot *slot, __u64 wanted, __u64 longest)
+{
+	/* The comparison stands alone on the very register that bounds the copy: the verifier does not see through the
+	 * folded forms that the optimiser prefers. */
+	FFPF_OPAQUE(wanted);
+	if (wanted > longest)
+		wanted = longest;
+	FFPF_OPAQUE(wanted);
+	if (wanted >= 1 && bpf_xdp_load_bytes(ctx, 0, slot + 1, wanted))
+		return -1;
+	return wanted;
+}
+
+/* Fills in the rest of a slot that holds `captured` bytes and publishes it. tag_bytes: sizeof(struct ffpf_tag), or 0. */
+FFPF_PRIMITIVE void ffpf_publish_slot(const struct ffpf_packet *packet, struct ffpf_slot *slot,
+				      const struct ffpf_flow *flow, struct ffpf_cpu *cpu, __u64 captured,
+				      __u32 slot_bytes, __u32 interface, __u32 tag_bytes, __u32 sinks, __u64 result)
+{
+	__u64 now = ffpf_now_ns(packet) + flow->clock_offset_ns, padded = (captured + 3) & ~3ull;
+
 	slot->interface = interface;
 	slot->time_high = now >> 32;
 	slot->time_low = now;
 	slot->captured = captured;
-	slot->original = length;
-	padded = (captured + 3) & ~3ull;
+	slot->original = packet->length;
 	if (padded + sizeof(*slot) + 4 < slot_bytes) {
 		__u16 *option = (void *)(slot + 1) + padded;
 
 		option[0] = FFPF_FILL_OPTION;
 		option[1] = slot_bytes - sizeof(*slot) - 4 - padded - 4;
 	}
-	cpu->fates[FFPF_DELIVERED]++;
-	FFPF_PUBLISH(&cpu->head, head + 1);
+	if (tag_bytes) {
+		struct ffpf_tag *tag = (void *)slot + slot_bytes - 4 - sizeof(*tag);
+
+		tag->sinks = sinks;
+		tag->result = result;
+	}
+	FFPF_PUBLISH(&cpu->head, cpu->head + 1);
 }

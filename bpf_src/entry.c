@@ -18,6 +18,8 @@ SEC("xdp/ffpf_entry") int ffpf_entry(struct xdp_md *ctx)
 	if (cpu >= ffpf_cpus)
 		return XDP_PASS;
 	scratch[cpu].now_ns = 0;
+	scratch[cpu].headers.known = 0;
+	scratch[cpu].flow_hash = 0;
 	bpf_tail_call(ctx, &ffpf_links, FFPF_NEXT);
 	return XDP_PASS;
 }

@@ -33,13 +33,38 @@ enum ffpf_link {
 struct ffpf_tap {
 	__u32 active;    /* flows that are switched on; 0: pass everything on at once */
 	__u32 owner_pid; /* the process that holds the chain */
-	__u8 reserved[56];
+	__u64 seed;      /* of the hashes of flows: random, the same at all taps of a process */
+	__u8 reserved[48];
 };
+
+/* What is known of a packet's headers: dissect.h fills it in for the first node of the chain that asks. */
+struct ffpf_headers {
+	__u32 known;      /* 0 until somebody asked */
+	__u16 ethertype;  /* behind up to two VLAN tags */
+	__u16 vlan;       /* id of the outer tag, FFPF_NO_VLAN without one */
+	__u16 l3;         /* offset behind Ethernet header and tags, at most 22 */
+	__u16 l4;         /* offset behind the IP header and IPv6 extension headers; l3 if it is not IP */
+	__u16 payload;    /* offset behind the transport header; the frame's end if that is cut */
+	__u16 sport;      /* TCP, UDP, SCTP */
+	__u16 dport;
+	__u8 version;     /* 4, 6, or 0: not IP, or its header is cut */
+	__u8 protocol;    /* IPv4's, or the last next header of IPv6 */
+	__u8 fragment;    /* 0: none, 1: the first one, 2: a later one, which has no transport header */
+	__u8 ports;       /* 1: sport and dport are there */
+	__u8 tcp_flags;
+	__u8 traffic;     /* IPv4 type of service, IPv6 traffic class */
+	__u8 ttl;         /* IPv4 time to live, IPv6 hop limit */
+	__u8 reserved;
+};
+
+#define FFPF_NO_VLAN 0xffff
 
 struct ffpf_scratch {
 	__u64 now_ns;  /* clock of this packet, 0 until somebody asked */
 	__u64 grabbed; /* sinks of the segment that this packet reached: bit i is the segment's sink i */
-	__u8 reserved[48];
+	struct ffpf_headers headers;
+	__u64 flow_hash; /* of its 5-tuple, 0 until somebody asked */
+	__u8 reserved[8];
 };
 
 /* A flow's map: one ffpf_flow, then for each possible CPU an ffpf_cpu, its counters and its nodes' memory. */
@@ -79,11 +104,34 @@ struct ffpf_slot {
 /* Codes from 0x8000 on are for local use; Apple's tools took the first ones. */
 #define FFPF_FILL_OPTION 0xfffe
 
-/* What a primitive sees of the packet. Bytes from data up to end may be read, after the usual bounds check. */
+/*
+ * A slot of a flow whose sinks differ, or whose nodes have results, ends in this, before the trailing length: the last
+ * bytes of the filling option's value.
+ */
+struct ffpf_tag {
+	__u32 sinks;  /* the flow's sinks that the packet reached, a bit each in the order of the graph */
+	__u32 result; /* of the last node on its way that has results; FFPF_NO_RESULT if it met none */
+};
+
+#define FFPF_NO_RESULT 0x10000
+
+/*
+ * What a primitive sees of the packet. Bytes from data up to end may be read, after the usual bounds check.
+ * ffpf_now_ns() and dissect.h's ffpf_headers(), ffpf_flow_hash() tell the rest, each worked out once for a packet.
+ */
 struct ffpf_packet {
 	void *data;
 	void *end;
-	__u32 length; /* on the wire, in bytes */
+	__u64 length; /* on the wire, in bytes */
+	struct ffpf_scratch *scratch;
+	const struct ffpf_tap *tap;
+};
+
+/* What a rewriting primitive may change: the copy in the slot. Of `longest` bytes (a constant), `captured` are used. */
+struct ffpf_copy {
+	void *data;
+	__u64 captured;
+	__u64 longest;
 };
 
 /* A primitive is inlined where the graph calls it. */
@@ -96,10 +144,46 @@ struct ffpf_packet {
  * Publishes what was stored before. Stores are not reordered on x86-64 (TSO), so keeping the compiler in order is
  * enough; elsewhere an atomic exchange is the one full barrier every kernel's JIT has.
  */
+#define FFPF_BARRIER() asm volatile("" ::: "memory")
+
+/* No packet is longer: bounds offsets for the verifier. */
+#define FFPF_FARTHEST 0xffff
+
+/*
+ * The address of `bytes` (a constant) packet bytes from `offset` on, or 0 if the packet is shorter. The offset is made
+ * opaque, so that the verifier sees the check on the very register that is added.
+ */
+static __always_inline void *ffpf_at(const struct ffpf_packet *packet, __u64 offset, __u64 bytes)
+{
+	void *at;
+
+	FFPF_OPAQUE(offset);
+	if (offset > FFPF_FARTHEST)
+		return 0;
+	at = packet->data + offset;
+	FFPF_OPAQUE(at);
+	if (at + bytes > packet->end)
+		return 0;
+	return at;
+}
+
+static __always_inline __u16 ffpf_be16(const void *at)
+{
+	return __builtin_bswap16(*(const __u16 *)at);
+}
+
+/* This packet's time on the monotonic clock: read once, 26 ns. */
+static __always_inline __u64 ffpf_now_ns(const struct ffpf_packet *packet)
+{
+	if (!packet->scratch->now_ns)
+		packet->scratch->now_ns = bpf_ktime_get_ns();
+	return packet->scratch->now_ns;
+}
+
 #if defined(FFPF_STORES_IN_ORDER)
 #define FFPF_PUBLISH(place, value)                      \
 	do {                                            \
-		asm volatile("" ::: "memory");          \
+		FFPF_BARRIER();                         \
 		*(volatile __u64 *)(place) = (value);   \
 	} while (0)
 #else

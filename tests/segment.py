@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from ffpf_bpf import compiler
 from ffpf_bpf.capture.ring import Batch, RingReader
 from ffpf_bpf.compiler import DELIVER_PROGRAM, SEGMENT_PROGRAM, SegmentFlow
 from ffpf_bpf.flow import Statistics
 from ffpf_bpf.flow import statistics as statistics_module
+from ffpf_bpf.flow.store import NodeMemory, Store
 from ffpf_bpf.graph.expression import Expression
 from ffpf_bpf.graph.graph import Graph, build
-from ffpf_bpf.graph.memory import FLOW_BYTES, SCRATCH_BYTES, TAP_BYTES, Memory, lay_out, size_ring
+from ffpf_bpf.graph.memory import FLOW_BYTES, SCRATCH_BYTES, TAP_BYTES, Memory, homes, lay_out, size_ring, table_of
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.kernel import calls
 from ffpf_bpf.kernel.maps import MappedArray, ProgArray
 from ffpf_bpf.kernel.programs import Binding, load
-from ffpf_bpf.kernel.tap import DELIVER, LINKS, NEXT
+from ffpf_bpf.kernel.tap import DELIVER, LINKS, NEXT, SEED_OFFSET
 from tests.network import one_cpu
 
+SEED = 0x5EED  # of the hashes of flows
 COUNTED = 16 + 8 * 3  # struct ffpf_cpu: fates[FFPF_COUNTED]
 
 
@@ -33,6 +38,7 @@ class LoadedFlow:
     program: int
     flow_map: MappedArray
     reader: RingReader
+    nodes: dict[str, NodeMemory]
 
     def run(self, packet: bytes) -> bytes:
         """One packet through the chain; the packet as the chain left it."""
@@ -49,7 +55,16 @@ class LoadedFlow:
         return total
 
     def statistics(self) -> Statistics:
-        return statistics_module.read(self.flow_map.memory, self.graph, self.memory)
+        reports = {
+            step: self.nodes[self.graph.ids[step]].report
+            for step, _ in self.graph.leaves()
+            if self.graph.ids[step] in self.nodes
+        }
+        return statistics_module.read(self.flow_map.memory, self.graph, self.memory, reports)
+
+    def mbuf(self, node: str) -> np.ndarray[Any, Any]:
+        """The memory of the node with that id, as `Flow.node(id).mbuf` shows it."""
+        return self.nodes[node].mbuf()
 
     def batches(self) -> list[Batch]:
         return [batch.copy() for batch in self.reader.poll()]
@@ -60,33 +75,39 @@ def loaded(*expressions: str | Expression, snaplen: int = 96, tap: str = "tap0")
     """The flows in one segment, behind an entry program, switched on. Everything happens on one CPU."""
     cpus = calls.possible_cpus()
     graphs = [build(parse(text) if isinstance(text, str) else text) for text in expressions]
-    parts = tuple(
-        SegmentFlow(
-            graph,
-            compiler.compile_predicates(graph),
-            lay_out(graph, cpus),
-            size_ring(graph.snaplen or snaplen, 1 << 16),
-        )
-        for graph in graphs
-    )
-    objects = compiler.compile_segment(parts, tap, cpus)
+    parts = []
+    for number, graph in enumerate(graphs):
+        memory = lay_out(graph, cpus)
+        ring = size_ring(graph.snaplen or snaplen, 1 << 16, tagged=graph.tagged)
+        at_home = homes(graph, memory, number)
+        parts.append(SegmentFlow(graph, compiler.compile_predicates(graph), memory, ring, number, at_home))
+    objects = compiler.compile_segment(tuple(parts), tap, cpus)
     with ExitStack() as stack:
         stack.enter_context(one_cpu())
         control = stack.enter_context(MappedArray("ffpf_tap", TAP_BYTES + cpus * SCRATCH_BYTES))
         control.memory[0] = 1
+        control.memory[SEED_OFFSET : SEED_OFFSET + 8] = SEED.to_bytes(8, "little")
         entry_links, links = (stack.enter_context(ProgArray("ffpf_links", LINKS)) for _ in range(2))
         shared = {"ffpf_tap": Binding(control, True)}
         bindings = {**shared, "ffpf_links": Binding(links, False)}
         flows = []
         for number, part in enumerate(parts):
-            flow_map = stack.enter_context(MappedArray("ffpf_flow", part.memory.flow_map_bytes))
+            store = Store(part.memory)
+            stack.callback(store.close)
+            store.fill_tables(part.graph)
+            flow_map = store.map
             ring_map = stack.enter_context(MappedArray("ffpf_ring", part.ring.slot_bytes, cpus * part.ring.slots))
             flow_map.memory[0] = 1
             bindings[f"ffpf_flow_{number}"] = Binding(flow_map, True)
             bindings[f"ffpf_ring_{number}"] = Binding(ring_map, False)
             reader = RingReader(flow_map.memory, ring_map.memory, part.memory, part.ring)
             stack.callback(reader.close)
-            flows.append(LoadedFlow(part.graph, part.memory, -1, flow_map, reader))
+            nodes = {
+                part.graph.ids[step]: NodeMemory(leaf.node, part.homes[step], {number: store})
+                for step, leaf in part.graph.leaves()
+                if leaf.node.cpu_bytes or table_of(leaf.node)
+            }
+            flows.append(LoadedFlow(part.graph, part.memory, -1, flow_map, reader, nodes))
         segment = stack.enter_context(load(objects[SEGMENT_PROGRAM].programs[SEGMENT_PROGRAM], bindings))
         if DELIVER_PROGRAM in objects:
             links.set(DELIVER, stack.enter_context(load(objects[DELIVER_PROGRAM].programs[DELIVER_PROGRAM], bindings)))

@@ -7,6 +7,7 @@ Before (dominance). A packet for which a step is true
 - leaf: left its source and the node itself;
 - union: left one of the inputs, so all of them must hold;
 - intersection: left all of the inputs, so one that holds is enough;
+- case: left its node;
 - complement: left its `source`. What is inside the NOT does not count: the packets that go on are those it stopped.
 A node inside one operand of `&` is reached from that operand's source only; the other operands say nothing about it.
 
@@ -23,7 +24,7 @@ from ffpf_bpf.authorise.decision import Finding, Result
 from ffpf_bpf.authorise.policy import Order
 from ffpf_bpf.graph.classes.sampler import Sampler
 from ffpf_bpf.graph.expression import Node
-from ffpf_bpf.graph.graph import Complement, Graph, Intersection, Leaf, Union, sources
+from ffpf_bpf.graph.graph import Case, Complement, Graph, Intersection, Leaf, Union, sources
 
 Wanted = Callable[[Node], bool]
 MOST_LISTED = 8
@@ -115,7 +116,7 @@ def _left_behind(graph: Graph, wanted: Wanted) -> list[bool]:
                 holds.append(all(holds[i] for i in inputs))
             case Intersection(inputs=inputs):
                 holds.append(any(holds[i] for i in inputs))
-            case Complement(source=source):
+            case Complement(source=source) | Case(source=source):
                 holds.append(source is not None and holds[source])
             case _:
                 raise TypeError(f"not a step: {step!r}")
@@ -124,7 +125,7 @@ def _left_behind(graph: Graph, wanted: Wanted) -> list[bool]:
 
 def _source(graph: Graph, index: int) -> int | None:
     step = graph.steps[index]
-    if isinstance(step, Leaf | Complement):
+    if isinstance(step, Leaf | Complement | Case):
         return step.source
     raise TypeError(f"{graph.ids[index]} has no single source")
 

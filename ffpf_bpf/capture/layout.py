@@ -21,19 +21,41 @@ CPU_DTYPE = np.dtype(
 )
 """struct ffpf_cpu, 128 bytes: one CPU's ring position and ledger; `fates` is indexed by graph.effect.Fate."""
 
-TAP_DTYPE = np.dtype([("active", "<u4"), ("owner_pid", "<u4"), ("reserved", "u1", (56,))])
+TAP_DTYPE = np.dtype([("active", "<u4"), ("owner_pid", "<u4"), ("seed", "<u8"), ("reserved", "u1", (48,))])
 """struct ffpf_tap, 64 bytes: the head of a tap's map."""
 
-SCRATCH_DTYPE = np.dtype([("now_ns", "<u8"), ("grabbed", "<u8"), ("reserved", "u1", (48,))])
+HEADERS_DTYPE = np.dtype(
+    [
+        ("known", "<u4"),
+        *[(name, "<u2") for name in ("ethertype", "vlan", "l3", "l4", "payload", "sport", "dport")],
+        *[(name, "u1") for name in ("version", "protocol", "fragment", "ports", "tcp_flags", "traffic", "ttl")],
+        ("reserved", "u1"),
+        ("padding", "u1", (2,)),
+    ]
+)
+"""struct ffpf_headers, 28 bytes: what is known of a packet's headers."""
+
+SCRATCH_DTYPE = np.dtype(
+    {
+        "names": ["now_ns", "grabbed", "headers", "flow_hash", "reserved"],
+        "formats": ["<u8", "<u8", HEADERS_DTYPE, "<u8", ("u1", (8,))],
+        "offsets": [0, 8, 16, 48, 56],
+        "itemsize": 64,
+    }
+)
 """struct ffpf_scratch, 64 bytes: one CPU's notes on the packet that is in the chain."""
 
+TAG_DTYPE = np.dtype([("sinks", "<u4"), ("result", "<u4")])
+"""struct ffpf_tag, 8 bytes: in a tagged slot, before the trailing length."""
 
-def slot_dtype(slot_bytes: int) -> np.dtype[np.void]:
-    """A ring slot of `slot_bytes`: struct ffpf_slot, the data with its padding and filler, and the trailing length.
+
+def slot_dtype(slot_bytes: int, *, tagged: bool = False) -> np.dtype[np.void]:
+    """A ring slot of `slot_bytes`: struct ffpf_slot, the data with its padding and filler, struct ffpf_tag if `tagged`,
+    and the trailing length.
 
     Raises ValueError if no pcapng block has that size.
     """
-    data_bytes = slot_bytes - HEADER_BYTES - TRAILER_BYTES
+    data_bytes = slot_bytes - HEADER_BYTES - TRAILER_BYTES - (TAG_DTYPE.itemsize if tagged else 0)
     if data_bytes <= 0 or slot_bytes % 4:
         raise ValueError(f"a slot is a multiple of 4 bytes and more than 32, not {slot_bytes}")
     return np.dtype(
@@ -46,6 +68,7 @@ def slot_dtype(slot_bytes: int) -> np.dtype[np.void]:
             ("captured", "<u4"),
             ("original", "<u4"),
             ("data", "u1", (data_bytes,)),
+            *([("sinks", "<u4"), ("result", "<u4")] if tagged else []),
             ("trailer", "<u4"),
         ]
     )

@@ -93,7 +93,7 @@ class RingReader:
         first, stride = FLOW_BYTES // 8, memory.stride // 8
         self._words = words
         self._areas = [first + cpu * stride for cpu in range(memory.cpus)]
-        dtype = slot_dtype(ring.slot_bytes)
+        dtype = slot_dtype(ring.slot_bytes, tagged=ring.tagged)
         if ring_memory is None:
             self._slots = np.empty(0, dtype=dtype)
         else:

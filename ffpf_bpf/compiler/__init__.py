@@ -9,12 +9,12 @@ from llvmlite import ir
 
 from ffpf_bpf.compiler import emit, pcap
 from ffpf_bpf.compiler.deliver import DELIVER_PROGRAM, generate_deliver
-from ffpf_bpf.compiler.frame import Generated, SegmentFlow, new_module
+from ffpf_bpf.compiler.frame import Generated, SegmentFlow, new_module, segment_stores
 from ffpf_bpf.compiler.object import Object, read
 from ffpf_bpf.compiler.pcap import compile_filter
 from ffpf_bpf.compiler.segment import MOST_SINKS, SEGMENT_PROGRAM, generate_segment
 from ffpf_bpf.errors import FfpfError
-from ffpf_bpf.graph.effect import Predicate
+from ffpf_bpf.graph.effect import Predicate, Primitive
 from ffpf_bpf.graph.graph import Graph
 from ffpf_bpf.graph.predicate import Program
 
@@ -31,6 +31,7 @@ __all__ = [
     "fit_together",
     "generate",
     "ir_text",
+    "segment_stores",
     "versions",
 ]
 
@@ -87,9 +88,13 @@ def _size(flows: Sequence[SegmentFlow]) -> int:
     """About how many instructions the flows come to, rather more than less."""
     size = 0
     for flow in flows:
-        effects = [leaf.node.effect for _, leaf in flow.graph.leaves()]
-        texts = [effect.filter for effect in effects if isinstance(effect, Predicate)]
-        size += 3 * sum(len(flow.predicates[text].instructions) for text in texts) + 12 * len(flow.graph.steps)
+        size += 12 * len(flow.graph.steps)
+        for _, leaf in flow.graph.leaves():
+            match leaf.node.effect:
+                case Predicate(filter=text):
+                    size += 3 * len(flow.predicates[text].instructions)
+                case Primitive(module=module, function=function):
+                    size += emit.instructions(module, function)
     return size
 
 

@@ -1,10 +1,15 @@
-"""Flows -> LLVM IR: the deliver program of a segment, which stores the packet for each flow that grabs it."""
+"""Flows -> LLVM IR: the deliver program of a segment, which stores the packet for each flow that grabs it.
+
+A packet is stored once for each *view* of a flow that it reached a sink of: sinks behind the same transforms show the
+same, those behind others something else. All of a packet's records are stored, or none.
+"""
 
 from __future__ import annotations
 
 from llvmlite import ir
 
 from ffpf_bpf.compiler.frame import (
+    FATES,
     GRABBED,
     Frame,
     Generated,
@@ -14,54 +19,169 @@ from ffpf_bpf.compiler.frame import (
     declare,
     external,
     new_module,
+    segment_stores,
 )
-from ffpf_bpf.compiler.predicate import I8, I32, I64, POINTER
-from ffpf_bpf.graph.graph import Graph
-from ffpf_bpf.graph.memory import BLOCK_BYTES
+from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER
+from ffpf_bpf.graph.effect import NO_RESULT, Fate, Transform
+from ffpf_bpf.graph.graph import Graph, Leaf
+from ffpf_bpf.graph.memory import BLOCK_BYTES, TAG_BYTES
+from ffpf_bpf.graph.views import View, views
 
 DELIVER_PROGRAM = "ffpf_deliver_all"
-DELIVER_TYPE = ir.FunctionType(ir.VoidType(), [POINTER, I64, *[POINTER] * 4, *[I32] * 3, I64, I64, I32])
+HAS_ROOM = ir.FunctionType(I32, [POINTER, I64, I32])
+NEXT_SLOT = ir.FunctionType(POINTER, [POINTER, POINTER, I32, I32])
+COPY_PACKET = ir.FunctionType(I64, [POINTER, POINTER, I64, I64])
+PUBLISH_SLOT = ir.FunctionType(ir.VoidType(), [*[POINTER] * 4, I64, *[I32] * 4, I64])
+HEADER_BYTES = BLOCK_BYTES - 4  # of a slot before its data: struct ffpf_slot
+COPY = ir.LiteralStructType([POINTER, I64, I64])  # struct ffpf_copy
 
 
 def generate_deliver(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks: tuple[Sink, ...]) -> Generated:
-    """The program that stores the packet once for each flow that has a sink it reached."""
-    result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), {"chain", "deliver"})
-    program = Frame(result.module, DELIVER_PROGRAM, cpus)
-    b = program.builder
-    scratch = program.scratch()
-    grabbed = b.load(b.gep(scratch, [I64(GRABBED)], source_etype=I8), typ=I64)
-    store = declare(result.module, "ffpf_deliver", DELIVER_TYPE)
+    """The program that stores the packet for each flow that has a sink it reached."""
+    deliver = _Deliver(flows, tap, cpus)
     for number, flow in enumerate(flows):
-        own = [sink for sink in sinks if sink.flow == number]
-        if not own:
-            continue
-        mask = sum(1 << sink.bit for sink in own)
-        inside, after = b.append_basic_block(), b.append_basic_block()
-        b.cbranch(b.icmp_unsigned("!=", b.and_(grabbed, I64(mask)), I64(0)), inside, after)
-        b.position_at_end(inside)
-        flow_value = external(result.module, f"ffpf_flow_{number}")
-        b.call(
-            store,
-            [
-                program.context,
-                program.length,
-                external(result.module, f"ffpf_ring_{number}"),
-                flow_value,
-                cpu_memory(b, flow_value, program.cpu, flow.memory),
-                scratch,
-                b.mul(b.trunc(program.cpu, I32), I32(flow.ring.slots)),
-                I32(flow.ring.slots),
-                I32(flow.ring.slot_bytes),
-                _snaplen(b, grabbed, own),
-                I64(flow.ring.slot_bytes - BLOCK_BYTES),
-                I32(flow.first_interface + _tap_number(flow.graph, tap)),
-            ],
-        )
-        b.branch(after)
-        b.position_at_end(after)
-    b.branch(program.onward)
-    program.finish()
-    return result
+        if own := [sink for sink in sinks if sink.flow == number]:
+            deliver.flow(number, flow, own)
+    deliver.builder.branch(deliver.program.onward)
+    deliver.program.finish()
+    return deliver.result
+
+
+class _Deliver:
+    """The deliver program."""
+
+    def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int) -> None:
+        self.result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), {"chain", "deliver"})
+        self.program = Frame(self.result.module, DELIVER_PROGRAM, cpus)
+        self.builder = self.program.builder
+        self.stores = segment_stores(flows)
+        self.tap = tap
+        self.packet = self.program.packet()
+        grabbed = self.builder.gep(self.program.scratch(), [I64(GRABBED)], source_etype=I8)
+        self.grabbed = self.builder.load(grabbed, typ=I64)
+
+    def flow(self, number: int, flow: SegmentFlow, sinks: list[Sink]) -> None:
+        """Store the packet in a flow's ring, or count that there was no room for all of its records."""
+        b = self.builder
+        with b.if_then(self._reached(sinks)):
+            own = external(self.result.module, f"ffpf_flow_{number}")
+            cpu = cpu_memory(b, own, self.program.cpu, flow.memory)
+            of_view: dict[View, list[Sink]] = {}
+            for sink in sinks:
+                of_view.setdefault(views(flow.graph)[sink.step], []).append(sink)
+            wanted: ir.Value = I64(1)
+            if len(of_view) > 1:
+                wanted = I64(0)
+                for some in of_view.values():
+                    wanted = b.add(wanted, b.zext(self._reached(some), I64))
+            stored = self._variable(I1)
+            room = self._call("ffpf_has_room", HAS_ROOM, cpu, wanted, I32(flow.ring.slots))
+            b.store(b.icmp_unsigned("!=", room, I32(0)), stored)
+            for view, some in of_view.items():
+                condition = b.load(stored, typ=I1)
+                if len(of_view) > 1:
+                    condition = b.and_(condition, self._reached(some))
+                with b.if_then(condition):
+                    b.store(self._store(number, flow, cpu, view, some, sinks), stored)
+            fate = b.select(b.load(stored, typ=I1), I64(8 * Fate.DELIVERED), I64(8 * Fate.RING_FULL))
+            cell = b.gep(cpu, [b.add(fate, I64(FATES))], source_etype=I8)
+            b.store(b.add(b.load(cell, typ=I64), I64(1)), cell)
+
+    def _store(
+        self, number: int, flow: SegmentFlow, cpu: ir.Value, view: View, some: list[Sink], sinks: list[Sink]
+    ) -> ir.Value:
+        """Store one record, as `view` shows the packet; whether that worked."""
+        b, ring = self.builder, flow.ring
+        ring_map = external(self.result.module, f"ffpf_ring_{number}")
+        first = b.mul(b.trunc(self.program.cpu, I32), I32(ring.slots))
+        slot = self._call("ffpf_next_slot", NEXT_SLOT, ring_map, cpu, first, I32(ring.slots))
+        wanted = self._shorter(self.program.length, _snaplen(b, self.grabbed, some))
+        for step in view:
+            wanted = self._kept(flow, step, wanted)
+        worked = self._variable(I1)
+        b.store(I1(0), worked)
+        with b.if_then(b.icmp_unsigned("!=", b.ptrtoint(slot, I64), I64(0))):
+            context, longest = self.program.context, I64(ring.data_bytes)
+            captured = self._call("ffpf_copy_packet", COPY_PACKET, context, slot, wanted, longest)
+            with b.if_then(b.icmp_signed(">=", captured, I64(0))):
+                for step in view:
+                    self._rewrite(flow, step, slot, captured, longest)
+                self._publish(number, flow, cpu, slot, captured, some, sinks)
+                b.store(I1(1), worked)
+        return b.load(worked, typ=I1)
+
+    def _publish(
+        self,
+        number: int,
+        flow: SegmentFlow,
+        cpu: ir.Value,
+        slot: ir.Value,
+        captured: ir.Value,
+        some: list[Sink],
+        sinks: list[Sink],
+    ) -> None:
+        b, ring = self.builder, flow.ring
+        reached: ir.Value = I32(0)
+        result: ir.Value = I64(NO_RESULT)
+        if ring.tagged:
+            for place, sink in enumerate(sinks):
+                if sink in some:
+                    bit = b.and_(b.lshr(self.grabbed, I64(sink.bit)), I64(1))
+                    reached = b.or_(reached, b.trunc(b.shl(bit, I64(place)), I32))
+            result = b.load(b.gep(cpu, [I64(flow.memory.result)], source_etype=I8), typ=I64)
+        interface = I32(flow.first_interface + _tap_number(flow.graph, self.tap))
+        tag_bytes = I32(TAG_BYTES if ring.tagged else 0)
+        own = external(self.result.module, f"ffpf_flow_{number}")
+        slot_bytes = I32(ring.slot_bytes)
+        arguments = (self.packet, slot, own, cpu, captured, slot_bytes, interface, tag_bytes, reached, result)
+        self._call("ffpf_publish_slot", PUBLISH_SLOT, *arguments)
+
+    def _kept(self, flow: SegmentFlow, step: int, wanted: ir.Value) -> ir.Value:
+        transform, memories, arguments = self._transform(flow, step)
+        if not transform.keep:
+            return wanted
+        kind = ir.FunctionType(I64, [POINTER, *[POINTER] * len(memories), *[I64] * len(arguments)])
+        return self._shorter(wanted, self._call(transform.keep, kind, self.packet, *memories, *arguments))
+
+    def _rewrite(self, flow: SegmentFlow, step: int, slot: ir.Value, captured: ir.Value, longest: ir.Value) -> None:
+        transform, memories, arguments = self._transform(flow, step)
+        if not transform.rewrite:
+            return
+        b = self.builder
+        copy = self._variable(COPY)
+        data = b.gep(slot, [I64(HEADER_BYTES)], source_etype=I8)
+        for number, value in enumerate((data, captured, longest)):
+            b.store(value, b.gep(copy, [I64(8 * number)], source_etype=I8))
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, *[POINTER] * len(memories), *[I64] * len(arguments)])
+        self._call(transform.rewrite, kind, self.packet, copy, *memories, *arguments)
+
+    def _transform(self, flow: SegmentFlow, step: int) -> tuple[Transform, list[ir.Value], list[ir.Value]]:
+        """The transform at a step, its memories and arguments."""
+        leaf = flow.graph.steps[step]
+        assert isinstance(leaf, Leaf)
+        transform = leaf.node.effect
+        assert isinstance(transform, Transform)
+        self.result.primitives.add(transform.module)
+        mbuf, table = self.program.memory_of(flow.homes[step], self.stores)
+        memories = [mbuf] if transform.table is None else [mbuf, table]
+        return transform, memories, [I64(value) for value in transform.arguments]
+
+    def _variable(self, kind: ir.Type) -> ir.Value:
+        with self.builder.goto_entry_block():
+            place = self.builder.alloca(kind)
+        place.type = POINTER  # llvmlite types allocas; addresses by bytes want the opaque pointer
+        return place
+
+    def _call(self, name: str, kind: ir.FunctionType, *arguments: ir.Value) -> ir.Value:
+        return self.builder.call(declare(self.result.module, name, kind), arguments)
+
+    def _reached(self, sinks: list[Sink]) -> ir.Value:
+        """Whether the packet reached one of the sinks."""
+        mask = sum(1 << sink.bit for sink in sinks)
+        return self.builder.icmp_unsigned("!=", self.builder.and_(self.grabbed, I64(mask)), I64(0))
+
+    def _shorter(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.builder.select(self.builder.icmp_unsigned("<", a, b), a, b)
 
 
 def _snaplen(b: ir.IRBuilder, grabbed: ir.Value, sinks: list[Sink]) -> ir.Value:

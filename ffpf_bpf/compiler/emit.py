@@ -38,6 +38,13 @@ def optimise(module: Module) -> None:
     builder.getModulePassManager().run(module, builder)
 
 
+@cache
+def instructions(module: str, function: str) -> int:
+    """How many LLVM instructions a primitive has: about as many as it comes to in BPF."""
+    blocks = llvm.parse_bitcode(_bitcode(module)).get_function(function).blocks
+    return sum(1 for block in blocks for _ in block.instructions)
+
+
 def emit_object(module: Module) -> bytes:
     """The ELF object."""
     return bytes(_target_machine().emit_object(module))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llvmlite import ir
 
 from ffpf_bpf.compiler.predicate import I8, I32, I64, POINTER, opaque
 from ffpf_bpf.graph.graph import Graph
-from ffpf_bpf.graph.memory import FLOW_BYTES, SCRATCH_BYTES, TAP_BYTES, Memory, Ring
+from ffpf_bpf.graph.memory import FLOW_BYTES, SCRATCH_BYTES, TAP_BYTES, Home, Memory, Ring
 from ffpf_bpf.graph.predicate import Program
 
 DATA_LAYOUT = "e-m:e-p:64:64-i64:64-i128:128-n32:64-S128"
@@ -23,6 +23,8 @@ GRABBED = 8  # offset in struct ffpf_scratch
 class SegmentFlow:
     """A flow's part in a segment: everything its code depends on.
 
+    Its ledger and counters lie in the store of number `store`, laid out as `memory`; each step's own memory at its home
+    in `homes`. Steps of several flows of a segment that have one home are evaluated once.
     A packet's record carries `first_interface` plus the number of its tap among the flow's taps.
     """
 
@@ -30,15 +32,36 @@ class SegmentFlow:
     predicates: Mapping[str, Program]
     memory: Memory
     ring: Ring
+    store: int
+    homes: tuple[Home, ...]
     first_interface: int = 0
+
+    @property
+    def used(self) -> frozenset[tuple[int, int]]:
+        """The homes of its steps, but for those that only say where packets arrive."""
+        return frozenset(self.home(step) for step in range(len(self.homes)) if step not in self.graph.arrivals)
+
+    def home(self, step: int) -> tuple[int, int]:
+        """What tells nodes apart."""
+        return self.homes[step].store, self.homes[step].step
+
+
+def segment_stores(flows: Sequence[SegmentFlow]) -> tuple[int, ...]:
+    """The stores that a segment touches: it calls the n-th of them `ffpf_flow_n`. A flow's own comes at its place."""
+    found = [flow.store for flow in flows]
+    for flow in flows:
+        found += [home.store for home in flow.homes]
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, slots=True)
 class Sink:
-    """Bit `bit` of a packet's grabbed word: it reached a sink of flow number `flow` that takes `snaplen` bytes."""
+    """Bit `bit` of a packet's grabbed word: it reached the sink at step `step` of flow number `flow`, which takes
+    `snaplen` bytes."""
 
     bit: int
     flow: int
+    step: int
     snaplen: int
 
 
@@ -92,6 +115,29 @@ class Frame:
     def tail_call(self, link: int) -> None:
         follow = declare(self.module, "ffpf_follow", ir.FunctionType(ir.VoidType(), [POINTER, POINTER, I32]))
         self.builder.call(follow, [self.context, self.links, I32(link)])
+
+    def tap(self) -> ir.Value:
+        """The head of the tap's map."""
+        return external(self.module, "ffpf_tap")
+
+    def packet(self) -> ir.Value:
+        """A `struct ffpf_packet` for the primitives; dissolved when they are inlined."""
+        b = self.builder
+        kind = ir.LiteralStructType([POINTER, POINTER, I64, POINTER, POINTER])
+        with b.goto_entry_block():
+            packet = b.alloca(kind)
+        packet.type = POINTER  # llvmlite types allocas; addresses by bytes want the opaque pointer
+        for number, value in enumerate((self.data, self.end, self.length, self.scratch(), self.tap())):
+            b.store(value, b.gep(packet, [I64(8 * number)], source_etype=I8))
+        return packet
+
+    def memory_of(self, home: Home, stores: tuple[int, ...]) -> tuple[ir.Value, ir.Value]:
+        """This CPU's memory of a node, and the table that all CPUs share."""
+        b = self.builder
+        store = external(self.module, f"ffpf_flow_{stores.index(home.store)}")
+        cpu = cpu_memory(b, store, self.cpu, home.memory)
+        mbuf = b.gep(cpu, [I64(home.memory.mbufs.get(home.step, 0))], source_etype=I8)
+        return mbuf, b.gep(store, [I64(home.memory.tables.get(home.step, 0))], source_etype=I8)
 
     def finish(self) -> None:
         self.builder.position_at_end(self.onward)

@@ -7,6 +7,9 @@ and linked in by `emit`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import reduce
+
 from llvmlite import ir
 
 from ffpf_bpf.compiler.frame import (
@@ -22,19 +25,22 @@ from ffpf_bpf.compiler.frame import (
     declare,
     external,
     new_module,
+    segment_stores,
 )
 from ffpf_bpf.compiler.lines import debug_scope, line_of
 from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER, forget, lower_predicate, opaque
 from ffpf_bpf.compiler.truths import Guard, Joins, Outcome
 from ffpf_bpf.errors import FfpfError
-from ffpf_bpf.graph.effect import Arrival, Delivery, Predicate, Primitive
+from ffpf_bpf.graph.effect import NO_RESULT, Arrival, Delivery, Effect, Predicate, Primitive, Transform
 from ffpf_bpf.graph.expression import Role
-from ffpf_bpf.graph.graph import Complement, Intersection, Leaf, Union
+from ffpf_bpf.graph.graph import Case, Complement, Intersection, Leaf, Step, Union
+from ffpf_bpf.graph.memory import Home
 from ffpf_bpf.graph.predicate import Program
 
 MOST_SINKS = 64
 FEW_DECISIONS = 4  # a flow with more forgets the way to each: 1 ns, for code and verification that grow linearly
 SEGMENT_PROGRAM = "ffpf_segment"
+NOTHING = I64(NO_RESULT)
 
 
 def generate_segment(
@@ -52,41 +58,56 @@ class _Segment:
     def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, debug: bool) -> None:
         self.result = Generated(new_module("segment"), (SEGMENT_PROGRAM,))
         self.flows = flows
+        self.stores = segment_stores(flows)
         self.tap = tap
         self.program = Frame(self.result.module, SEGMENT_PROGRAM, cpus)
         self.builder = self.program.builder
         self.sinks: list[Sink] = []
         self.filters: dict[str, ir.Function] = {}
-        self.packet = self._packet_value()
+        self.packet = self.program.packet()
         self.scope = debug_scope(self.result.module, self.program.function) if debug else None
+        # What steps of several flows came to: truth and result of each home.
+        self.shared: dict[tuple[int, int], tuple[ir.Value, ir.Value]] = {}
 
     def generate(self) -> None:
         b = self.builder
-        for number, flow in enumerate(self.flows):
-            on, after = b.append_basic_block(f"flow{number}"), b.append_basic_block(f"after{number}")
-            flow_value = external(self.result.module, f"ffpf_flow_{number}")
-            toggle = b.load(flow_value, typ=I32)
-            toggle.volatile = True
-            b.cbranch(b.icmp_unsigned("!=", toggle, I32(0)), on, after)
-            b.position_at_end(on)
-            self._flow(number, flow, flow_value)
-            b.branch(after)
-            b.position_at_end(after)
+        for cluster in clusters(self.flows):
+            toggles = [self._toggle(number) for number in cluster]
+            if len(cluster) > 1:
+                after = self._enter(reduce(b.or_, toggles))
+                self._evaluate_shared(cluster, toggles)
+                self._flows(cluster, toggles)
+                self._leave(after)
+            else:
+                self._flows(cluster, toggles)
         if self.sinks:
             self._enter_deliver()
         b.branch(self.program.onward)
         self.program.finish()
 
-    def _packet_value(self) -> ir.Value:
-        """A `struct ffpf_packet` for the primitives; dissolved when they are inlined."""
-        b, p = self.builder, self.program
-        kind = ir.LiteralStructType([POINTER, POINTER, I32])
-        with b.goto_entry_block():
-            packet = b.alloca(kind)
-        packet.type = POINTER  # llvmlite types allocas; addresses by bytes want the opaque pointer
-        for offset, value in ((0, p.data), (8, p.end), (16, b.trunc(p.length, I32))):
-            b.store(value, b.gep(packet, [I64(offset)], source_etype=I8))
-        return packet
+    def _toggle(self, number: int) -> ir.Value:
+        b = self.builder
+        toggle = b.load(external(self.result.module, f"ffpf_flow_{number}"), typ=I32)
+        toggle.volatile = True
+        return b.icmp_unsigned("!=", toggle, I32(0))
+
+    def _enter(self, condition: ir.Value) -> ir.Block:
+        """Go on inside a block that is run if `condition` holds; `_leave` it for the block returned."""
+        b = self.builder
+        inside, after = b.append_basic_block(), b.append_basic_block()
+        b.cbranch(condition, inside, after)
+        b.position_at_end(inside)
+        return after
+
+    def _leave(self, after: ir.Block) -> None:
+        self.builder.branch(after)
+        self.builder.position_at_end(after)
+
+    def _flows(self, cluster: list[int], toggles: list[ir.Value]) -> None:
+        for number, toggle in zip(cluster, toggles, strict=True):
+            after = self._enter(toggle)
+            self._flow(number, self.flows[number])
+            self._leave(after)
 
     def _enter_deliver(self) -> None:
         b, p = self.builder, self.program
@@ -97,30 +118,78 @@ class _Segment:
         b.store(grabbed, b.gep(p.scratch(), [I64(GRABBED)], source_etype=I8))
         p.tail_call(DELIVER)
 
-    def _flow(self, number: int, flow: SegmentFlow, flow_value: ir.Value) -> None:
+    def _evaluate_shared(self, cluster: list[int], toggles: list[ir.Value]) -> None:
+        """The steps that several flows have in common, once, for packets that a flow which is switched on asks about."""
+        users: dict[tuple[int, int], list[ir.Value]] = {}
+        for number, toggle in zip(cluster, toggles, strict=True):
+            for home in self.flows[number].used:
+                users.setdefault(home, []).append(toggle)
+        for number in cluster:
+            flow = self.flows[number]
+            truths: dict[int, ir.Value] = {}
+            results: dict[int, ir.Value] = {}
+            for index, step in enumerate(flow.graph.steps):
+                home = flow.home(index)
+                if index in flow.graph.arrivals:
+                    truths[index], _ = self._evaluate(flow, index, step, truths, results, I1(1))
+                    continue
+                if len(users[home]) < 2:
+                    continue
+                if home not in self.shared:
+                    self._locate(number, index)
+                    asked = I1(1) if len(users[home]) == len(cluster) else reduce(self.builder.or_, users[home])
+                    truth, result = self._evaluate(flow, index, step, truths, results, asked)
+                    self.shared[home] = self._forgotten(truth), result
+                truths[index], results[index] = self.shared[home]
+
+    def _evaluate(
+        self,
+        flow: SegmentFlow,
+        index: int,
+        step: Step,
+        truths: Mapping[int, ir.Value],
+        results: Mapping[int, ir.Value],
+        asked: ir.Value,
+    ) -> tuple[ir.Value, ir.Value]:
+        """Truth and result of a step that is evaluated outside of its flow."""
+        b = self.builder
+        match step:
+            case Leaf():
+                arrives = asked if step.source is None else b.and_(asked, truths[step.source])
+                return self._leaf(flow, index, step, arrives)
+            case Union(inputs=inputs):
+                return reduce(b.or_, (truths[i] for i in inputs), I1(0)), NOTHING
+            case Intersection(inputs=inputs):
+                return reduce(b.and_, (truths[i] for i in inputs), I1(1)), NOTHING
+            case Complement(source=source, inner=inner):
+                arrives = asked if source is None else truths[source]
+                return b.and_(arrives, b.not_(truths[inner])), NOTHING
+            case Case(source=source):
+                return b.and_(truths[source], self._selected(step, results[source])), NOTHING
+            case _:
+                raise TypeError(f"not a step: {step!r}")
+
+    def _flow(self, number: int, flow: SegmentFlow) -> None:
         """One flow's graph: the steps in order, each counted, then the packet's fate."""
-        cpu = cpu_memory(self.builder, flow_value, self.program.cpu, flow.memory)
+        own = external(self.result.module, f"ffpf_flow_{number}")
+        cpu = cpu_memory(self.builder, own, self.program.cpu, flow.memory)
         self._count(cpu, SEEN)
+        if flow.memory.result:
+            self._keep_result(cpu, flow, I64(NO_RESULT))
         truths: list[ir.Value] = []
+        results: dict[int, ir.Value] = {}
         crowded = sum(leaf.node.role is Role.DECIDES for _, leaf in flow.graph.leaves()) > FEW_DECISIONS
         settle = self._settled if crowded else lambda truth: truth
         joins, outcome = Joins(self.builder, flow.graph, settle), Outcome(self.builder, flow.graph, settle)
         for index, step in enumerate(flow.graph.steps):
             self._locate(number, index)
-            match step:
-                case Leaf(node=node):
-                    truth = self._leaf(number, flow, index, step, truths, cpu)
-                    if crowded and node.role is Role.DECIDES:
-                        truth = self._forgotten(truth)
-                case Union() | Intersection():
-                    truth = joins.result(index)
-                case Complement(source=source, inner=inner):
-                    arrives = I1(1) if source is None else truths[source]
-                    truth = self.builder.and_(arrives, self.builder.not_(truths[inner]))
-                case _:
-                    raise TypeError(f"not a step: {step!r}")
+            truth = self._step(number, flow, index, step, truths, results, joins)
+            if crowded and isinstance(step, Leaf) and step.node.role is Role.DECIDES:
+                truth = self._forgotten(truth)
             if index in flow.memory.counters:
                 self._count(cpu, flow.memory.counters[index], self.builder.zext(truth, I64))
+            if flow.memory.result and isinstance(step, Leaf) and step.node.selects:
+                self._keep_result(cpu, flow, results[index], truth)
             joins.add(index, truth)
             truths.append(truth)
             outcome.add(index, step, truths)
@@ -129,6 +198,39 @@ class _Segment:
         if len(self.flows) > 1:
             grabbed = self.builder.load(self.program.grabbed, typ=I64)
             self.builder.store(forget(self.builder, grabbed, self.program.length), self.program.grabbed)
+
+    def _step(
+        self,
+        number: int,
+        flow: SegmentFlow,
+        index: int,
+        step: Step,
+        truths: list[ir.Value],
+        results: dict[int, ir.Value],
+        joins: Joins,
+    ) -> ir.Value:
+        """The truth of a step inside its flow; its result, if it has one, goes into `results`."""
+        b = self.builder
+        if flow.home(index) in self.shared:
+            truth, results[index] = self.shared[flow.home(index)]
+            return truth
+        match step:
+            case Leaf(node=node):
+                arrives = I1(1) if step.source is None else truths[step.source]
+                if node.role is Role.SINK:
+                    self._note_sink(number, index, node.effect, arrives)
+                    return arrives
+                truth, results[index] = self._leaf(flow, index, step, arrives)
+                return truth
+            case Union() | Intersection():
+                return joins.result(index)
+            case Complement(source=source, inner=inner):
+                arrives = I1(1) if source is None else truths[source]
+                return b.and_(arrives, b.not_(truths[inner]))
+            case Case(source=source):
+                return b.and_(truths[source], self._selected(step, results[source]))
+            case _:
+                raise TypeError(f"not a step: {step!r}")
 
     def _settled(self, truth: ir.Value) -> ir.Value:
         """The truth, computed here."""
@@ -140,31 +242,43 @@ class _Segment:
         wide = forget(self.builder, self.builder.zext(truth, I64), self.program.length)
         return self.builder.trunc(wide, I1)
 
-    def _leaf(
-        self, number: int, flow: SegmentFlow, index: int, leaf: Leaf, truths: list[ir.Value], cpu: ir.Value
-    ) -> ir.Value:
+    def _leaf(self, flow: SegmentFlow, index: int, leaf: Leaf, arrives: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Truth and result of a node that is no sink, run for packets that arrive."""
         b = self.builder
-        arrives = I1(1) if leaf.source is None else truths[leaf.source]
         match leaf.node.effect:
             case Arrival() as arrival:
-                return I1(int(_at(arrival) == self.tap))
-            case Delivery(snaplen=snaplen):
-                self._note_sink(number, snaplen or flow.ring.snaplen, arrives)
-                return arrives
+                return I1(int(_at(arrival) == self.tap)), NOTHING
             case Predicate(filter=text):
                 with Guard(b, arrives) as guard:
                     function = self._filter(flow.predicates[text])
                     length = b.trunc(self.program.length, I32)
                     guard.result = b.call(function, [self.program.data, self.program.end, length])
-                return guard.value
+                return guard.value, NOTHING
             case Primitive() as primitive:
                 with Guard(b, arrives) as guard:
-                    mbuf = b.gep(cpu, [I64(flow.memory.mbufs.get(index, 0))], source_etype=I8)
-                    passed = self._primitive(primitive, mbuf)
-                    guard.result = b.icmp_unsigned("!=", passed, I32(0))
-                return guard.value if leaf.node.role is Role.DECIDES else arrives
+                    returned = self._primitive(primitive, flow.homes[index])
+                    passes = b.icmp_signed(">=" if primitive.selects else "!=", returned, I32(0))
+                    guard.result, guard.also = passes, b.zext(returned, I64)
+                result = guard.also if primitive.selects else NOTHING
+                return (guard.value if leaf.node.role is Role.DECIDES else arrives), result
+            case Transform():
+                return arrives, NOTHING
             case other:
                 raise TypeError(f"node class {leaf.node.class_name} has an effect nobody lowers: {other!r}")
+
+    def _selected(self, case: Case, result: ir.Value) -> ir.Value:
+        """Whether the result is in the case's ranges."""
+        b = self.builder
+        inside: ir.Value = I1(0)
+        for low, high in case.ranges:
+            inside = b.or_(inside, b.icmp_unsigned("<=", b.sub(result, I64(low)), I64(high - low)))
+        return b.not_(inside) if case.inverted else inside
+
+    def _keep_result(self, cpu: ir.Value, flow: SegmentFlow, result: ir.Value, truth: ir.Value | None = None) -> None:
+        """Note a packet's result for its record."""
+        b = self.builder
+        cell = b.gep(cpu, [I64(flow.memory.result)], source_etype=I8)
+        b.store(result if truth is None else b.select(truth, result, b.load(cell, typ=I64)), cell)
 
     def _filter(self, program: Program) -> ir.Function:
         """The filter's function, one for equal programs."""
@@ -173,16 +287,19 @@ class _Segment:
             self.filters[program.digest] = lower_predicate(self.result.module, program, name)
         return self.filters[program.digest]
 
-    def _primitive(self, primitive: Primitive, mbuf: ir.Value) -> ir.Value:
+    def _primitive(self, primitive: Primitive, home: Home) -> ir.Value:
         self.result.primitives.add(primitive.module)
-        kind = ir.FunctionType(I32, [POINTER, POINTER, *[I64] * len(primitive.arguments)])
+        mbuf, table = self.program.memory_of(home, self.stores)
+        memories = [mbuf] if primitive.table is None else [mbuf, table]
+        kind = ir.FunctionType(I32, [POINTER, *[POINTER] * len(memories), *[I64] * len(primitive.arguments)])
         function = declare(self.result.module, primitive.function, kind)
-        return self.builder.call(function, [self.packet, mbuf, *(I64(value) for value in primitive.arguments)])
+        return self.builder.call(function, [self.packet, *memories, *(I64(value) for value in primitive.arguments)])
 
-    def _note_sink(self, flow: int, snaplen: int, arrives: ir.Value) -> None:
+    def _note_sink(self, flow: int, step: int, effect: Effect, arrives: ir.Value) -> None:
+        assert isinstance(effect, Delivery)
         if len(self.sinks) == MOST_SINKS:
             raise FfpfError(f"over {MOST_SINKS} sinks in one segment", help="use fewer `(grab)` nodes in one flow")
-        sink = Sink(len(self.sinks), flow, snaplen)
+        sink = Sink(len(self.sinks), flow, step, effect.snaplen or self.flows[flow].ring.snaplen)
         self.sinks.append(sink)
         b = self.builder
         bit = b.shl(b.zext(arrives, I64), I64(sink.bit))
@@ -206,6 +323,19 @@ class _Segment:
             self.builder.debug_metadata = self.result.module.add_debug_info(
                 "DILocation", {"line": line, "column": 1, "scope": self.scope}
             )
+
+
+def clusters(flows: tuple[SegmentFlow, ...]) -> list[list[int]]:
+    """The numbers of the flows, those together that have a step in common."""
+    found: list[tuple[list[int], set[tuple[int, int]]]] = []
+    for number, flow in enumerate(flows):
+        members, used = [number], set(flow.used)
+        for other in [cluster for cluster in found if cluster[1] & used]:
+            found.remove(other)
+            members = [*other[0], *members]
+            used |= other[1]
+        found.append((members, used))
+    return [members for members, _ in found]
 
 
 def _at(arrival: Arrival) -> str:

@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from ffpf_bpf.compiler.predicate import I1, I64
 from ffpf_bpf.graph.effect import Fate
-from ffpf_bpf.graph.graph import Complement, Graph, Intersection, Leaf, Stop, Union
+from ffpf_bpf.graph.graph import Complement, Graph, Intersection, Leaf, Step, Stop, Union
 
 Settle = Callable[[ir.Value], ir.Value]
 
@@ -61,7 +61,7 @@ class Outcome:
         # By the unions that may still let the packet go on: stopped in one of their branches, and why.
         self.undecided: dict[tuple[int, ...], dict[Fate, ir.Value]] = {}
 
-    def add(self, index: int, step: Leaf | Union | Intersection | Complement, truths: list[ir.Value]) -> None:
+    def add(self, index: int, step: Step, truths: list[ir.Value]) -> None:
         """Step `index`, the last of `truths`, is known."""
         b, truth = self.builder, truths[index]
         if index in self.sinks:
@@ -91,13 +91,15 @@ class Outcome:
 
 
 class Guard:
-    """Runs what is built inside only for packets that arrive; `value` is `result` then, and false otherwise."""
+    """Runs what is built inside only for packets that arrive; `value` is `result` then, and false otherwise. `also` is
+    a second value of 64 bits that leaves the same way, and 0 otherwise."""
 
     def __init__(self, builder: ir.IRBuilder, arrives: ir.Value) -> None:
         self.builder = builder
         self.arrives = arrives
         self.result: ir.Value = I1(1)
         self.value: ir.Value = I1(0)
+        self.also: ir.Value = I64(0)
 
     def __enter__(self) -> Guard:
         b = self.builder
@@ -115,3 +117,6 @@ class Guard:
         self.value = b.phi(I1)
         self.value.add_incoming(I1(0), self.before)
         self.value.add_incoming(self.result, inside)
+        also, self.also = self.also, b.phi(I64)
+        self.also.add_incoming(I64(0), self.before)
+        self.also.add_incoming(also, inside)

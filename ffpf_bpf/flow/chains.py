@@ -1,6 +1,7 @@
 """The chains of this process, one per tap: which flows share a segment, and how a chain changes without a loss.
 
-A flow joins with a segment of its own, which is quick. When a chain grows long, its segments are folded into one: a
+A flow joins with a segment of its own, which is quick, unless it has steps in common with flows of its group: these run
+once, so the flows share a segment, and the nodes' memory (`Chains.common`). When a chain grows long, its segments are folded into one: a
 segment evaluates several flows in one program, sharing their packet loads, and saves a tail call for each. A flow that
 leaves a shared segment leaves it rebuilt without it. Counters, samplers and rings live in the flows' maps, so a rebuilt
 segment goes on where the old one was.
@@ -9,23 +10,29 @@ segment goes on where the old one was.
 from __future__ import annotations
 
 import re
+import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ffpf_bpf import compiler
 from ffpf_bpf.compiler import DELIVER_PROGRAM, SEGMENT_PROGRAM, Object, SegmentFlow
 from ffpf_bpf.compiler.lines import node_at
 from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
-from ffpf_bpf.graph.memory import SCRATCH_BYTES, TAP_BYTES
+from ffpf_bpf.flow.store import Store
+from ffpf_bpf.graph.graph import sources
+from ffpf_bpf.graph.memory import SCRATCH_BYTES, TAP_BYTES, Home
+from ffpf_bpf.graph.sharing import Key
 from ffpf_bpf.kernel import calls, interfaces, tap
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Descriptor
 from ffpf_bpf.kernel.programs import Binding
 
 LONGEST_CHAIN = 4
-MOST_FLOWS_IN_SEGMENT = 24  # a program takes 64 maps: two for each flow, the tap's and the links
+MOST_FLOWS_IN_SEGMENT = 24
+MOST_MAPS = 64  # of a program: each flow's, its ring, the tap's and the links
 LOG_LINES_SHOWN = 6
 TOO_LARGE = "the verifier gave up on its size: split the filter or the flow, as in several nodes joined by `|`"
 DEFECT = "this is a defect of the compiler or a limit of this kernel: report it with the flow expression"
@@ -33,11 +40,18 @@ DEFECT = "this is a defect of the compiler or a limit of this kernel: report it 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Member:
-    """A flow as a chain sees it: what to compile, and the maps to bind."""
+    """A flow as a chain sees it: what to compile, and the maps to bind. Flows of one `group` may share steps, those of
+    equal `keys`."""
 
     part: SegmentFlow
-    flow_map: Descriptor
+    stores: Mapping[int, Store]
     ring_map: Descriptor | None
+    group: object = None
+    keys: Mapping[int, Key] = field(default_factory=dict)
+
+    @property
+    def homes_by_key(self) -> dict[Key, Home]:
+        return {key: self.part.homes[step] for step, key in self.keys.items()}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -62,8 +76,10 @@ class Chain:
         return sum(len(shared.members) for shared in self._shared)
 
     def join(self, member: Member) -> None:
-        """Add a flow at the end, as a segment of its own; fold the chain if it has become long."""
-        self._replace([], (member,))
+        """Add a flow: to the segments of the flows it has steps in common with, which become one, or at the end, as a
+        segment of its own. Fold the chain if it has become long."""
+        joined = self.segments_of(member.part.used)
+        self._replace(joined, (*(other for shared in joined for other in shared.members), member))
         if len(self._shared) > LONGEST_CHAIN:
             try:
                 self._fold()
@@ -81,6 +97,22 @@ class Chain:
                 others = tuple(member for member in shared.members if member not in members)
                 if len(others) < len(shared.members):
                     every.callback(self._rebuild, shared, others)
+
+    def segments_of(self, homes: frozenset[tuple[int, int]]) -> list[_Shared]:
+        """The segments in which nodes have one of the homes, and those between them."""
+        at = [
+            number
+            for number, shared in enumerate(self._shared)
+            if any(homes & member.part.used for member in shared.members)
+        ]
+        return self._shared[at[0] : at[-1] + 1] if at else []
+
+    def has_room_beside(self, part: SegmentFlow) -> bool:
+        """Whether a flow can join the segments of those that it has steps in common with."""
+        return _fit([member.part for shared in self.segments_of(part.used) for member in shared.members] + [part])
+
+    def all_members(self) -> Iterator[Member]:
+        return (member for shared in self._shared for member in shared.members)
 
     def count_active(self, change: int) -> None:
         """Flows switched on or off: one store, seen by the next packet."""
@@ -102,8 +134,7 @@ class Chain:
         """Merge the trailing segments that are not full yet into one."""
         tail: list[_Shared] = []
         for shared in reversed(self._shared):
-            members = [member for other in (shared, *tail) for member in other.members]
-            if len(members) > MOST_FLOWS_IN_SEGMENT or not compiler.fit_together([one.part for one in members]):
+            if not _fit([member.part for other in (shared, *tail) for member in other.members]):
                 break
             tail.insert(0, shared)
         if len(tail) > 1:
@@ -124,9 +155,12 @@ class Chain:
     def _load(self, members: tuple[Member, ...]) -> tap.Segment:
         parts = tuple(member.part for member in members)
         compiled = compiler.compile_segment(parts, self.name, calls.possible_cpus())
-        bindings = {}
+        stores = {number: store.map for member in members for number, store in member.stores.items()}
+        bindings = {
+            f"ffpf_flow_{place}": Binding(stores[number], True)
+            for place, number in enumerate(compiler.segment_stores(parts))
+        }
         for number, member in enumerate(members):
-            bindings[f"ffpf_flow_{number}"] = Binding(member.flow_map, True)
             if member.ring_map is not None:
                 bindings[f"ffpf_ring_{number}"] = Binding(member.ring_map, False)
         programs = {name: found.programs[name] for name, found in compiled.items()}
@@ -165,6 +199,51 @@ class Chains:
             self._chains[key] = chain
             return chain
 
+    def common(
+        self, taps: Sequence[tuple[Interface, str]], member_of: Callable[[Mapping[int, Home]], Member]
+    ) -> dict[int, Home]:
+        """The homes of the steps that a new flow shares with flows of its group: all that it can, at each of its taps.
+
+        `member_of` makes the flow with these homes, to see whether it fits. To be called, and acted upon, under `lock`.
+        """
+        alone = member_of({})
+        keys = [(interface.namespace, interface.index, hook) for interface, hook in taps]
+        chains = [self._chains[key] for key in keys if key in self._chains]
+        candidates = [
+            member
+            for member in dict.fromkeys(member for chain in chains for member in chain.all_members())
+            if member.group == alone.group and alone.group is not None
+        ]
+        while candidates:
+            found = _common_homes(alone, candidates)
+            if not found:
+                return {}
+            part = member_of(found).part
+            if all(chain.has_room_beside(part) for chain in chains):
+                return found
+            # No segment takes them all: without the flow that has most in common, others may still have room.
+            homes = frozenset((home.store, home.step) for home in found.values())
+            candidates.remove(max(candidates, key=lambda member: len(member.part.used & homes)))
+        return {}
+
+    def stores(self, shared: Mapping[int, Home]) -> dict[int, Store]:
+        """The stores that hold the memory of shared steps, by number."""
+        wanted = {home.store for home in shared.values()}
+        held = {number: store for member in self._members() for number, store in member.stores.items()}
+        return {number: held[number] for number in sorted(wanted)}
+
+    def shares(self, member: Member) -> frozenset[int]:
+        """The steps of a flow that other flows use as well."""
+        with self.lock:
+            used = Counter(home for other in self._members() for home in other.part.used)
+        part = member.part
+        return frozenset(
+            step for step in range(len(part.homes)) if part.home(step) in part.used and used[part.home(step)] > 1
+        )
+
+    def _members(self) -> list[Member]:
+        return list(dict.fromkeys(member for chain in self._chains.values() for member in chain.all_members()))
+
     def exit(self, places: Iterable[tuple[Chain, Member]]) -> None:
         """Leave chains; the last one out detaches. Goes on with the others if one fails, and raises then."""
         leaving: dict[Chain, list[Member]] = {}
@@ -195,13 +274,40 @@ class Chains:
 
 
 CHAINS = Chains()
+FLOW_SEED = secrets.randbits(64)  # of the hashes of 5-tuples at all taps of this process
+
+
+def _common_homes(flow: Member, candidates: list[Member]) -> dict[int, Home]:
+    """Which steps `flow` can share with the candidates. A step is shared only if what it reads is, with the same flows:
+    so its home is one that a flow has whose steps in front of it are at home where this flow's are."""
+    known = [member.homes_by_key for member in candidates]
+    found: dict[int, Home] = {}
+    graph = flow.part.graph
+    for step, key in flow.keys.items():
+        behind = [source for source in sources(graph.steps[step]) if source not in graph.arrivals]
+        if not all(source in found for source in behind):
+            continue
+        homes = [
+            by_key[key]
+            for by_key in known
+            if key in by_key and all(by_key[flow.keys[source]] is found[source] for source in behind)
+        ]
+        if homes:
+            found[step] = max(homes, key=lambda home: sum(other is home for other in homes))
+    return found
+
+
+def _fit(parts: list[SegmentFlow]) -> bool:
+    """Whether flows can share a segment: number, maps, sinks and size of the program."""
+    maps = len(compiler.segment_stores(parts)) + sum(1 for part in parts if part.graph.sinks) + 2
+    return len(parts) <= MOST_FLOWS_IN_SEGMENT and maps <= MOST_MAPS and compiler.fit_together(parts)
 
 
 def _attach(interface: Interface) -> Chain:
     cpus = calls.possible_cpus()
     control_bytes = TAP_BYTES + cpus * SCRATCH_BYTES
     entry = compiler.compile_entry(cpus).programs[compiler.ENTRY_PROGRAM]
-    return Chain(interface.name, tap.attach(interface, entry, control_bytes))
+    return Chain(interface.name, tap.attach(interface, entry, control_bytes, FLOW_SEED))
 
 
 def find_interface(name: str, hook: str) -> Interface:

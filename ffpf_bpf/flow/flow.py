@@ -294,6 +294,11 @@ class Flow:
         self.close()
 
     @property
+    def _group(self) -> tuple[object, ...]:
+        """Flows of one group may see the same: one user, under the same policies."""
+        return (self._asks.user, self._asks.uid, self._policies)
+
+    @property
     def _running(self) -> Grabber:
         assert self._grabber is not None
         return self._grabber
@@ -302,7 +307,7 @@ class Flow:
         definition = self.definition
         if decision.digest != definition.digest:
             raise Rejected("the decision is about another definition", decision=decision, help="authorise it again")
-        return Grabber(definition, self.first_interface)
+        return Grabber(definition, self.first_interface, self._group)
 
     def _rejected(self, decision: Decision) -> Rejected:
         reasons = "".join(f"\n    {reason}" for reason in decision.reasons)

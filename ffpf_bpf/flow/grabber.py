@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 from ffpf_bpf.capture.ring import RingReader
 from ffpf_bpf.compiler import SegmentFlow
 from ffpf_bpf.flow.chains import CHAINS, Chain, Member, find_interface
 from ffpf_bpf.flow.statistics import Statistics, read
+from ffpf_bpf.flow.store import NodeMemory, Store
 from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
 from ffpf_bpf.graph.definition import Definition
-from ffpf_bpf.graph.memory import lay_out, size_ring
+from ffpf_bpf.graph.memory import Home, homes, lay_out, size_ring, table_of
+from ffpf_bpf.graph.sharing import keys
 from ffpf_bpf.kernel import calls
 from ffpf_bpf.kernel.maps import MappedArray
 
@@ -24,25 +27,41 @@ def planned_parts(definition: Definition) -> list[tuple[str, SegmentFlow, int]]:
     counts as Ethernet with frames of 1,522 bytes. Tap, part, possible CPUs."""
     cpus = calls.possible_cpus()
     graph = definition.graph
-    ring = size_ring(graph.snaplen or ETHERNET_FRAME_BYTES, definition.buffer_bytes)
-    part = SegmentFlow(graph, definition.predicates, lay_out(graph, cpus), ring)
+    ring = size_ring(graph.snaplen or ETHERNET_FRAME_BYTES, definition.buffer_bytes, tagged=graph.tagged)
+    memory = lay_out(graph, cpus)
+    part = SegmentFlow(graph, definition.predicates, memory, ring, 0, homes(graph, memory, 0))
     return [(device.tap, part, cpus) for device in graph.taps]
 
 
 class Grabber:
-    """Builds everything or nothing; `close_all` takes it down, in reverse."""
+    """Builds everything or nothing; `close_all` takes it down, in reverse.
 
-    def __init__(self, definition: Definition, first_interface: int) -> None:
+    Flows of one `group` run once what they have in common; None shares nothing.
+    """
+
+    def __init__(self, definition: Definition, first_interface: int, group: object = None) -> None:
         graph = definition.graph
         found = [find_interface(device.interface, device.hook) for device in graph.taps]
-        self.memory = lay_out(graph, calls.possible_cpus())
         longest = min(max(interface.longest_frame for interface in found), LONGEST_SNAPLEN)
-        self.ring = size_ring(graph.snaplen or longest, definition.buffer_bytes)
+        self.ring = size_ring(graph.snaplen or longest, definition.buffer_bytes, tagged=graph.tagged)
+        self._definition = definition
+        self._first_interface = first_interface
+        self._group = group
         self._graph = graph
+        self._keys = keys(graph)
         self._chains: list[Chain] = []
         self._active = False
-        with ExitStack() as undo:
-            self._flow_map = undo.enter_context(MappedArray("ffpf_flow", self.memory.flow_map_bytes))
+        places = [(interface, device.hook) for device, interface in zip(graph.taps, found, strict=True)]
+        with ExitStack() as undo, CHAINS.lock:
+            elsewhere = CHAINS.common(places, self._planned)
+            self.memory = lay_out(graph, calls.possible_cpus(), elsewhere)
+            stores = {number: store.hold() for number, store in CHAINS.stores(elsewhere).items()}
+            for store in stores.values():
+                undo.callback(store.close)
+            own = Store(self.memory)
+            undo.callback(own.close)
+            own.fill_tables(graph)
+            self._flow_map = own.map
             self._ring_map = None
             if graph.sinks:
                 slots = self.memory.cpus * self.ring.slots
@@ -52,12 +71,28 @@ class Grabber:
             self.reader = RingReader(self._flow_map.memory, ring_memory, self.memory, self.ring)
             undo.callback(self.reader.close)
             self.set_clock()
-            part = SegmentFlow(graph, definition.predicates, self.memory, self.ring, first_interface)
-            self._member = Member(part, self._flow_map, self._ring_map)
+            self._member = self._member_with({**stores, own.number: own}, own.number, elsewhere)
+            self._nodes = {
+                step: NodeMemory(leaf.node, self._member.part.homes[step], self._member.stores)
+                for step, leaf in graph.leaves()
+                if leaf.node.cpu_bytes or table_of(leaf.node)
+            }
             undo.callback(self._leave)
-            for device, interface in zip(graph.taps, found, strict=True):
-                self._chains.append(CHAINS.enter(interface, device.hook, self._member))
+            for interface, hook in places:
+                self._chains.append(CHAINS.enter(interface, hook, self._member))
             self._undo = undo.pop_all()
+
+    def _planned(self, elsewhere: Mapping[int, Home]) -> Member:
+        """The flow with these steps shared, before it has memory of its own."""
+        return self._member_with({}, -1, elsewhere)
+
+    def _member_with(self, stores: Mapping[int, Store], own: int, elsewhere: Mapping[int, Home]) -> Member:
+        graph = self._graph
+        memory = lay_out(graph, calls.possible_cpus(), elsewhere)
+        at_home = homes(graph, memory, own, elsewhere)
+        predicates = self._definition.predicates
+        part = SegmentFlow(graph, predicates, memory, self.ring, own, at_home, self._first_interface)
+        return Member(part, stores, self._ring_map if stores else None, self._group, self._keys)
 
     @property
     def snaplen(self) -> int:
@@ -95,7 +130,12 @@ class Grabber:
 
     def stats(self) -> Statistics:
         """The counts now."""
-        return read(self._flow_map.memory, self._graph, self.memory)
+        reports = {step: node.report for step, node in self._nodes.items()}
+        return read(self._flow_map.memory, self._graph, self.memory, reports, CHAINS.shares(self._member))
+
+    def node_memory(self, step: int) -> NodeMemory | None:
+        """Where the memory of the node at a step is, if it has any."""
+        return self._nodes.get(step)
 
     def gone(self) -> list[str]:
         """The taps whose interfaces do not exist any more."""

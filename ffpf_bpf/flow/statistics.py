@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,23 +10,26 @@ import numpy as np
 
 from ffpf_bpf.graph.effect import Fate
 from ffpf_bpf.graph.expression import Role
-from ffpf_bpf.graph.graph import Graph, Leaf
+from ffpf_bpf.graph.graph import Case, Graph, Leaf
 from ffpf_bpf.graph.memory import FLOW_BYTES, Memory
 
 SEEN, FATES = 1, 2  # struct ffpf_cpu in 64-bit words
 SNAPSHOT_TRIES = 100
+Report = Callable[[], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatistics:
-    """Packets in and out of one node, and what it counted itself (unit -> number)."""
+    """Packets of this flow in and out of one node, and what the node counted itself, by name: for a node that flows
+    share, for all of them."""
 
     id: str
     class_name: str
     expression: str
     packets_in: int
     packets_out: int
-    counts: dict[str, int]
+    counts: dict[str, Any]
+    shared: bool = False
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -34,6 +38,7 @@ class NodeStatistics:
             "expression": self.expression,
             "in": self.packets_in,
             "out": self.packets_out,
+            **({"shared": True} if self.shared else {}),
             **self.counts,
         }
 
@@ -67,43 +72,49 @@ class Statistics:
     ledger: Ledger
 
 
-def read(flow_memory: Any, graph: Graph, memory: Memory) -> Statistics:
-    """The counts of all CPUs together, from a copy of the flow's map.
+def read(
+    flow_memory: Any,
+    graph: Graph,
+    memory: Memory,
+    reports: Mapping[int, Report],
+    shared: frozenset[int] = frozenset(),
+) -> Statistics:
+    """The counts of all CPUs together, from a copy of the flow's map. `reports` tell what nodes counted, by step;
+    `shared` are the steps that other flows use too.
 
     Counting goes on meanwhile, so the copy is repeated, up to 100 times, until its ledger balances.
     """
     for _ in range(SNAPSHOT_TRIES):
-        snapshot = bytes(memoryview(flow_memory)[FLOW_BYTES : memory.flow_map_bytes])
+        snapshot = bytes(memoryview(flow_memory)[FLOW_BYTES : FLOW_BYTES + memory.cpus * memory.stride])
         cells = np.frombuffer(snapshot, dtype=np.uint64).reshape(memory.cpus, memory.stride // 8)
         totals = [int(total) for total in cells.sum(axis=0, dtype=np.uint64)]
         fates = {fate.name.lower(): totals[FATES + fate] for fate in Fate}
         ledger = Ledger(seen=totals[SEEN], **fates)
         if ledger.balances:
             break
-    return Statistics(tuple(_nodes(graph, memory, totals)), ledger)
+    return Statistics(tuple(_nodes(graph, memory, totals, reports, shared)), ledger)
 
 
-def _nodes(graph: Graph, memory: Memory, totals: list[int]) -> list[NodeStatistics]:
+def _nodes(
+    graph: Graph, memory: Memory, totals: list[int], reports: Mapping[int, Report], shared: frozenset[int]
+) -> Iterator[NodeStatistics]:
     passed: list[int] = []
-    found = []
     for index, step in enumerate(graph.steps):
         arrived = totals[SEEN]
-        if isinstance(step, Leaf) and step.source is not None:
+        if isinstance(step, Leaf | Case) and step.source is not None:
             arrived = passed[step.source]
         counter = memory.counters.get(index)
         passed.append(arrived if counter is None else totals[counter // 8])
         if isinstance(step, Leaf):
             node = step.node
             is_device = node.role is Role.DEVICE
-            counts = {node.counts: totals[memory.mbufs[index] // 8]} if node.counts else {}
-            found.append(
-                NodeStatistics(
-                    graph.ids[index],
-                    node.class_name,
-                    node.expression,
-                    passed[index] if is_device else arrived,
-                    0 if node.role is Role.SINK else passed[index],
-                    counts,
-                )
+            report = reports.get(index)
+            yield NodeStatistics(
+                graph.ids[index],
+                node.class_name,
+                node.shown_expression,
+                passed[index] if is_device else arrived,
+                0 if node.role is Role.SINK else passed[index],
+                report() if report else {},
+                index in shared,
             )
-    return found

@@ -36,15 +36,44 @@ class Predicate:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """Memory of a node that all CPUs share, beside its memory per CPU: `size_bytes` from a multiple of 64, which begins
+    with `contents` when the flow is instantiated, and is zero behind them."""
+
+    size_bytes: int
+    contents: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Primitive:
     """A C function of bpf_src/: `int FUNCTION(const struct ffpf_packet *, void *mbuf, __u64 argument...)`.
 
     It is in `bpf_src/MODULE.c` and returns non-zero to let the packet go on. `mbuf` is this CPU's memory of the node.
+    With a `table`, `void *table` stands behind `mbuf`. If it `selects`, it returns the node's result instead: 0 to
+    65,535, NO_RESULT for a packet that goes on without one, or -1 to stop the packet.
     """
 
     module: str
     function: str
     arguments: tuple[int, ...] = ()
+    table: Table | None = None
+    selects: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """C functions of `bpf_src/MODULE.c` that change the grabbed copy of a packet, never the packet.
+
+    `keep`, if any: `__u64 KEEP(const struct ffpf_packet *, void *mbuf, argument...)`, the bytes of the packet to copy at
+    most. `rewrite`, if any: `void REWRITE(const struct ffpf_packet *, const struct ffpf_copy *, void *mbuf,
+    argument...)`, which writes into the copy. With a `table`, `void *table` stands behind `mbuf` in both.
+    """
+
+    module: str
+    keep: str = ""
+    rewrite: str = ""
+    arguments: tuple[int, ...] = ()
+    table: Table | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,4 +83,5 @@ class Delivery:
     snaplen: int
 
 
-Effect = Arrival | Predicate | Primitive | Delivery
+Effect = Arrival | Predicate | Primitive | Transform | Delivery
+NO_RESULT = 65_536  # FFPF_NO_RESULT, ffpf.h

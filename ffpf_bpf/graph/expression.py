@@ -9,15 +9,15 @@ Values only: nothing here looks at an interface, a filter compiler or a kernel.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
+from itertools import pairwise
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from ffpf_bpf.errors import ExpressionError
-
-if TYPE_CHECKING:
-    from ffpf_bpf.graph.effect import Effect, Fate
+from ffpf_bpf.graph.effect import Effect, Fate, Primitive
 
 
 class Expression:
@@ -25,13 +25,13 @@ class Expression:
 
     __slots__ = ()
 
-    def __rshift__(self, other: Expression) -> Expression:
+    def __rshift__(self, other: Expression | Nodelike) -> Expression:
         return then(self, _operand(other, ">>"))
 
-    def __or__(self, other: Expression) -> Expression:
+    def __or__(self, other: Expression | Nodelike) -> Expression:
         return any_of(self, _operand(other, "|"))
 
-    def __and__(self, other: Expression) -> Expression:
+    def __and__(self, other: Expression | Nodelike) -> Expression:
         return all_of(self, _operand(other, "&"))
 
     def __invert__(self) -> Expression:
@@ -44,12 +44,20 @@ class Expression:
         )
 
 
+@runtime_checkable
+class Nodelike(Protocol):
+    """What stands for a node wherever a flow expression is expected: a condition of `graph.condition`."""
+
+    def as_node(self) -> Node: ...
+
+
 class Role(StrEnum):
     """What a node is to a packet that reaches it."""
 
     DEVICE = "device"
     DECIDES = "decides"
     DOES = "does"
+    TRANSFORMS = "transforms"
     SINK = "sink"
 
 
@@ -57,16 +65,29 @@ class Role(StrEnum):
 class Node(Expression):
     """One node: `(class,expression,mbuf_bytes)`. Each node class is a subclass in its own module of `classes`.
 
-    `mbuf_bytes` is the node's persistent memory per CPU, 0 for none; a class states its least.
-    `counts` is the unit that the first 8 bytes of that memory count, "" for none.
     `name` makes the node's id; without one the id is derived (`bpf1`, `bpf2`, ...).
+    `mbuf_bytes` is the node's persistent memory, which the application shares; 0 stands for `default_mbuf_bytes`.
+
+    What a class says of itself, beside its role and its effect:
+    `stops_as`: the fate of packets that a deciding node stops.
+    `least_mbuf_bytes`, `most_mbuf_bytes`: the limits of its memory, which each CPU has for itself, or which all share
+    (the table of its effect) if not `mbuf_per_cpu`.
+    `counts`: what the first 64-bit words of its memory per CPU count, in order; their sums are shown.
+    `private`: its memory is not handed to the application.
+    `tells_apart`: a sink whose packets the application wants apart from those of other sinks.
+    `example`: a flow expression, for `ffpf nodes`.
     """
 
     class_name: ClassVar[str]
     role: ClassVar[Role]
     stops_as: ClassVar[Fate | None] = None
     least_mbuf_bytes: ClassVar[int] = 0
-    counts: ClassVar[str] = ""
+    most_mbuf_bytes: ClassVar[int] = 1 << 20
+    mbuf_per_cpu: ClassVar[bool] = True
+    counts: ClassVar[tuple[str, ...]] = ()
+    private: ClassVar[bool] = False
+    tells_apart: ClassVar[bool] = False
+    example: ClassVar[str] = ""
 
     name: str = field(default="", kw_only=True)
     mbuf_bytes: int = field(default=0, kw_only=True)
@@ -81,12 +102,12 @@ class Node(Expression):
                 help="a name begins with a letter or `_`; letters, digits, `_` and `-` may follow",
             )
         if not self.mbuf_bytes:
-            object.__setattr__(self, "mbuf_bytes", self.least_mbuf_bytes)
-        if not self.least_mbuf_bytes <= self.mbuf_bytes <= MBUF_LIMIT:
+            object.__setattr__(self, "mbuf_bytes", self.default_mbuf_bytes)
+        if not self.least_mbuf_bytes <= self.mbuf_bytes <= self.most_mbuf_bytes:
             raise ExpressionError(
                 f"{self.mbuf_bytes} bytes of memory do not suit a `{self.class_name}`",
                 where=self.where,
-                help=f"between {self.least_mbuf_bytes} and {MBUF_LIMIT} bytes",
+                help=f"between {self.least_mbuf_bytes} and {self.most_mbuf_bytes} bytes",
             )
 
     @classmethod
@@ -111,6 +132,38 @@ class Node(Expression):
         return ()
 
     @property
+    def shown_expression(self) -> str:
+        """`expression` as it may stand in files and on screens: without secrets."""
+        return self.expression
+
+    @property
+    def default_mbuf_bytes(self) -> int:
+        """The memory it has unless it is given more or less."""
+        return self.least_mbuf_bytes
+
+    @property
+    def cpu_bytes(self) -> int:
+        """What each CPU has for itself."""
+        return self.mbuf_bytes if self.mbuf_per_cpu else 8 * len(self.counts)
+
+    @property
+    def selects(self) -> bool:
+        """Whether it has a result, on which edges can select."""
+        effect = self.effect
+        return isinstance(effect, Primitive) and effect.selects
+
+    def report(self, memories: Sequence[memoryview]) -> dict[str, Any]:
+        """What it has counted, by name: plain values. `memories` are copies of its memory on each CPU, of `cpu_bytes`;
+        behind these, for a node whose memory all CPUs share, that."""
+        own = memories if self.mbuf_per_cpu else memories[:-1]
+        return {name: sum(word(memory, number) for memory in own) for number, name in enumerate(self.counts)}
+
+    def on(self, cases: Mapping[Label, Expression]) -> Select:
+        """Edges that select: packets go to the case of the node's result. Keys are numbers, ranges, tuples of these,
+        or `"*"` for packets of no other case. Raises ExpressionError if the node has no result, or cases overlap."""
+        return Select(self, tuple((label_ranges(label), _operand(case, "on")) for label, case in cases.items()))
+
+    @property
     def effect(self) -> Effect:
         """What the compiler makes of it: a plain value of `graph.effect`."""
         raise NotImplementedError(f"node class {type(self).__name__} states no effect")
@@ -121,7 +174,6 @@ class Node(Expression):
         return f"({self.class_name} as {self.name})" if self.name else f"({self.class_name})"
 
 
-MBUF_LIMIT = 1 << 20
 NAME_PATTERN = "[A-Za-z_][A-Za-z0-9_-]*"
 
 
@@ -151,6 +203,74 @@ class Not(Expression):
     """`!a`: the packets that arrive and that `a` would not let go on."""
 
     inner: Expression
+
+
+Ranges = tuple[tuple[int, int], ...]
+Label = int | str | range | tuple["int | range", ...]
+OTHERS: Ranges = ()
+MOST_CASES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Select(Expression):
+    """`node -80-> a | -443,8000..8080-> b | -*-> c`: a packet goes to the case that holds the node's result, if any.
+
+    A case is its ranges of results, both ends included, and what is behind; OTHERS, no ranges, takes the results of no
+    other case and the packets without a result.
+    """
+
+    node: Node
+    cases: tuple[tuple[Ranges, Expression], ...]
+
+    def __post_init__(self) -> None:
+        if not self.node.selects:
+            raise ExpressionError(
+                f"`{self.node.class_name}` has no result to select on",
+                where=self.node.where,
+                help="edges such as `-80->` follow nodes with a result, as `(classify,dport)`",
+            )
+        if not 1 <= len(self.cases) <= MOST_CASES:
+            raise ExpressionError(
+                f"{len(self.cases)} cases", where=self.node.where, help=f"1 to {MOST_CASES} edges that select"
+            )
+        if [ranges for ranges, _ in self.cases].count(OTHERS) > 1:
+            raise ExpressionError("two cases `-*->`", where=self.node.where, help="join what they lead to with `|`")
+        bounds = sorted(bound for ranges, _ in self.cases for bound in ranges)
+        for (low, high), (following, _) in pairwise(bounds):
+            if following <= high:
+                raise ExpressionError(
+                    f"result {max(low, following)} is in two cases",
+                    where=self.node.where,
+                    help="each result leads to one case; join what both lead to with `|`",
+                )
+
+
+def label_ranges(label: Label) -> Ranges:
+    """The ranges of results that a key of `Node.on` stands for. Raises ExpressionError if it is none."""
+    if label == "*":
+        return OTHERS
+    parts = label if isinstance(label, tuple) else (label,)
+    found = []
+    for part in parts:
+        if isinstance(part, range) and part.step == 1 and len(part):
+            low, high = part[0], part[-1]
+        elif isinstance(part, int) and not isinstance(part, bool):
+            low = high = part
+        else:
+            raise ExpressionError(
+                f"{part!r} is no result", where="on", help='keys are numbers, ranges, tuples of these, or "*"'
+            )
+        if not 0 <= low <= high <= 65_535:
+            raise ExpressionError(f"{part!r} is no result", where="on", help="results are from 0 to 65535")
+        found.append((low, high))
+    if not found:
+        raise ExpressionError("a case without results", where="on", help='`"*"` stands for all others')
+    return tuple(found)
+
+
+def word(memory: memoryview, number: int) -> int:
+    """The 64-bit word of that number in a node's memory."""
+    return int.from_bytes(memory[8 * number : 8 * number + 8], sys.byteorder)
 
 
 def check_text(text: str, where: str) -> None:
@@ -197,6 +317,10 @@ def nodes(expression: Expression) -> Iterator[Node]:
                 yield from nodes(part)
         case Not(inner=inner):
             yield from nodes(inner)
+        case Select(node=node, cases=cases):
+            yield node
+            for _, case in cases:
+                yield from nodes(case)
         case _:
             raise TypeError(f"not a flow expression: {expression!r}")
 
@@ -215,6 +339,8 @@ def _flattened(parts: Iterable[Expression], kind: type[Joined]) -> Iterator[Expr
 
 
 def _operand(value: object, operator: str) -> Expression:
+    if isinstance(value, Nodelike):
+        return value.as_node()
     if not isinstance(value, Expression):
         raise ExpressionError(
             f"`{operator}` joins flow expressions, got {value!r}",

@@ -13,8 +13,21 @@ from enum import Enum
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.classes.grab import Grab
-from ffpf_bpf.graph.effect import Fate
-from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role, Then, any_of, nodes, then
+from ffpf_bpf.graph.effect import Delivery, Fate
+from ffpf_bpf.graph.expression import (
+    AllOf,
+    AnyOf,
+    Expression,
+    Node,
+    Not,
+    Ranges,
+    Role,
+    Select,
+    Then,
+    any_of,
+    nodes,
+    then,
+)
 
 MOST_NODES = 1_000
 
@@ -49,7 +62,17 @@ class Complement:
     inner: int
 
 
-Step = Leaf | Union | Intersection | Complement
+@dataclass(frozen=True, slots=True)
+class Case:
+    """True for what step `source`, a node with a result, let through with a result in one of `ranges`, or, `inverted`,
+    in none of them."""
+
+    source: int
+    ranges: Ranges
+    inverted: bool = False
+
+
+Step = Leaf | Union | Intersection | Complement | Case
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +101,33 @@ class Graph:
         return ((index, step) for index, step in enumerate(self.steps) if isinstance(step, Leaf))
 
     @property
+    def arrivals(self) -> frozenset[int]:
+        """The steps that only say where packets arrive: devices, and unions of devices."""
+        found: set[int] = set()
+        for index, step in enumerate(self.steps):
+            is_device = isinstance(step, Leaf) and step.node.role is Role.DEVICE
+            if is_device or (isinstance(step, Union) and step.inputs and set(step.inputs) <= found):
+                found.add(index)
+        return frozenset(found)
+
+    @property
     def sinks(self) -> tuple[int, ...]:
         """The steps that deliver packets to the application."""
         return tuple(index for index, leaf in self.leaves() if leaf.node.role is Role.SINK)
 
     @property
+    def tagged(self) -> bool:
+        """Whether a record says which sinks the packet reached and what result it had: if the application tells sinks
+        apart, or nodes have results."""
+        leaves = [leaf.node for _, leaf in self.leaves()]
+        apart = len(self.sinks) > 1 and any(node.tells_apart for node in leaves)
+        return bool(self.sinks) and (apart or any(node.selects for node in leaves))
+
+    @property
     def snaplen(self) -> int:
         """The largest snap length of its sinks in bytes; 0 when one of them takes whole packets, or none exists."""
-        lengths = [leaf.node.snaplen for _, leaf in self.leaves() if isinstance(leaf.node, Grab)]
+        effects = [leaf.node.effect for _, leaf in self.leaves()]
+        lengths = [effect.snaplen for effect in effects if isinstance(effect, Delivery)]
         return max(lengths, default=0) if all(lengths) else 0
 
 
@@ -100,6 +142,8 @@ def sources(step: Step) -> tuple[int, ...]:
             return inputs
         case Complement(source=source, inner=inner):
             return (inner,) if source is None else (source, inner)
+        case Case(source=source):
+            return (source,)
         case _:
             raise TypeError(f"not a step: {step!r}")
 
@@ -176,14 +220,33 @@ class _Builder:
                 for stage in rest:
                     step = self.add(stage, step, unless, inverted)
                 return step
+            case Select():
+                return self._select(expression, source, unless, inverted)
             case _:
                 raise TypeError(f"not a flow expression: {expression!r}")
+
+    def _select(self, select: Select, source: int | None, unless: tuple[int, ...], inverted: bool) -> int:
+        node = self.add(select.node, source, unless, inverted)
+        every = tuple(sorted(bounds for ranges, _ in select.cases for bounds in ranges))
+        branches = []
+        for ranges, behind in select.cases:
+            case = Case(node, ranges) if ranges else Case(node, every, inverted=True)
+            branches.append((behind, self._append(case, "", "case")))
+        return self._joined(branches, unless, inverted)
 
     def _union(
         self, branches: tuple[Expression, ...], source: int | None, unless: tuple[int, ...], inverted: bool
     ) -> int:
+        return self._joined([(branch, source) for branch in branches], unless, inverted)
+
+    def _joined(
+        self,
+        branches: list[tuple[Expression, int]] | list[tuple[Expression, int | None]],
+        unless: tuple[int, ...],
+        inverted: bool,
+    ) -> int:
         first_stop = len(self.stops)
-        inputs = tuple(self.add(branch, source, unless, inverted) for branch in branches)
+        inputs = tuple(self.add(branch, source, unless, inverted) for branch, source in branches)
         step = self._append(Union(tuple(i for i in inputs if self._goes_on(i))), "", "any")
         for index in range(first_stop, len(self.stops)):
             stop = self.stops[index]
@@ -237,6 +300,14 @@ def _completed(expression: Expression) -> tuple[Expression, _Ends]:
             return expression, _Ends.ALL
         case Node() | AllOf() | Not():
             return then(expression, Grab()), _Ends.NONE
+        case Select(node=node, cases=cases):
+            # Each case ends for itself: what an edge leads to is seldom what the others lead to.
+            behind = [(ranges, *_completed(case)) for ranges, case in cases]
+            if all(ends is _Ends.NONE for *_, ends in behind):
+                return then(expression, Grab()), _Ends.NONE
+            ends_all = all(ends is _Ends.ALL for *_, ends in behind)
+            select = Select(node, tuple((ranges, case) for ranges, case, _ in behind))
+            return select, _Ends.ALL if ends_all else _Ends.SOME
         case Then(stages=(*first, last)):
             completed, ends = _completed(last)
             return then(*first, completed), ends
@@ -287,6 +358,9 @@ def _check_devices(expression: Expression, *, first: bool) -> bool:
         case AnyOf(branches=branches):
             every = [_check_devices(branch, first=first) for branch in branches]
             return any(every)
+        case Select(node=node, cases=cases):
+            _check_devices(node, first=first)
+            return any([_check_devices(case, first=False) for _, case in cases])
         case AllOf(branches=branches):
             if first and len({node.expression for node in nodes(expression) if node.role is Role.DEVICE}) > 1:
                 raise ExpressionError(

@@ -1,14 +1,16 @@
 """Where a flow's counters, its nodes' memory and its ring slots lie: what compiler, kernel and capture share.
 
 A flow's map is one value: `struct ffpf_flow`, then for each possible CPU a stride of `struct ffpf_cpu`, the counters
-(64 bits each) and the nodes' memory. The structures are those of bpf_src/ffpf.h.
+(64 bits each) and the nodes' memory, then the tables that all CPUs share. The structures are those of bpf_src/ffpf.h.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
-from ffpf_bpf.graph.expression import Role
+from ffpf_bpf.graph.effect import Primitive, Table, Transform
+from ffpf_bpf.graph.expression import Node, Role
 from ffpf_bpf.graph.graph import Graph, Leaf, sources
 
 FLOW_BYTES = 64  # sizeof(struct ffpf_flow)
@@ -16,46 +18,86 @@ CPU_BYTES = 128  # sizeof(struct ffpf_cpu)
 TAP_BYTES = 64  # sizeof(struct ffpf_tap)
 SCRATCH_BYTES = 64  # sizeof(struct ffpf_scratch)
 BLOCK_BYTES = 32  # of a slot around its data: struct ffpf_slot and the trailing length
+TAG_BYTES = 12  # at a tagged slot's end: struct ffpf_tag, and the header of the option that holds it
 CACHE_LINE = 64
 LARGEST_SLOT_BYTES = BLOCK_BYTES + 65_536  # what an empty packet leaves of it is the longest pcapng option
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Offsets in bytes. `counters[step]` and `mbufs[step]` are counted from the start of a CPU's stride."""
+    """Offsets in bytes. `counters[step]` and `mbufs[step]` are counted from the start of a CPU's stride, `tables[step]`
+    from the start of the map; `result` is where a tagged flow keeps a packet's result, in the stride."""
 
     cpus: int
     stride: int
     counters: dict[int, int]
     mbufs: dict[int, int]
+    tables: dict[int, int]
+    result: int
+    flow_map_bytes: int
 
-    @property
-    def flow_map_bytes(self) -> int:
-        return FLOW_BYTES + self.cpus * self.stride
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a node's memory lies: the store (a flow's map, which may be another flow's) of that number, as step `step`
+    of the graph it was laid out for. Two steps with one home are one node, which runs once."""
+
+    store: int
+    step: int
+    memory: Memory
 
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """A flow's packet ring: `slots` (a power of two) of `slot_bytes` for each CPU."""
+    """A flow's packet ring: `slots` (a power of two) of `slot_bytes` for each CPU, each with a tag if `tagged`."""
 
     snaplen: int
     slot_bytes: int
     slots: int
+    tagged: bool = False
+
+    @property
+    def data_bytes(self) -> int:
+        """What a slot has room for."""
+        return self.slot_bytes - BLOCK_BYTES - (TAG_BYTES if self.tagged else 0)
 
 
-def lay_out(graph: Graph, cpus: int) -> Memory:
-    """The layout of a graph's map on a machine with that many possible CPUs."""
+def lay_out(graph: Graph, cpus: int, elsewhere: Container[int] = ()) -> Memory:
+    """The layout of a graph's map on a machine with that many possible CPUs. The memory of the steps `elsewhere` lies
+    in another flow's map."""
     offset = CPU_BYTES
     counters = {}
     for step in counted_steps(graph):
         counters[step] = offset
         offset += 8
+    result = offset if graph.tagged else 0
+    offset += 8 if graph.tagged else 0
     mbufs = {}
-    for step, leaf in graph.leaves():
-        if leaf.node.mbuf_bytes:
+    own = [(step, leaf.node) for step, leaf in graph.leaves() if step not in elsewhere]
+    for step, node in own:
+        if node.cpu_bytes:
             mbufs[step] = offset
-            offset += _rounded(leaf.node.mbuf_bytes, 8)
-    return Memory(cpus, _rounded(offset, CACHE_LINE), counters, mbufs)
+            offset += _rounded(node.cpu_bytes, 8)
+    stride = _rounded(offset, CACHE_LINE)
+    end = FLOW_BYTES + cpus * stride
+    tables = {}
+    for step, node in own:
+        if (table := table_of(node)) is not None:
+            tables[step] = end
+            end += _rounded(table.size_bytes, CACHE_LINE)
+    return Memory(cpus, stride, counters, mbufs, tables, result, end)
+
+
+def table_of(node: Node) -> Table | None:
+    """The memory of a node that all CPUs share, if it has any."""
+    effect = node.effect
+    return effect.table if isinstance(effect, Primitive | Transform) else None
+
+
+def homes(graph: Graph, memory: Memory, store: int, elsewhere: Mapping[int, Home] | None = None) -> tuple[Home, ...]:
+    """Where each step is at home: in the flow's own map, laid out as `memory`, but for those `elsewhere`."""
+    elsewhere = elsewhere or {}
+    return tuple(elsewhere.get(step, Home(store, step, memory)) for step in range(len(graph.steps)))
 
 
 def counted_steps(graph: Graph) -> list[int]:
@@ -75,11 +117,12 @@ def counted_steps(graph: Graph) -> list[int]:
     return counted
 
 
-def size_ring(snaplen: int, buffer_bytes: int) -> Ring:
+def size_ring(snaplen: int, buffer_bytes: int, *, tagged: bool = False) -> Ring:
     """The ring of at most `buffer_bytes` per CPU, and at least two slots, for data of up to `snaplen` bytes."""
-    slot_bytes = min(_rounded(BLOCK_BYTES + _rounded(snaplen, 4), CACHE_LINE), LARGEST_SLOT_BYTES)
+    around = BLOCK_BYTES + (TAG_BYTES if tagged else 0)
+    slot_bytes = min(_rounded(around + _rounded(snaplen, 4), CACHE_LINE), LARGEST_SLOT_BYTES)
     slots = max(2, buffer_bytes // slot_bytes)
-    return Ring(snaplen, slot_bytes, 1 << (slots.bit_length() - 1))
+    return Ring(snaplen, slot_bytes, 1 << (slots.bit_length() - 1), tagged)
 
 
 def _rounded(value: int, to: int) -> int:

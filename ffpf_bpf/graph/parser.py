@@ -1,10 +1,14 @@
 """Text -> flow expression.
 
-    flow  := stage ("->" stage)*
-    stage := term ("|" term)*                       any of them
-    term  := fact ("&" fact)*                       all of them
-    fact  := "!" fact | node | "(" flow ")"
-    node  := "(" class ["as" name] ["," expression ["," mbuf_bytes]] ")"
+    flow   := part ("->" part)*
+    part   := stage | node select ("|" select)*
+    stage  := term ("|" term)*                       any of them
+    term   := fact ("&" fact)*                       all of them
+    fact   := "!" fact | node | "(" flow ")"
+    node   := "(" class ["as" name] ["," expression ["," mbuf_bytes]] ")"
+    select := "-" results "->" term                  for these results of the node
+    results := "*" | range ("," range)*
+    range  := number [".." number]
 
 Class names ignore case. An expression is bare up to `,` or `)`, or a double-quoted string with `\\"` and `\\\\`.
 Every error says where: line and column of the text, with the line and a caret under it.
@@ -13,22 +17,40 @@ Every error says where: line and column of the text, with the line and a caret u
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Callable
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
 
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.classes import CLASSES
-from ffpf_bpf.graph.expression import Expression, Node, Not, all_of, any_of, check_text, then
+from ffpf_bpf.graph.expression import (
+    OTHERS,
+    Expression,
+    Node,
+    Not,
+    Ranges,
+    Select,
+    all_of,
+    any_of,
+    check_text,
+    label_ranges,
+    then,
+)
 
+Made = TypeVar("Made")
 LONGEST_TEXT = 1 << 18
 DEEPEST_NESTING = 100
 LONGEST_NUMBER = 10  # digits
 
 GRAMMAR = r"""
-    flow: stage ("->" stage)*
+    flow: part ("->" part)*
+    part: stage [select ("|" select)*]
+    select: EDGE term
+    EDGE: /-\s*(\*|[0-9][0-9.,\s]*)\s*->/
     stage: term ("|" term)*
     term: fact ("&" fact)*
     ?fact: "!" fact -> inverted
@@ -56,6 +78,7 @@ WORDS = {
     "STRING": "a quoted expression",
     "BARE": "an expression",
     "MBUF": "a number of bytes",
+    "EDGE": "an edge as `-80->`",
     "__ANON_0": "`->`",
     "$END": "the end",
 }
@@ -86,7 +109,55 @@ class _Reader:
         self.text = text
 
     def flow(self, tree: Tree[Token]) -> Expression:
-        return then(*(self.stage(child) for child in _trees(tree)))
+        return then(*(self.part(child) for child in _trees(tree)))
+
+    def part(self, tree: Tree[Token]) -> Expression:
+        stage, *selects = _trees(tree)
+        first = self.stage(stage)
+        if not selects:
+            return first
+        position = selects[0].children[0].start_pos or 0  # type: ignore[union-attr]
+        if not isinstance(first, Node):
+            raise ExpressionError(
+                "an edge that selects follows one node",
+                **_place(self.text, position),
+                help="put parentheses around what stands before: `(a) | ((classify,dport) -80-> (b))`",
+            )
+        cases = []
+        for select in selects:
+            edge, behind = select.children
+            assert isinstance(edge, Token)
+            assert isinstance(behind, Tree)
+            cases.append((self.results(edge), self.term(behind)))
+        return self._placed(position, lambda: Select(first, tuple(cases)))
+
+    def results(self, edge: Token) -> Ranges:
+        """The ranges between `-` and `->`."""
+        text = edge[1:-2].strip()
+        if text == "*":
+            return OTHERS
+        found: list[tuple[int, int]] = []
+        for part in text.split(","):
+            ends = re.fullmatch(r"\s*(\d{1,5})\s*(?:\.\.\s*(\d{1,5})\s*)?", part)
+            if ends is None:
+                raise ExpressionError(
+                    f"`{part.strip()}` is no result",
+                    **_place(self.text, edge.start_pos or 0),
+                    help="write `-80->`, `-80,443->`, `-8000..8080->`, or `-*->` for all others",
+                )
+            low, high = int(ends[1]), int(ends[2] or ends[1])
+            label = range(low, high + 1) if low < high else low
+            found += self._placed(edge.start_pos or 0, lambda label=label: label_ranges(label))  # type: ignore[misc]
+        return tuple(found)
+
+    def _placed(self, position: int, make: Callable[[], Made]) -> Made:
+        """What `make` makes, its errors with their place in the text."""
+        try:
+            return make()
+        except ExpressionError as error:
+            place = _place(self.text, position)
+            place["where"] += f": {error.where}"
+            raise ExpressionError(error.message, help=error.help, **place) from None
 
     def stage(self, tree: Tree[Token]) -> Expression:
         return any_of(*(self.term(child) for child in _trees(tree)))
@@ -116,14 +187,12 @@ class _Reader:
                 **_place(self.text, class_token.start_pos or 0),
                 help=f"did you mean `{near[0]}`?" if near else f"the classes are {', '.join(CLASSES)}",
             )
-        try:
-            return node_class.parse(
+        return self._placed(
+            class_token.start_pos or 0,
+            lambda: node_class.parse(
                 _expression(expression), name=str(name or ""), mbuf_bytes=_mbuf_bytes(mbuf, node_class)
-            )
-        except ExpressionError as error:
-            place = _place(self.text, class_token.start_pos or 0)
-            place["where"] += f": {error.where}"
-            raise ExpressionError(error.message, help=error.help, **place) from None
+            ),
+        )
 
 
 def _trees(tree: Tree[Token]) -> list[Tree[Token]]:

@@ -6,14 +6,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 
-from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role, Then
-from ffpf_bpf.graph.graph import Graph, Intersection, Leaf, Union, sources
+from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role, Select, Then
+from ffpf_bpf.graph.graph import Case, Graph, Intersection, Leaf, Union, sources
+from ffpf_bpf.graph.printer import results
 from ffpf_bpf.graph.printer import text as expression_text
 
 BOX_HEIGHT, ROW_GAP, COLUMN_GAP, MARGIN = 46, 22, 54, 16
 CHARACTER_WIDTH, BOX_PADDING = 7.3, 22
 LONGEST_LABEL = 44
-FILLS = {Role.DEVICE: "#dbeafe", Role.DECIDES: "#fef3c7", Role.DOES: "#dcfce7", Role.SINK: "#fce7f3"}
+FILLS = {
+    Role.DEVICE: "#dbeafe",
+    Role.DECIDES: "#fef3c7",
+    Role.DOES: "#dcfce7",
+    Role.TRANSFORMS: "#ede9fe",
+    Role.SINK: "#fce7f3",
+}
 JOINS = {Union: "any", Intersection: "all"}
 
 
@@ -63,6 +70,13 @@ def _lines(expression: Expression, ids: Iterator[str], lead: str) -> Iterator[st
         case Not(inner=inner):
             yield f"{lead}not"
             yield from _lines(inner, ids, f"{lead}  ! ")
+        case Select(node=node, cases=cases):
+            yield from _lines(node, ids, lead)
+            for number, (ranges, case) in enumerate(cases):
+                if number:
+                    yield f"{lead}  |"
+                yield f"{lead}  | -{results(ranges)}->"
+                yield from _lines(case, ids, f"{lead}  |   ")
         case _:
             raise TypeError(f"not a flow expression: {expression!r}")
 
@@ -104,6 +118,9 @@ def _label(graph: Graph, index: int) -> tuple[str, str, str]:
         label = expression_text(step.node)
         short = label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 3] + "..."
         return graph.ids[index], short, FILLS[step.node.role]
+    if isinstance(step, Case):
+        label = results(step.ranges)
+        return graph.ids[index], "-*->" if step.inverted else f"-{label}->", "#f1f5f9"
     return graph.ids[index], JOINS.get(type(step), "not"), "#f1f5f9"
 
 

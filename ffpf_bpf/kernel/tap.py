@@ -26,7 +26,7 @@ from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
 from ffpf_bpf.kernel.programs import Binding, ProgramLike, load
 
 NEXT, DELIVER, LINKS = 0, 1, 2  # enum ffpf_link
-TAP_MAP, OWNER_OFFSET = "ffpf_tap", 4  # struct ffpf_tap
+TAP_MAP, OWNER_OFFSET, SEED_OFFSET = "ffpf_tap", 4, 8  # struct ffpf_tap
 ENTRY_NAME = "ffpf_entry"
 LONGEST_FAREWELL_S = 2.0
 MOST_SEGMENTS = 15  # entry -> 15 x (segment -> deliver) stays within the kernel's 33 tail calls
@@ -147,8 +147,9 @@ class Tap:
                 calls.detach(self._link.fileno)
 
 
-def attach(interface: Interface, entry: ProgramLike, control_bytes: int) -> Tap:
-    """Attach the entry program at XDP: native, or generic where the driver has no native mode.
+def attach(interface: Interface, entry: ProgramLike, control_bytes: int, seed: int) -> Tap:
+    """Attach the entry program at XDP: native, or generic where the driver has no native mode. `seed`, 64 bits, keys
+    the hashes of flows.
 
     Raises TapBusy, naming the holder, if the interface carries an XDP program already; it is never evicted.
     """
@@ -156,6 +157,7 @@ def attach(interface: Interface, entry: ProgramLike, control_bytes: int) -> Tap:
     with ExitStack() as stack:
         control = stack.enter_context(MappedArray(TAP_MAP, control_bytes))
         control.memory[OWNER_OFFSET : OWNER_OFFSET + 4] = os.getpid().to_bytes(4, "little")
+        control.memory[SEED_OFFSET : SEED_OFFSET + 8] = seed.to_bytes(8, "little")
         links = stack.enter_context(ProgArray("ffpf_links", LINKS))
         bindings = {TAP_MAP: Binding(control, True), "ffpf_links": Binding(links, False)}
         program = stack.enter_context(load(entry, bindings))

@@ -20,7 +20,7 @@ class Bytecount(Node):
     class_name: ClassVar[str] = "bytecount"
     role: ClassVar[Role] = Role.DOES
     least_mbuf_bytes: ClassVar[int] = 8
-    counts: ClassVar[str] = "bytes"
+    counts: ClassVar[tuple[str, ...]] = ("bytes",)
 
     @property
     def effect(self) -> Primitive:

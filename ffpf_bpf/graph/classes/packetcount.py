@@ -20,7 +20,7 @@ class Packetcount(Node):
     class_name: ClassVar[str] = "packetcount"
     role: ClassVar[Role] = Role.DOES
     least_mbuf_bytes: ClassVar[int] = 8
-    counts: ClassVar[str] = "packets"
+    counts: ClassVar[tuple[str, ...]] = ("packets",)
 
     @property
     def effect(self) -> Primitive:

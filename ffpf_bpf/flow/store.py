@@ -1,0 +1,79 @@
+"""The memory of a flow's nodes, which flows that share nodes keep alive together, and views of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ffpf_bpf.graph.expression import Node
+from ffpf_bpf.graph.graph import Graph
+from ffpf_bpf.graph.memory import FLOW_BYTES, Home, Memory, table_of
+from ffpf_bpf.kernel.maps import MappedArray
+
+_numbers = itertools.count()
+
+
+class Store:
+    """A flow's map. Whoever uses a node in it holds it: gone when the last one lets go."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.number = next(_numbers)
+        self.memory = memory
+        self.map = MappedArray("ffpf_flow", memory.flow_map_bytes)
+        self._holders = 1
+
+    def hold(self) -> Store:
+        self._holders += 1
+        return self
+
+    def close(self) -> None:
+        """Let go of it once."""
+        self._holders -= 1
+        if not self._holders:
+            self.map.close()
+
+    def fill_tables(self, graph: Graph) -> None:
+        """What the tables begin with."""
+        for step, leaf in graph.leaves():
+            table = table_of(leaf.node)
+            if table is not None and table.contents and step in self.memory.tables:
+                at = self.memory.tables[step]
+                self.map.memory[at : at + len(table.contents)] = table.contents
+
+    def cpu_memory(self, step: int, node: Node) -> np.ndarray[Any, Any]:
+        """A node's memory on each CPU, shape (CPUs, `node.cpu_bytes`): a view of bytes, both ways."""
+        memory = self.memory
+        whole = np.frombuffer(self.map.memory, np.uint8, memory.cpus * memory.stride, FLOW_BYTES)
+        at = memory.mbufs.get(step, 0)
+        return whole.reshape(memory.cpus, memory.stride)[:, at : at + node.cpu_bytes]
+
+    def table(self, step: int, node: Node) -> np.ndarray[Any, Any]:
+        """The memory of a node that all CPUs share, shape (bytes,): a view, both ways."""
+        table = table_of(node)
+        return np.frombuffer(
+            self.map.memory, np.uint8, table.size_bytes if table else 0, self.memory.tables.get(step, 0)
+        )
+
+
+class NodeMemory:
+    """Where one node's memory is, and what it has counted."""
+
+    def __init__(self, node: Node, home: Home, stores: Mapping[int, Store]) -> None:
+        self._node = node
+        self._step = home.step
+        self._store = stores[home.store]
+
+    def mbuf(self) -> np.ndarray[Any, Any]:
+        """The node's memory, as the application shares it."""
+        node = self._node
+        return self._store.cpu_memory(self._step, node) if node.mbuf_per_cpu else self._store.table(self._step, node)
+
+    def report(self) -> dict[str, Any]:
+        """What the node has counted, by name. The tables are not copied: they may be large."""
+        memories = [memoryview(row.tobytes()) for row in self._store.cpu_memory(self._step, self._node)]
+        if not self._node.mbuf_per_cpu:
+            memories.append(self._store.table(self._step, self._node).data)
+        return self._node.report(memories)
