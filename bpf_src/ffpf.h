@@ -54,7 +54,7 @@ struct ffpf_headers {
 	__u8 tcp_flags;
 	__u8 traffic;     /* IPv4 type of service, IPv6 traffic class */
 	__u8 ttl;         /* IPv4 time to live, IPv6 hop limit */
-	__u8 reserved;
+	__u8 tcp;         /* 1: a whole TCP header, so tcp_flags are there */
 };
 
 #define FFPF_NO_VLAN 0xffff
@@ -146,8 +146,8 @@ struct ffpf_copy {
  */
 #define FFPF_BARRIER() asm volatile("" ::: "memory")
 
-/* No packet is longer: bounds offsets for the verifier. */
-#define FFPF_FARTHEST 0xffff
+/* The verifier knows packet bytes up to 65,535, the end of a look included: no offset it is begun at may be farther. */
+#define FFPF_FARTHEST 0xff00
 
 /*
  * The address of `bytes` (a constant) packet bytes from `offset` on, or 0 if the packet is shorter. The offset is made

@@ -35,6 +35,7 @@ from ffpf_bpf.errors import (
 from ffpf_bpf.flow import Flow, Ledger, NodeStatistics, State, Statistics
 from ffpf_bpf.graph.classes import CLASSES
 from ffpf_bpf.graph.expression import Expression, Node
+from ffpf_bpf.graph.fields import pkt
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.printer import python, text
 
@@ -68,6 +69,7 @@ __all__ = [
     "TapBusy",
     "VerifierError",
     "parse",
+    "pkt",
     "python",
     "subject_of",
     "text",

@@ -12,7 +12,7 @@ from ffpf_bpf.graph.classes import CLASSES
 
 NOUNS = {
     "Batch", "Decision", "Expression", "Flow", "InterfaceDescription", "Ledger", "Node", "NodeStatistics",
-    "Packet", "PcapngWriter", "State", "Statistics", "Subject",
+    "Packet", "PcapngWriter", "State", "Statistics", "Subject", "pkt",
 }  # fmt: skip
 VERBS = {"parse", "python", "subject_of", "text"}
 ERRORS = {

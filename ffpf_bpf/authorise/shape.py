@@ -55,7 +55,7 @@ def check_sampling(graph: Graph, at_least: int) -> Finding:
         return Finding(Result.PROVED, "the flow has no sink")
 
     def wanted(node: Node) -> bool:
-        return isinstance(node, Sampler) and node.one_in >= at_least
+        return isinstance(node, Sampler) and node.leaves_one_in >= at_least
 
     if path := path_around(graph, graph.sinks, wanted):
         return Finding(Result.REFUTED, f"no sampler of 1 in {at_least} or more on this path", _names(graph, path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 
 from llvmlite import ir
@@ -10,7 +11,7 @@ from llvmlite import ir
 from ffpf_bpf.compiler import emit, pcap
 from ffpf_bpf.compiler.deliver import DELIVER_PROGRAM, generate_deliver
 from ffpf_bpf.compiler.frame import Generated, SegmentFlow, new_module, segment_stores
-from ffpf_bpf.compiler.object import Object, read
+from ffpf_bpf.compiler.object import Object, ObjectProgram, read, with_functions
 from ffpf_bpf.compiler.pcap import compile_filter
 from ffpf_bpf.compiler.segment import MOST_SINKS, SEGMENT_PROGRAM, generate_segment
 from ffpf_bpf.errors import FfpfError
@@ -38,6 +39,7 @@ __all__ = [
 ENTRY_PROGRAM = "ffpf_entry"
 # A jump reaches 32,767 instructions; LLVM ends the process where one is farther.
 LARGEST_SIZE = 28_000
+FUNCTIONS = ("ffpf_dissect", "ffpf_hash_flow")  # of bpf_src/dissect.c
 
 
 def compile_predicates(graph: Graph) -> dict[str, Program]:
@@ -123,4 +125,16 @@ def _compile_text(text: str, primitives: frozenset[str], programs: tuple[str, ..
     """Link, optimise, emit, read back. Flows of one shape have one deliver program, so results are kept."""
     module = emit.link(text, primitives, programs)
     emit.optimise(module)
-    return read(emit.emit_object(module))
+    compiled = read(emit.emit_object(module))
+    if not any(program.calls for program in compiled.programs.values()):
+        return compiled
+    complete = {name: with_functions(program, _functions()) for name, program in compiled.programs.items()}
+    return replace(compiled, programs=complete)
+
+
+@cache
+def _functions() -> dict[str, ObjectProgram]:
+    """The functions that programs call, out of line: compiled once, for all."""
+    module = emit.link(str(new_module("functions")), {"dissect"}, FUNCTIONS)
+    emit.optimise(module)
+    return read(emit.emit_object(module), functions=True).programs

@@ -6,7 +6,8 @@ What is loaded, shown and audited is this value, not the compiler's intentions.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
@@ -14,9 +15,10 @@ from elftools.elf.sections import SymbolTableSection
 
 from ffpf_bpf.errors import FfpfError
 
-R_BPF_64_64 = 1
+R_BPF_64_64, R_BPF_64_32 = 1, 10
 INSTRUCTION_BYTES = 8
 OP_CALL = 0x85
+PSEUDO_CALL = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,15 @@ class Relocation:
 
 @dataclass(frozen=True, slots=True)
 class ObjectProgram:
-    """One program: its instructions as bytes (8 each), and where map symbols go in."""
+    """One program: its instructions as bytes (8 each), and where map symbols go in.
+
+    `calls` are the calls of functions that are not in its object; `with_functions` appends these.
+    """
 
     name: str
     instructions: bytes
     relocations: tuple[Relocation, ...]
+    calls: tuple[Relocation, ...] = ()
 
     @property
     def count(self) -> int:
@@ -77,8 +83,9 @@ class Object:
         return found
 
 
-def read(elf: bytes) -> Object:
-    """Read an object. Raises FfpfError if something in it cannot be loaded: a function left out of line, or data."""
+def read(elf: bytes, *, functions: bool = False) -> Object:
+    """Read an object. Raises FfpfError if something in it cannot be loaded: data, or a function left out of line unless
+    `functions` are what is wanted."""
     file = ELFFile(io.BytesIO(elf))
     symbols = next(section for section in file.iter_sections() if isinstance(section, SymbolTableSection))
     relocations = {
@@ -90,29 +97,49 @@ def read(elf: bytes) -> Object:
             continue
         section_index = symbol["st_shndx"]
         section = file.get_section(section_index)
-        if not section.name.startswith("xdp"):
+        if not section.name.startswith("xdp") and not functions:
             raise FfpfError(f"the compiler left `{symbol.name}` out of line", help="mark it FFPF_PRIMITIVE")
         start, size = symbol["st_value"], symbol["st_size"]
+        found = _relocations(relocations.get(section_index), symbols, start, size)
         programs[symbol.name] = ObjectProgram(
             symbol.name,
             section.data()[start : start + size],
-            tuple(_relocations(relocations.get(section_index), symbols, start, size)),
+            tuple(relocation for kind, relocation in found if kind == R_BPF_64_64),
+            tuple(relocation for kind, relocation in found if kind == R_BPF_64_32),
         )
     return Object(elf, programs)
 
 
+def with_functions(program: ObjectProgram, functions: Mapping[str, ObjectProgram]) -> ObjectProgram:
+    """The program with the functions it calls behind it, each once. Raises FfpfError for one that nobody has."""
+    instructions, starts = bytearray(program.instructions), {}
+    for name in dict.fromkeys(call.symbol for call in program.calls):
+        function = functions.get(name)
+        if function is None or function.relocations or function.calls:
+            raise FfpfError(f"`{name}` is no function that programs may call", help="mark it FFPF_PRIMITIVE")
+        starts[name] = len(instructions) // INSTRUCTION_BYTES
+        instructions += function.instructions
+    for call in program.calls:
+        at = call.at * INSTRUCTION_BYTES
+        instructions[at + 1] = PSEUDO_CALL << 4
+        distance = starts[call.symbol] - call.at - 1
+        instructions[at + 4 : at + 8] = distance.to_bytes(4, "little")
+    return replace(program, instructions=bytes(instructions), calls=())
+
+
 def _relocations(
     section: RelocationSection | None, symbols: SymbolTableSection, start: int, size: int
-) -> list[Relocation]:
+) -> list[tuple[int, Relocation]]:
     found = []
     for relocation in section.iter_relocations() if section else ():
         if not start <= relocation["r_offset"] < start + size:
             continue
         symbol = symbols.get_symbol(relocation["r_info_sym"])
-        if relocation["r_info_type"] != R_BPF_64_64 or symbol["st_shndx"] != "SHN_UNDEF":
+        kind = relocation["r_info_type"]
+        if kind not in (R_BPF_64_64, R_BPF_64_32) or symbol["st_shndx"] != "SHN_UNDEF":
             raise FfpfError(
                 f"the compiler made a reference to `{symbol.name}` that no map answers",
                 help="primitives keep their state in their mbuf",
             )
-        found.append(Relocation((relocation["r_offset"] - start) // INSTRUCTION_BYTES, symbol.name))
+        found.append((kind, Relocation((relocation["r_offset"] - start) // INSTRUCTION_BYTES, symbol.name)))
     return found

@@ -340,7 +340,7 @@ def _flattened(parts: Iterable[Expression], kind: type[Joined]) -> Iterator[Expr
 
 def _operand(value: object, operator: str) -> Expression:
     if isinstance(value, Nodelike):
-        return value.as_node()
+        value = value.as_node()
     if not isinstance(value, Expression):
         raise ExpressionError(
             f"`{operator}` joins flow expressions, got {value!r}",

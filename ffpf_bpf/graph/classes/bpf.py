@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.effect import Fate, Predicate
-from ffpf_bpf.graph.expression import Node, Role, check_text
+from ffpf_bpf.graph.expression import Node, Nodelike, Role, check_text
 
 LONGEST_FILTER = 16_384
 
@@ -18,7 +18,8 @@ class Bpf(Node):
 
     Text `(bpf,"tcp port 80")`, Python `bpf("tcp port 80")`. An empty filter passes everything. Addresses, ports and
     protocols are literals: names are refused, nothing is resolved. Whether libpcap takes the text is found when the
-    flow is populated. Raises ExpressionError for a text of over 16,384 bytes.
+    flow is populated. In Python a condition may stand for the text: `bpf(pkt.tcp.dport == 443, name="web")`. Raises
+    ExpressionError for a text of over 16,384 bytes.
     """
 
     class_name: ClassVar[str] = "bpf"
@@ -29,6 +30,8 @@ class Bpf(Node):
 
     def __post_init__(self) -> None:
         Node.__post_init__(self)
+        if isinstance(self.filter, Nodelike):
+            object.__setattr__(self, "filter", self.filter.as_node().expression)
         check_text(self.filter, self.where)
         # libpcap takes any white space for one blank; so printed forms have no line breaks.
         object.__setattr__(self, "filter", " ".join(self.filter.split()))
