@@ -88,3 +88,23 @@ def two_namespaces(tag: str, mtu: int = 1500) -> Iterator[Network]:
 
 def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
+
+
+def udp(port: int, payload: bytes = b"x" * 32) -> bytes:
+    """An Ethernet frame: IPv4, UDP to `port`."""
+    length = 8 + len(payload)
+    ip = (
+        bytes([0x45, 0])
+        + (20 + length).to_bytes(2, "big")
+        + bytes([0, 1, 0, 0, 64, 17, 0, 0, 10, 77, 0, 2, 10, 77, 0, 9])
+    )
+    return (
+        bytes(12)
+        + b"\x08\x00"
+        + ip
+        + (1234).to_bytes(2, "big")
+        + port.to_bytes(2, "big")
+        + length.to_bytes(2, "big")
+        + b"\0\0"
+        + payload
+    )

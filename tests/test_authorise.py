@@ -34,6 +34,7 @@ from ffpf_bpf.authorise.decision import Result
 from ffpf_bpf.authorise.schema import parse_policy
 from ffpf_bpf.authorise.shape import check_order
 from ffpf_bpf.errors import ExpressionError, FfpfError
+from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.classes.bpf import Bpf
 from ffpf_bpf.graph.classes.bytecount import Bytecount
 from ffpf_bpf.graph.classes.device import Device
@@ -43,7 +44,7 @@ from ffpf_bpf.graph.classes.sampler import Sampler
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.effect import Primitive
 from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role, Then, all_of, any_of, then
-from ffpf_bpf.graph.graph import Complement, Graph, Intersection, Leaf, Union, build
+from ffpf_bpf.graph.graph import Complement, Graph, Intersection, Leaf, Union
 from ffpf_bpf.graph.parser import parse
 
 SHIPPED = Path(__file__).parent.parent / "policies"

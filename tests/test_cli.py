@@ -18,8 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.network import Network
-from tests.test_flow import udp
+from tests.network import Network, udp
 
 FFPF = str(Path(sys.executable).parent / "ffpf")
 GRAPH = '(device,tap0) -> (bpf,"udp port 80") -> (bytecount as web) -> (grab,snaplen=64)'

@@ -163,7 +163,8 @@ def test_graphs_that_cannot_be(expression: str, message: str | None) -> None:
 def test_a_cycle_made_by_hand_is_refused() -> None:
     from dataclasses import replace
 
-    from ffpf_bpf.graph.graph import Leaf, build, check
+    from ffpf_bpf.graph.builder import build
+    from ffpf_bpf.graph.graph import Leaf, check
 
     graph = build(Device("lo") >> Bpf("udp") >> Bpf("port 53"))
     first, second, *rest = graph.steps

@@ -18,8 +18,7 @@ from ffpf_bpf.flow import Flow, State
 from ffpf_bpf.flow.chains import CHAINS
 from ffpf_bpf.kernel import calls
 from tests.conftest import assert_kernel_objects
-from tests.network import Network
-from tests.test_flow import udp
+from tests.network import Network, udp
 
 pytestmark = pytest.mark.root
 

@@ -14,7 +14,7 @@ from ffpf_bpf.flow.chains import CHAINS
 from ffpf_bpf.graph.classes.bpf import Bpf
 from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.classes.grab import Grab
-from tests.network import Network
+from tests.network import Network, udp
 
 pytestmark = pytest.mark.root
 
@@ -23,26 +23,6 @@ pytestmark = pytest.mark.root
 def inside(network: Network) -> Iterator[None]:
     with network.enter():
         yield
-
-
-def udp(port: int, payload: bytes = b"x" * 32) -> bytes:
-    """An Ethernet frame: IPv4, UDP to `port`."""
-    length = 8 + len(payload)
-    ip = (
-        bytes([0x45, 0])
-        + (20 + length).to_bytes(2, "big")
-        + bytes([0, 1, 0, 0, 64, 17, 0, 0, 10, 77, 0, 2, 10, 77, 0, 9])
-    )
-    return (
-        bytes(12)
-        + b"\x08\x00"
-        + ip
-        + (1234).to_bytes(2, "big")
-        + port.to_bytes(2, "big")
-        + length.to_bytes(2, "big")
-        + b"\0\0"
-        + payload
-    )
 
 
 def flow(text: str, **options: int) -> Flow:

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 class Packet:
     """`data` is what was captured, from the Ethernet header on; `length` is what was on the wire, in bytes.
 
-    `time_ns` is the wall clock in nanoseconds since the epoch; `interface` is the name of the device.
+    `time_ns` is the wall clock in nanoseconds since the epoch; `interface` is the name of the device. `result` is what
+    the last node with results on its way made of it, None if there was none.
     """
 
     time_ns: int
     data: bytes
     length: int
     interface: str
+    result: int | None = None
 
 
 def printable(text: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ffpf_bpf.capture.layout import BLOCK_TYPE, slot_dtype
 from ffpf_bpf.capture.packet import Packet
-from ffpf_bpf.graph.effect import Fate
+from ffpf_bpf.graph.effect import NO_RESULT, Fate
 from ffpf_bpf.graph.memory import FLOW_BYTES, Memory, Ring
 
 MOST_RECORDS = 8_192
@@ -29,8 +29,9 @@ HEAD, FATES, TAIL = 0, 2, 8  # struct ffpf_cpu in 64-bit words
 class Batch:
     """Packets of one CPU in the order of arrival: a view of ring memory, valid until the next batch is asked for.
 
-    `records` has the fields of `layout.slot_dtype`; `lost` counts the packets dropped on this CPU because the ring was
-    full, since its previous batch.
+    `records` has the fields of `layout.slot_dtype`; in a flow that tells its sinks apart, or has nodes with results,
+    also `sinks`, a bit for each sink that the packet reached in the order of the graph, and `result`, 65,536 for none.
+    `lost` counts the packets dropped on this CPU because the ring was full, since its previous batch.
     """
 
     records: np.ndarray[Any, Any]
@@ -44,6 +45,11 @@ class Batch:
         """The same packets in memory of their own, valid for good."""
         return Batch(self.records.copy(), self.cpu, self.lost)
 
+    def that_reached(self, sinks: int) -> Batch:
+        """The packets that reached one of the `sinks` (bits): the batch itself if all did, else copies."""
+        wanted = (self.records["sinks"] & np.uint32(sinks)) != 0
+        return self if wanted.all() else Batch(self.records[wanted], self.cpu, self.lost)
+
     @property
     def time_ns(self) -> np.ndarray[Any, Any]:
         """Arrival in nanoseconds since the epoch, unsigned 64 bits."""
@@ -53,10 +59,14 @@ class Batch:
 
     def packets(self, interfaces: tuple[str, ...], first_interface: int = 0) -> Iterator[Packet]:
         """One at a time, as copies; convenient, and slow. `interfaces` names the taps from `first_interface` on."""
-        columns = (self.records[name].tolist() for name in ("interface", "captured", "original"))
-        for index, (at, interface, captured, original) in enumerate(zip(self.time_ns.tolist(), *columns, strict=True)):
+        columns = [self.records[name].tolist() for name in ("interface", "captured", "original")]
+        tagged = "result" in (self.records.dtype.names or ())
+        results = self.records["result"].tolist() if tagged else [NO_RESULT] * len(self)
+        times = self.time_ns.tolist()
+        for index, (at, interface, captured, original, result) in enumerate(zip(times, *columns, results, strict=True)):
             data = self.records["data"][index, :captured].tobytes()
-            yield Packet(time_ns=at, data=data, length=original, interface=interfaces[interface - first_interface])
+            name = interfaces[interface - first_interface]
+            yield Packet(at, data, original, name, None if result == NO_RESULT else result)
 
 
 class Pace:

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ffpf_bpf.cli import compiling, deciding, doctor, drawing, grabbing
+from ffpf_bpf.cli import classes, compiling, deciding, doctor, drawing, grabbing
 from ffpf_bpf.errors import FfpfError
 
 INTERRUPTED = 130
@@ -46,6 +46,7 @@ app.command("run")(grabbing.run)
 app.command("check")(deciding.check)
 app.command("compile")(compiling.compile_expression)
 app.command("draw")(drawing.draw)
+app.command("nodes")(classes.show_nodes)
 app.command("doctor")(doctor.doctor)
 
 

@@ -14,8 +14,8 @@ from ffpf_bpf.cli import options
 from ffpf_bpf.errors import CaptureError, ExpressionError
 from ffpf_bpf.flow import planned_parts
 from ffpf_bpf.graph import picture
+from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.definition import Definition
-from ffpf_bpf.graph.graph import build
 from ffpf_bpf.graph.parser import parse
 
 

@@ -49,10 +49,11 @@ def run(
     duration: options.Duration = None,
     buffer: options.Buffer = "4MiB",
     policies: options.Policies = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Show the counters of every node, each second.")] = False,
     json: options.Json = False,
 ) -> None:
     """Run one or more flow expressions; their counters and loss ledgers at the end."""
-    session = Session([], write, print_packets, count, duration, json)
+    session = Session([], write, print_packets, count, duration, json, stats)
     texts: list[Expression | str] = [options.expression_text(argument) for argument in expressions]
     _run(texts, session, options.size_in_bytes(buffer), policies)
 

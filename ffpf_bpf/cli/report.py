@@ -7,6 +7,9 @@ from typing import Any
 
 from ffpf_bpf.flow import Flow, Ledger
 
+LONGEST_LABEL = 44
+MOST_BARS, BAR_WIDTH = 24, 30
+
 
 def as_json(flow: Flow) -> dict[str, Any]:
     """One flow, as in `{"flows": [...]}`."""
@@ -26,18 +29,43 @@ def text(flow: Flow) -> str:
     statistics = flow.stats()
     taps = ", ".join(f"{tap['tap']} ({tap['mode']})" for tap in flow.taps)
     rows = [("node", "", "in", "out", "counted")]
+    behind: list[list[str]] = [[]]
     for node in statistics.nodes:
-        counts = ", ".join(f"{count:,} {unit}" for unit, count in node.counts.items())
+        plain = {unit: count for unit, count in node.counts.items() if isinstance(count, int)}
+        counts = ", ".join(f"{count:,} {unit}" for unit, count in plain.items())
         label = f"{node.class_name} {node.expression}".strip()
-        rows.append((node.id, label[:44], f"{node.packets_in:,}", f"{node.packets_out:,}", counts))
+        label = label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 3]}..."
+        shared = "shared" if node.shared else ""
+        counted = ", ".join(part for part in (counts, shared) if part)
+        rows.append((node.id, label, f"{node.packets_in:,}", f"{node.packets_out:,}", counted))
+        behind.append([line for unit, count in node.counts.items() if unit not in plain for line in _bars(count)])
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = [
-        "  ".join(
-            ["", row[0].ljust(widths[0]), row[1].ljust(widths[1]), *_right(row[2:4], widths[2:4]), row[4]]
-        ).rstrip()
-        for row in rows
-    ]
+    lines = []
+    for row, extra in zip(rows, behind, strict=True):
+        cells = ["", row[0].ljust(widths[0]), row[1].ljust(widths[1]), *_right(row[2:4], widths[2:4]), row[4]]
+        lines += ["  ".join(cells).rstrip(), *(f"      {line}" for line in extra)]
     return "\n".join([f"{flow.id} on {taps}: {flow.definition.text}", *lines, f"  {ledger_text(statistics.ledger)}"])
+
+
+def _bars(counted: Any) -> list[str]:
+    """What a node counted of many things, a line each with a bar: a list of rows that end in a number, or a mapping."""
+    items = list(counted.items()) if isinstance(counted, dict) else [(_range(row[:-1]), row[-1]) for row in counted]
+    if not items:
+        return []
+    items = sorted(items, key=lambda item: -item[1]) if isinstance(counted, dict) else items
+    shown = items[:MOST_BARS]
+    names, largest = [str(name) for name, _ in shown], max(count for _, count in items)
+    width, digits = max(len(name) for name in names), max(len(f"{count:,}") for _, count in shown)
+    lines = [
+        f"{name:>{width}}  {count:>{digits},}  {'#' * max(1, round(BAR_WIDTH * count / largest))}"
+        for name, (_, count) in zip(names, shown, strict=True)
+    ]
+    return lines + ([f"and {len(items) - MOST_BARS} more"] if len(items) > MOST_BARS else [])
+
+
+def _range(bounds: Sequence[int | None]) -> str:
+    """`64..127`, or `128..` where there is no end."""
+    return "..".join("" if bound is None else f"{bound:,}" for bound in bounds)
 
 
 def _right(cells: Sequence[str], widths: Sequence[int]) -> list[str]:

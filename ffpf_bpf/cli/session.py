@@ -23,6 +23,7 @@ from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.flow import Flow
 
 PROGRESS_PERIOD_S = 0.5
+STATS_PERIOD_S = 1.0
 FEW_SLOTS = 512
 
 
@@ -36,12 +37,14 @@ class Session:
     count: int | None = None
     duration_s: float | None = None
     json: bool = False
+    stats: bool = False
     grabbed: int = 0
     taken: Counter[str] = field(default_factory=Counter)
     signal: int = 0
     _writer: PcapngWriter | None = None
     _started_ns: int = 0
     _shown_s: float = 0.0
+    _stats_lines: int = 0
     _rate_base: tuple[float, int] = field(default=(0.0, 0))
 
     def run(self) -> int:
@@ -76,6 +79,7 @@ class Session:
                 for batch in flow.poll():
                     self._consume(flow, batch)
             self._show_progress()
+            self._show_stats()
             for flow in self.flows:
                 flow.check_taps()
             left_s = None if end_s is None else end_s - time.monotonic()
@@ -175,9 +179,7 @@ class Session:
 
     def _report(self) -> None:
         if self.json:
-            out: TextIO = sys.stderr if self.write == "-" else sys.stdout
-            document: dict[str, Any] = {"flows": [report.as_json(flow) for flow in self.flows]}
-            print(json.dumps(document), file=out)
+            self._print_json()
             return
         for flow in self.flows:
             print(report.text(flow), file=sys.stderr)
@@ -189,9 +191,31 @@ class Session:
         elif self.print_packets and self.grabbed < delivered:
             print(f"{self.grabbed:,} of {delivered:,} packets printed", file=sys.stderr)
 
+    def _show_stats(self) -> None:
+        """The nodes' counters, every second: tables on a terminal in place of the last ones, or a line of JSON."""
+        now_s = time.monotonic()
+        if not self.stats or now_s < self._shown_s + STATS_PERIOD_S:
+            return
+        self._shown_s = now_s
+        if self.json:
+            self._print_json()
+            return
+        text = "\n".join(report.text(flow) for flow in self.flows)
+        if sys.stderr.isatty() and not self.print_packets:
+            text, up = f"\x1b[J{text}", f"\x1b[{self._stats_lines}A" if self._stats_lines else ""
+            print(f"{up}\r{text}", file=sys.stderr, flush=True)
+            self._stats_lines = text.count("\n") + 1
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _print_json(self) -> None:
+        out: TextIO = sys.stderr if self.write == "-" else sys.stdout
+        document: dict[str, Any] = {"flows": [report.as_json(flow) for flow in self.flows]}
+        print(json.dumps(document), file=out, flush=True)
+
     def _show_progress(self) -> None:
         now_s = time.monotonic()
-        if self.print_packets or now_s < self._shown_s + PROGRESS_PERIOD_S or not sys.stderr.isatty():
+        if self.stats or self.print_packets or now_s < self._shown_s + PROGRESS_PERIOD_S or not sys.stderr.isatty():
             return
         before_s, before = self._rate_base
         ledgers = [flow.stats().ledger for flow in self.flows]
@@ -202,7 +226,9 @@ class Session:
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
     def _clear_progress(self) -> None:
-        if self._shown_s:
+        if self._stats_lines:
+            print(f"\x1b[{self._stats_lines}A\r\x1b[J", end="", file=sys.stderr, flush=True)
+        elif self._shown_s and sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 

@@ -119,7 +119,7 @@ class _Segment:
         p.tail_call(DELIVER)
 
     def _evaluate_shared(self, cluster: list[int], toggles: list[ir.Value]) -> None:
-        """The steps that several flows have in common, once, for packets that a flow which is switched on asks about."""
+        """The steps that several flows have in common, once, for packets that a flow switched on asks about."""
         users: dict[tuple[int, int], list[ir.Value]] = {}
         for number, toggle in zip(cluster, toggles, strict=True):
             for home in self.flows[number].used:

@@ -1,10 +1,10 @@
 """The chains of this process, one per tap: which flows share a segment, and how a chain changes without a loss.
 
 A flow joins with a segment of its own, which is quick, unless it has steps in common with flows of its group: these run
-once, so the flows share a segment, and the nodes' memory (`Chains.common`). When a chain grows long, its segments are folded into one: a
-segment evaluates several flows in one program, sharing their packet loads, and saves a tail call for each. A flow that
-leaves a shared segment leaves it rebuilt without it. Counters, samplers and rings live in the flows' maps, so a rebuilt
-segment goes on where the old one was.
+once, so the flows share a segment, and the nodes' memory (`Chains.common`). When a chain grows long, its segments are
+folded into one: a segment evaluates several flows in one program, sharing their packet loads, and saves a tail call for
+each. A flow that leaves a shared segment leaves it rebuilt without it. Counters, samplers and rings live in the flows'
+maps, so a rebuilt segment goes on where the old one was.
 """
 
 from __future__ import annotations

@@ -17,23 +17,25 @@ import time
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ffpf_bpf import authorise, compiler
 from ffpf_bpf.authorise import Decision, Subject
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.ring import Batch
 from ffpf_bpf.errors import ExpressionError, IllegalState, KernelError, Rejected
+from ffpf_bpf.flow.callbacks import Callbacks
 from ffpf_bpf.flow.chains import CHAINS
 from ffpf_bpf.flow.grabber import Grabber, close_all
-from ffpf_bpf.flow.statistics import Statistics
+from ffpf_bpf.flow.node import FlowNode
+from ffpf_bpf.flow.statistics import Statistics, no_node
+from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.expression import Expression
-from ffpf_bpf.graph.graph import build
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.kernel import maps
 
@@ -60,6 +62,7 @@ ALLOWED: dict[str, tuple[State, ...]] = {
     "pause": (State.ACTIVE,),
     "batches": (State.INSTANTIATED, State.ACTIVE, State.PAUSED),
     "stats": (State.INSTANTIATED, State.ACTIVE, State.PAUSED),
+    "node": (State.INSTANTIATED, State.ACTIVE, State.PAUSED),
 }
 _live_flows: Counter[str] = Counter()  # of this process, by user: policies limit them
 _counting = threading.RLock()
@@ -104,9 +107,16 @@ class Flow:
         `first_interface`, so that several flows can write one file."""
         return cls(Path(policies) if policies is not None else None, subject, first_interface)
 
-    def populate(self, expression: Expression | str, *, buffer_bytes: int = DEFAULT_BUFFER_BYTES) -> Self:
-        """Give the flow its definition: a flow expression, as text or as a value, and the ring's size in bytes per
-        CPU. May be repeated; the last wins. Raises ExpressionError; nothing in the kernel yet."""
+    def populate(
+        self,
+        expression: Expression | str,
+        *,
+        buffer_bytes: int = DEFAULT_BUFFER_BYTES,
+        callbacks: Mapping[str, Callable[[Any], object]] | None = None,
+    ) -> Self:
+        """Give the flow its definition: a flow expression, as text or as a value, the ring's size in bytes per CPU, and
+        the functions that `(callback,NAME)` names. May be repeated; the last wins. Raises ExpressionError; nothing in
+        the kernel yet."""
         self._require("populate")
         if not isinstance(expression, Expression | str):
             raise ExpressionError(f"{expression!r} is no flow expression", help="give text, or nodes joined by `>>`")
@@ -114,6 +124,7 @@ class Flow:
             raise ExpressionError(f"a buffer of {buffer_bytes} bytes", help="between 4 KiB and 1 GiB for each CPU")
         graph = build(parse(expression) if isinstance(expression, str) else expression)
         self._definition = Definition(graph, compiler.compile_predicates(graph), buffer_bytes)
+        self._callbacks = Callbacks(graph, callbacks or {})
         self._decision = None
         self.state = State.POPULATED
         return self
@@ -129,6 +140,7 @@ class Flow:
 
         Raises Rejected with the decision, TapBusy, VerifierError, KernelError."""
         self._require("instantiate")
+        self._callbacks.check()
         user = self._asks.user
         with _counting:
             decision = self.authorise()
@@ -209,7 +221,7 @@ class Flow:
                     return
                 raise
             if batch is not None:
-                yield batch
+                yield from self._callbacks.dispatch(batch, self)
                 continue
             grabber.set_clock()
             self.check_taps()
@@ -231,7 +243,23 @@ class Flow:
         """The packets that are there now, at most one batch per CPU; does not wait."""
         self._require("batches")
         self._running.set_clock()
-        return self._running.reader.poll()
+        for batch in self._running.reader.poll():
+            yield from self._callbacks.dispatch(batch, self)
+
+    def dispatch(self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None) -> None:
+        """Run the callbacks of the flow on packets as they come, until `duration_s` is over or `idle`, called whenever
+        nothing waits, returns True. What reached a `grab` only is passed over; to have both, use `batches`."""
+        for _ in self.batches(duration_s=duration_s, idle=idle):
+            pass
+
+    def node(self, id: str) -> FlowNode:
+        """The node of that id: its memory, and what it counted. Raises FfpfError if there is none."""
+        self._require("node")
+        graph = self.definition.graph
+        for step, leaf in graph.leaves():
+            if graph.ids[step] == id:
+                return FlowNode(id, leaf.node, self._running.node_memory(step), lambda: self.stats().node(id))
+        raise no_node(id, [graph.ids[step] for step, _ in graph.leaves()])
 
     def waiting(self) -> float:
         """How full the fullest of its rings is, from 0 to 1."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.graph.effect import Fate
 from ffpf_bpf.graph.expression import Role
 from ffpf_bpf.graph.graph import Case, Graph, Leaf
@@ -70,6 +71,18 @@ class Statistics:
 
     nodes: tuple[NodeStatistics, ...]
     ledger: Ledger
+
+    def node(self, id: str) -> NodeStatistics:
+        """The node of that id. Raises FfpfError if there is none."""
+        for node in self.nodes:
+            if node.id == id:
+                return node
+        raise no_node(id, [node.id for node in self.nodes])
+
+
+def no_node(id: str, ids: Sequence[str]) -> FfpfError:
+    """The error for an id that no node has."""
+    return FfpfError(f"no node is called `{id}`", help=f"the nodes are {', '.join(f'`{other}`' for other in ids)}")
 
 
 def read(

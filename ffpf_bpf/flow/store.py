@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,10 @@ class Store:
         self.map = MappedArray("ffpf_flow", memory.flow_map_bytes)
         self._holders = 1
 
+    @property
+    def is_closed(self) -> bool:
+        return not self._holders
+
     def hold(self) -> Store:
         self._holders += 1
         return self
@@ -39,9 +44,10 @@ class Store:
         """What the tables begin with."""
         for step, leaf in graph.leaves():
             table = table_of(leaf.node)
-            if table is not None and table.contents and step in self.memory.tables:
+            if table is not None and step in self.memory.tables:
                 at = self.memory.tables[step]
-                self.map.memory[at : at + len(table.contents)] = table.contents
+                contents = table.contents + secrets.token_bytes(table.random_bytes)
+                self.map.memory[at : at + len(contents)] = contents
 
     def cpu_memory(self, step: int, node: Node) -> np.ndarray[Any, Any]:
         """A node's memory on each CPU, shape (CPUs, `node.cpu_bytes`): a view of bytes, both ways."""
@@ -65,6 +71,11 @@ class NodeMemory:
         self._node = node
         self._step = home.step
         self._store = stores[home.store]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody holds the memory any more."""
+        return self._store.is_closed
 
     def mbuf(self) -> np.ndarray[Any, Any]:
         """The node's memory, as the application shares it."""

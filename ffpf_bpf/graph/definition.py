@@ -21,8 +21,8 @@ class Definition:
 
     @property
     def text(self) -> str:
-        """The flow expression, complete with the `(grab)` that the short form leaves out."""
-        return text(self.graph.expression)
+        """The flow expression, complete with the `(grab)` that the short form leaves out, without secrets."""
+        return text(self.graph.expression, hidden=True)
 
     @property
     def digest(self) -> str:

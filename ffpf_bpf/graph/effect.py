@@ -38,10 +38,11 @@ class Predicate:
 @dataclass(frozen=True, slots=True)
 class Table:
     """Memory of a node that all CPUs share, beside its memory per CPU: `size_bytes` from a multiple of 64, which begins
-    with `contents` when the flow is instantiated, and is zero behind them."""
+    with `contents` when the flow is instantiated, goes on with `random_bytes` drawn then, and is zero behind them."""
 
     size_bytes: int
     contents: bytes = b""
+    random_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,14 @@ class Primitive:
 class Transform:
     """C functions of `bpf_src/MODULE.c` that change the grabbed copy of a packet, never the packet.
 
-    `keep`, if any: `__u64 KEEP(const struct ffpf_packet *, void *mbuf, argument...)`, the bytes of the packet to copy at
-    most. `rewrite`, if any: `void REWRITE(const struct ffpf_packet *, const struct ffpf_copy *, void *mbuf,
-    argument...)`, which writes into the copy. With a `table`, `void *table` stands behind `mbuf` in both.
+    `keep`, if any: `__u64 KEEP(const struct ffpf_packet *, void *mbuf, argument...)`, the bytes of the packet to show at
+    most. `rewrite`, if any: `void REWRITE(const struct ffpf_packet *, struct ffpf_copy *, void *mbuf, argument...)`,
+    which overwrites bytes of the copy and may make it shorter, but moves none. With a `table`, `void *table` stands
+    behind `mbuf` in both.
+
+    What is rewritten is not in the ring, which the application sees, but at first in `copy_bytes` (a multiple of 8) at
+    the beginning of the mbuf: of the first node, if several rewrite. It is as long as the nodes that rewrite keep, however
+    little of it the sink takes, so that they find whole headers.
     """
 
     module: str
@@ -74,6 +80,7 @@ class Transform:
     rewrite: str = ""
     arguments: tuple[int, ...] = ()
     table: Table | None = None
+    copy_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What node classes read of their expressions: words, numbers and sizes. Errors say what is wrong; the class says where."""
+"""What node classes read of their expressions: words, numbers and sizes."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -10,6 +10,7 @@ from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role,
 from ffpf_bpf.graph.graph import Case, Graph, Intersection, Leaf, Union, sources
 from ffpf_bpf.graph.printer import results
 from ffpf_bpf.graph.printer import text as expression_text
+from ffpf_bpf.graph.sharing import Merged
 
 BOX_HEIGHT, ROW_GAP, COLUMN_GAP, MARGIN = 46, 22, 54, 16
 CHARACTER_WIDTH, BOX_PADDING = 7.3, 22
@@ -30,9 +31,26 @@ def text(graph: Graph) -> str:
     return "\n".join(_lines(graph.expression, ids, ""))
 
 
-def svg(graph: Graph) -> str:
-    """The graph as a picture: packets go from left to right."""
-    boxes = _place(graph)
+def merged_text(merged: Merged) -> str:
+    """Several graphs as one: first what flows share, then each flow's own steps, with the steps they read."""
+    graph, users = merged.graph, merged.users
+    width = max(len(name) for name in graph.ids)
+    lines = []
+    for group in sorted(set(users), key=lambda group: (-len(group), group)):
+        numbers = ", ".join(str(number) for number in group)
+        lines.append(f"shared by flows {numbers}" if len(group) > 1 else f"flow {numbers}")
+        for index, step in enumerate(graph.steps):
+            if users[index] == group:
+                behind = ", ".join(graph.ids[source] for source in sources(step))
+                title, label = f"  {graph.ids[index]:<{width}}", _label(graph, index)[1]
+                lines.append(f"{title}  {label}{f'  <- {behind}' if behind else ''}")
+    return "\n".join(lines)
+
+
+def svg(graph: Graph, users: Sequence[tuple[int, ...]] = ()) -> str:
+    """The graph as a picture: packets go from left to right. `users` are the flows that have each step, of a merged
+    graph: what several have is drawn with a thick frame."""
+    boxes = _place(graph, users)
     width = max(box.x + box.width for box in boxes) + MARGIN
     height = max(box.y for box in boxes) + BOX_HEIGHT + MARGIN
     edges = [_edge(boxes[source], boxes[index]) for index, step in enumerate(graph.steps) for source in sources(step)]
@@ -41,7 +59,7 @@ def svg(graph: Graph) -> str:
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
             ' font-family="monospace" font-size="12">',
-            f"<title>{escape(expression_text(graph.expression))}</title>",
+            f"<title>{escape(expression_text(graph.expression, hidden=True))}</title>",
             '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7"'
             ' orient="auto"><path d="M0 0 8 4 0 8z" fill="#475569"/></marker></defs>',
             '<rect width="100%" height="100%" fill="white"/>',
@@ -55,7 +73,7 @@ def svg(graph: Graph) -> str:
 def _lines(expression: Expression, ids: Iterator[str], lead: str) -> Iterator[str]:
     match expression:
         case Node():
-            yield f"{lead}{next(ids)}  {expression_text(expression)}"
+            yield f"{lead}{next(ids)}  {expression_text(expression, hidden=True)}"
         case Then(stages=stages):
             for number, stage in enumerate(stages):
                 if number:
@@ -89,14 +107,22 @@ class _Box:
     title: str
     label: str
     fill: str
+    thick: bool
 
 
-def _place(graph: Graph) -> list[_Box]:
+def _place(graph: Graph, users: Sequence[tuple[int, ...]]) -> list[_Box]:
     """Columns by distance from the start, rows in the order of the steps."""
     columns: list[int] = []
     for step in graph.steps:
         columns.append(max((columns[source] + 1 for source in sources(step)), default=0))
     labels = [_label(graph, index) for index in range(len(graph.steps))]
+    shared = [len(users[index]) > 1 if users else False for index in range(len(graph.steps))]
+    if users:
+        flows = [", ".join(str(number) for number in group) for group in users]
+        labels = [
+            (f"{title}  [flow{'s' if is_shared else ''} {numbers}]", label, fill)
+            for (title, label, fill), numbers, is_shared in zip(labels, flows, shared, strict=True)
+        ]
     widths = [max(len(title), len(label)) * CHARACTER_WIDTH + BOX_PADDING for title, label, _ in labels]
     column_widths = [
         max(width for width, column in zip(widths, columns, strict=True) if column == wanted)
@@ -105,17 +131,17 @@ def _place(graph: Graph) -> list[_Box]:
     lefts = [MARGIN + sum(column_widths[:column]) + COLUMN_GAP * column for column in range(len(column_widths))]
     rows = [0] * len(column_widths)
     boxes = []
-    for column, width, (title, label, fill) in zip(columns, widths, labels, strict=True):
+    for column, width, (title, label, fill), thick in zip(columns, widths, labels, shared, strict=True):
         y = MARGIN + rows[column] * (BOX_HEIGHT + ROW_GAP)
         rows[column] += 1
-        boxes.append(_Box(lefts[column], y, width, title, label, fill))
+        boxes.append(_Box(lefts[column], y, width, title, label, fill, thick))
     return boxes
 
 
 def _label(graph: Graph, index: int) -> tuple[str, str, str]:
     step = graph.steps[index]
     if isinstance(step, Leaf):
-        label = expression_text(step.node)
+        label = expression_text(step.node, hidden=True)
         short = label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 3] + "..."
         return graph.ids[index], short, FILLS[step.node.role]
     if isinstance(step, Case):
@@ -137,7 +163,7 @@ def _edge(start: _Box, end: _Box) -> str:
 def _shape(box: _Box) -> str:
     return (
         f'<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{BOX_HEIGHT}" rx="6"'
-        f' fill="{box.fill}" stroke="#475569"/>'
+        f' fill="{box.fill}" stroke="#475569" stroke-width="{3 if box.thick else 1}"/>'
         f'<text x="{box.x + 10:.1f}" y="{box.y + 19:.1f}" font-weight="bold">{escape(box.title)}</text>'
         f'<text x="{box.x + 10:.1f}" y="{box.y + 36:.1f}">{escape(box.label)}</text>'
     )

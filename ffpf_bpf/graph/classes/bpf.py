@@ -24,6 +24,7 @@ class Bpf(Node):
 
     class_name: ClassVar[str] = "bpf"
     role: ClassVar[Role] = Role.DECIDES
+    example: ClassVar[str] = '(device,eth0) -> (bpf,"tcp port 80 and not net 10.0.0.0/8") -> (grab,snaplen=96)'
     stops_as: ClassVar[Fate | None] = Fate.FILTERED
 
     filter: str

@@ -19,6 +19,7 @@ class Bytecount(Node):
 
     class_name: ClassVar[str] = "bytecount"
     role: ClassVar[Role] = Role.DOES
+    example: ClassVar[str] = '(device,eth0) -> (bpf,"tcp port 443") -> (bytecount)'
     least_mbuf_bytes: ClassVar[int] = 8
     counts: ClassVar[tuple[str, ...]] = ("bytes",)
 

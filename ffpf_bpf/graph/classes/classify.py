@@ -23,9 +23,9 @@ class Classify(Node):
     `classify("dport").on({80: grab(), (443, range(8000, 8081)): bytecount(), "*": packetcount()})`.
 
     Fields: `dport`, `sport` of TCP, UDP and SCTP (first fragments have them, later ones do not); `proto`, IPv4's or the
-    last next header of IPv6; `ethertype`, behind VLAN tags; `vlan`, the outer id; `version` of IP, 4 or 6; `dscp`; `ttl`
-    or hop limit; `tcpflags`; `length` in bytes on the wire; `flow=N`, from 0 to N - 1 by a hash of the 5-tuple that is
-    the same in both directions. A packet that has no such field has no result, and goes to `-*->` only.
+    last next header of IPv6; `ethertype`, behind VLAN tags; `vlan`, the outer id; `version` of IP, 4 or 6; `dscp`;
+    `ttl` or hop limit; `tcpflags`; `length` in bytes on the wire; `flow=N`, from 0 to N - 1 by a hash of the 5-tuple
+    that is the same in both directions. A packet that has no such field has no result, and goes to `-*->` only.
     A record of a flow that has one says the result of the last such node on the packet's way. After Streamline
     (de Bruijn, Bos and Bal, TOCS 2011). Raises ExpressionError for an unknown field, and unless N is from 1 to 65,536.
     """
@@ -33,7 +33,9 @@ class Classify(Node):
     class_name: ClassVar[str] = "classify"
     role: ClassVar[Role] = Role.DECIDES
     stops_as: ClassVar[Fate | None] = Fate.FILTERED
-    example: ClassVar[str] = "(device,eth0) -> (classify,dport) -53-> (grab) | -80,443-> (bytecount) | -*-> (packetcount)"
+    example: ClassVar[str] = (
+        "(device,eth0) -> (classify,dport) -53-> (grab) | -80,443-> (bytecount) | -*-> (packetcount)"
+    )
 
     field: str
     parts: int = 0

@@ -23,6 +23,7 @@ class Device(Node):
 
     class_name: ClassVar[str] = "device"
     role: ClassVar[Role] = Role.DEVICE
+    example: ClassVar[str] = "(device,eth0) | (device,eth1) -> (packetcount)"
 
     tap: str
 

@@ -22,6 +22,7 @@ class Grab(Node):
 
     class_name: ClassVar[str] = "grab"
     role: ClassVar[Role] = Role.SINK
+    example: ClassVar[str] = '(device,eth0) -> (bpf,"udp port 53") -> (grab,snaplen=512)'
 
     snaplen: int = 0
 

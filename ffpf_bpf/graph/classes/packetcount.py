@@ -19,6 +19,7 @@ class Packetcount(Node):
 
     class_name: ClassVar[str] = "packetcount"
     role: ClassVar[Role] = Role.DOES
+    example: ClassVar[str] = '(device,eth0) -> (bpf,"icmp or icmp6") -> (packetcount)'
     least_mbuf_bytes: ClassVar[int] = 8
     counts: ClassVar[tuple[str, ...]] = ("packets",)
 

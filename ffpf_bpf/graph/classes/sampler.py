@@ -17,8 +17,8 @@ HELP = "`(sampler,10)` passes 1 packet in 10, `(sampler,p=0.1)` at random, `(sam
 class Sampler(Node):
     """Passes a share of the packets. One of three ways:
 
-    `one_in`, text `(sampler,10)`, Python `sampler(10)`: every 10th packet, counted per CPU: the first that reaches it on
-    a CPU, then every tenth after it. From 1 to 2^32 - 1.
+    `one_in`, text `(sampler,10)`, Python `sampler(10)`: every 10th packet, counted per CPU: the first that reaches it
+    on a CPU, then every tenth after it. From 1 to 2^32 - 1.
     `p`, text `(sampler,p=0.01)`, Python `sampler(p=0.01)`: each packet with that probability, in steps of 2^-32.
     `flow`, text `(sampler,flow=1/64)`, Python `sampler(flow=64)`: all packets of 1 flow in 64, chosen by a hash of
     addresses, ports and protocol that is the same in both directions, so that whole conversations stay. The choice is

@@ -18,10 +18,10 @@ HELP = 'flags that must be set, `!` before those that must not, `|` between ways
 class Tcpflags(Node):
     """TCP segments whose flags are as said, over IPv4 and IPv6, behind VLAN tags and extension headers too.
 
-    Text `(tcpflags,syn)`, `(tcpflags,"syn !ack | rst")`, Python `tcpflags("syn !ack")`. Each of up to four ways joined
-    by `|` names flags that must be set and, with `!`, flags that must not; others do not matter. The flags are fin, syn,
-    rst, psh, ack, urg, ece and cwr (RFC 9293, section 3.1). Segments whose TCP header is cut, and later fragments, do
-    not pass. Raises ExpressionError for other words, and for a flag that must be set and must not.
+    Text `(tcpflags,syn)`, `(tcpflags,"syn !ack | rst")`, Python `tcpflags("syn !ack")`. Each of up to four ways, joined
+    by `|`, names flags that must be set and, with `!`, flags that must not; others do not matter. The flags are fin,
+    syn, rst, psh, ack, urg, ece and cwr (RFC 9293, section 3.1). Segments whose TCP header is cut, and later fragments,
+    do not pass. Raises ExpressionError for other words, and for a flag that must be set and must not.
     """
 
     class_name: ClassVar[str] = "tcpflags"

@@ -1,0 +1,80 @@
+"""The Python functions of a flow: which sink each belongs to, and how a batch reaches them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ffpf_bpf.capture.ring import Batch
+from ffpf_bpf.errors import ExpressionError
+from ffpf_bpf.graph.classes.callback import Callback
+from ffpf_bpf.graph.graph import Graph, Leaf
+
+Function = Callable[[Any], object]
+
+
+class Numbering(Protocol):
+    """What turns the interface numbers of records into names."""
+
+    @property
+    def interfaces(self) -> tuple[str, ...]: ...
+    @property
+    def first_interface(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Sink:
+    bit: int
+    node: Callback
+    function: Function | None
+
+
+class Callbacks:
+    """The callback sinks of a graph, and the functions that they name or hold."""
+
+    def __init__(self, graph: Graph, functions: Mapping[str, Function]) -> None:
+        self._tagged = graph.tagged
+        self._sinks: list[_Sink] = []
+        self._grabs = 0
+        for place, step in enumerate(graph.sinks):
+            leaf = graph.steps[step]
+            assert isinstance(leaf, Leaf)
+            if isinstance(leaf.node, Callback):
+                held = leaf.node.function if callable(leaf.node.function) else functions.get(leaf.node.target)
+                self._sinks.append(_Sink(1 << place, leaf.node, held))
+            else:
+                self._grabs |= 1 << place
+        named = {sink.node.target for sink in self._sinks}
+        for name, function in functions.items():
+            if name not in named:
+                raise ExpressionError(f"no callback is called `{name}`", help=f"write `(callback,{name})` in the flow")
+            if not callable(function):
+                raise ExpressionError(f"{function!r} is no function", where=name, help="callbacks are functions")
+
+    def check(self) -> None:
+        """Raise ExpressionError for a callback without a function."""
+        for sink in self._sinks:
+            if sink.function is None:
+                raise ExpressionError(
+                    f"nobody gave the function `{sink.node.target}`",
+                    where=sink.node.where,
+                    help=f'in Python, `Flow.populate(..., callbacks={{"{sink.node.target}": function}})`',
+                )
+
+    def dispatch(self, batch: Batch, flow: Numbering) -> Iterator[Batch]:
+        """Call the functions whose sinks packets of the batch reached; yield what reached a `grab`, if anything."""
+        for sink in self._sinks:
+            reached = batch.that_reached(sink.bit) if self._tagged else batch
+            if not len(reached):
+                continue
+            assert sink.function is not None
+            if not sink.node.packets:
+                sink.function(reached)
+                continue
+            for packet in reached.packets(flow.interfaces, flow.first_interface):
+                sink.function(packet)
+        if self._grabs:
+            grabbed = batch.that_reached(self._grabs) if self._sinks else batch
+            if len(grabbed):
+                yield grabbed
