@@ -16,11 +16,8 @@ FFPF_PRIMITIVE struct ffpf_slot *ffpf_next_slot(void *ring, const struct ffpf_cp
 	return bpf_map_lookup_elem(ring, &index);
 }
 
-/*
- * Copies the packet's first `wanted` bytes into the slot, at most `longest`, which a slot has room for, 4 to 65,535.
- * Returns how many, or -1.
- */
-FFPF_PRIMITIVE __s64 ffpf_copy_packet(struct xdp_md *ctx, struct ffpf_slot *slot, __u64 wanted, __u64 longest)
+/* Copies the packet's first `wanted` bytes, at most `longest`, 4 to 65,535. Returns how many, or -1. */
+FFPF_PRIMITIVE __s64 ffpf_copy_packet(struct xdp_md *ctx, void *copy, __u64 wanted, __u64 longest)
 {
 	/* The comparison stands alone on the very register that bounds the copy: the verifier does not see through the
 	 * folded forms that the optimiser prefers. */
@@ -28,9 +25,37 @@ FFPF_PRIMITIVE __s64 ffpf_copy_packet(struct xdp_md *ctx, struct ffpf_slot *slot
 	if (wanted > longest)
 		wanted = longest;
 	FFPF_OPAQUE(wanted);
-	if (wanted >= 1 && bpf_xdp_load_bytes(ctx, 0, slot + 1, wanted))
+	if (wanted >= 1 && bpf_xdp_load_bytes(ctx, 0, copy, wanted))
 		return -1;
 	return wanted;
+}
+
+/*
+ * Copies the first `wanted` bytes of a copy that was rewritten into the slot, at most `longest`, a multiple of 4, and
+ * zeros up to a multiple of 4. Returns how many. `most` bytes, a multiple of 8, are the copy's memory.
+ */
+FFPF_PRIMITIVE __u64 ffpf_copy_rewritten(struct ffpf_slot *slot, const struct ffpf_copy *copy, __u64 wanted,
+					 __u64 longest, __u64 most)
+{
+	const __u32 *from = copy->data;
+	__u32 *to = (void *)(slot + 1);
+	__u64 captured = copy->captured;
+
+	if (captured > wanted)
+		captured = wanted;
+	if (captured > longest)
+		captured = longest;
+	if (captured > most)
+		captured = most;
+	FFPF_OPAQUE(captured); /* the very register that is looked at when the slot is filled */
+#pragma clang loop unroll(disable)
+	for (__u64 at = 0; at < most && at < longest && at < captured; at += 4) {
+		__u64 left = captured - at;
+
+		*to++ = left < 4 ? *from & (1u << 8 * left) - 1 : *from;
+		from++;
+	}
+	return captured;
 }
 
 /* Fills in the rest of a slot that holds `captured` bytes and publishes it. tag_bytes: sizeof(struct ffpf_tag), or 0. */

@@ -127,11 +127,10 @@ struct ffpf_packet {
 	const struct ffpf_tap *tap;
 };
 
-/* What a rewriting primitive may change: the copy in the slot. Of `longest` bytes (a constant), `captured` are used. */
+/* A packet's copy before it comes into the ring: `captured` bytes, which a rewriting primitive changes or makes fewer. */
 struct ffpf_copy {
 	void *data;
 	__u64 captured;
-	__u64 longest;
 };
 
 /* A primitive is inlined where the graph calls it. */

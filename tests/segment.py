@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from ffpf_bpf import compiler
+from ffpf_bpf.capture.layout import SCRATCH_DTYPE
 from ffpf_bpf.capture.ring import Batch, RingReader
 from ffpf_bpf.compiler import DELIVER_PROGRAM, SEGMENT_PROGRAM, SegmentFlow
 from ffpf_bpf.flow import Statistics
 from ffpf_bpf.flow import statistics as statistics_module
 from ffpf_bpf.flow.store import NodeMemory, Store
+from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.expression import Expression
-from ffpf_bpf.graph.graph import Graph, build
+from ffpf_bpf.graph.graph import Graph
 from ffpf_bpf.graph.memory import FLOW_BYTES, SCRATCH_BYTES, TAP_BYTES, Memory, homes, lay_out, size_ring, table_of
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.kernel import calls
@@ -39,12 +43,28 @@ class LoadedFlow:
     flow_map: MappedArray
     reader: RingReader
     nodes: dict[str, NodeMemory]
+    control: MappedArray
 
     def run(self, packet: bytes) -> bytes:
         """One packet through the chain; the packet as the chain left it."""
         result = calls.test_run(self.program, packet)
         assert result.verdict == 2, "XDP_PASS"
         return result.packet
+
+    def run_at_once(self, packets: Mapping[int, bytes], times: int) -> None:
+        """Each CPU runs its packet so many times, all CPUs at the same time."""
+
+        def repeat(cpu: int) -> None:
+            os.sched_setaffinity(0, {cpu})
+            calls.test_run(self.program, packets[cpu], times)
+
+        with ThreadPoolExecutor(len(packets)) as threads:
+            list(threads.map(repeat, packets))
+
+    @property
+    def scratch(self) -> np.ndarray[Any, Any]:
+        """What each CPU noted of its last packet: SCRATCH_DTYPE."""
+        return np.frombuffer(self.control.memory, SCRATCH_DTYPE, self.memory.cpus, TAP_BYTES)
 
     def counted(self) -> int:
         """Packets whose fate is `counted`, on all CPUs."""
@@ -107,7 +127,7 @@ def loaded(*expressions: str | Expression, snaplen: int = 96, tap: str = "tap0")
                 for step, leaf in part.graph.leaves()
                 if leaf.node.cpu_bytes or table_of(leaf.node)
             }
-            flows.append(LoadedFlow(part.graph, part.memory, -1, flow_map, reader, nodes))
+            flows.append(LoadedFlow(part.graph, part.memory, -1, flow_map, reader, nodes, control))
         segment = stack.enter_context(load(objects[SEGMENT_PROGRAM].programs[SEGMENT_PROGRAM], bindings))
         if DELIVER_PROGRAM in objects:
             links.set(DELIVER, stack.enter_context(load(objects[DELIVER_PROGRAM].programs[DELIVER_PROGRAM], bindings)))

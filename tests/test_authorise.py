@@ -174,6 +174,32 @@ class TestKeys:
         assert decide(definition(GRAB, 65_536), allowed, ALICE).accepted
         assert not decide(definition(GRAB, 65_537), allowed, ALICE).accepted
 
+    @pytest.mark.parametrize(
+        ("text", "accepted"),
+        [
+            ("(device,eth0) -> (anonymise) -> (grab)", True),
+            ("(device,eth0) -> (anonymise) -> (callback,web)", True),
+            ("(device,eth0) -> (grab)", False),
+            # Whoever states the key can undo the pseudonyms.
+            ('(device,eth0) -> (anonymise,"key=00112233445566778899aabbccddeeff") -> (grab)', False),
+        ],
+    )
+    def test_a_known_key_is_no_anonymisation(self, tmp_path: Path, text: str, accepted: bool) -> None:
+        wanted = 'order = [{ function = "grab", after = "anonymise" }]'
+        assert decided(tmp_path, wanted, text).accepted is accepted
+
+    @pytest.mark.parametrize(
+        ("text", "accepted"),
+        [
+            ("(device,eth0) -> (bytecount)", True),
+            ("(device,eth0) -> (head,10,65408)", True),  # 16 bytes more on each CPU
+            ("(device,eth0) -> (head,10,65536)", False),
+            ("(device,eth0) -> (bytecount,,65536) -> (packetcount)", False),
+        ],
+    )
+    def test_memory(self, tmp_path: Path, text: str, accepted: bool) -> None:
+        assert decided(tmp_path, 'limits.memory = "64KiB"', text).accepted is accepted
+
     def test_buffer_counts_the_smallest_ring(self, tmp_path: Path) -> None:
         allowed = policies(tmp_path, rule("limits.buffer = 4096"))
         assert not decide(definition("(device,eth0) -> (grab)", 1), allowed, ALICE).accepted
@@ -188,6 +214,11 @@ class TestKeys:
             ("(device,eth0) -> (sampler,10) | (sampler,20) -> (grab)", True),
             ("(device,eth0) -> (sampler,10) | (sampler,2) -> (grab)", False),
             ("(device,eth0) -> (sampler,10) & (bpf,udp) -> (grab)", True),
+            ("(device,eth0) -> (sampler,p=0.1) -> (grab)", True),
+            ("(device,eth0) -> (sampler,p=0.11) -> (grab)", False),
+            ("(device,eth0) -> (sampler,flow=1/1000) -> (grab)", False),
+            ("(device,eth0) -> (sampler,10) -> (callback,web)", True),
+            ("(device,eth0) -> (callback,web)", False),
             ("(device,eth0) -> !(sampler,10) -> (grab)", False),
             ("(device,eth0) -> (sampler,10) | (grab)", False),
             ("(device,eth0) -> (bytecount)", True),
@@ -587,7 +618,7 @@ class TestDirectory:
             (rule("limits.flows = 0"), "r.toml:6:1: `flows`"),
             (rule("limits.snaplen = 65536"), "r.toml:6:1: `snaplen`"),
             (rule("limits.buffer = true"), "r.toml:6:1: `buffer`"),
-            (rule("limits.buffer = 0"), "r.toml:6:1: a buffer of 0 bytes"),
+            (rule("limits.buffer = 0"), "r.toml:6:1: 0 bytes"),
             (rule("limits.sample_at_least = 1.5"), "r.toml:6:1: `sample_at_least`"),
             (rule('order = [{ function = "grab" }]'), "r.toml:6:10: an order has one of"),
             (rule('order = [{ function = "bpf", after = "grab" }]'), "r.toml:6:10: nothing comes after `grab`"),

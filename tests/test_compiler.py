@@ -19,7 +19,7 @@ from ffpf_bpf.graph.classes.grab import Grab
 from ffpf_bpf.graph.classes.packetcount import Packetcount
 from ffpf_bpf.graph.classes.sampler import Sampler
 from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Then, all_of, any_of, nodes, then
-from ffpf_bpf.graph.graph import build
+from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.predicate import run
 from tests.corpus.filters import FILTERS, WRAPPING
 from tests.corpus.packets import packets

@@ -12,7 +12,7 @@ import ffpf_bpf
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.classes import CLASSES
 from ffpf_bpf.graph.expression import MBUF_LIMIT, Expression, Node, Not, Then, all_of, any_of, then
-from ffpf_bpf.graph.graph import build
+from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.printer import python, text
 

@@ -117,27 +117,36 @@ INLINE int has_port(void *data, void *end, int wanted, __u16 port)
 #else
 #define CPUS 128
 struct counts {
-	__u64 seen, passed, counted, filtered, unused[4];
+	__u64 seen, passed, counted, filtered;
+	__u64 own[4]; /* what a node class counts or remembers besides */
 };
 struct state {
 	__u32 active, toggle;
-	__u64 unused[7];
+	__u64 seed; /* of the hashes of flows */
+	__u64 unused[6];
 	struct counts cpus[CPUS];
 };
 extern struct state state;
+
+/* This CPU's counters, or null if the flow is switched off. */
+INLINE struct counts *counts_if_active(void)
+{
+	__u64 cpu;
+
+	if (!*(volatile __u32 *)&state.active || !*(volatile __u32 *)&state.toggle)
+		return 0;
+	cpu = bpf_get_smp_processor_id();
+	asm volatile("" : "+r"(cpu));
+	return cpu < CPUS ? &state.cpus[cpu] : 0;
+}
+
 #define PROGRAM(matches)                                                                                  \
 	SEC("xdp/filter") int filter(struct xdp_md *ctx)                                                  \
 	{                                                                                                 \
 		void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;                 \
-		struct counts *counts;                                                                    \
-		__u64 cpu;                                                                                \
-		if (!*(volatile __u32 *)&state.active || !*(volatile __u32 *)&state.toggle)               \
+		struct counts *counts = counts_if_active();                                               \
+		if (!counts)                                                                              \
 			return XDP_PASS;                                                                  \
-		cpu = bpf_get_smp_processor_id();                                                         \
-		asm volatile("" : "+r"(cpu));                                                             \
-		if (cpu >= CPUS)                                                                          \
-			return XDP_PASS;                                                                  \
-		counts = &state.cpus[cpu];                                                                \
 		counts->seen++;                                                                           \
 		if (matches(data, end)) {                                                                 \
 			counts->passed++;                                                                 \

@@ -15,7 +15,15 @@ from functools import partial
 from time import perf_counter_ns
 
 from ffpf_bpf.authorise.decision import Decision, Finding, Kind, Obligation, Result, shown
-from ffpf_bpf.authorise.means import check_buffer, check_classes, check_flows, check_nodes, check_snaplen, check_taps
+from ffpf_bpf.authorise.means import (
+    check_buffer,
+    check_classes,
+    check_flows,
+    check_memory,
+    check_nodes,
+    check_snaplen,
+    check_taps,
+)
 from ffpf_bpf.authorise.policy import Policies, Rule
 from ffpf_bpf.authorise.shape import check_order, check_sampling
 from ffpf_bpf.authorise.subject import Subject
@@ -70,6 +78,8 @@ def _obligations(rule: Rule, definition: Definition, live_flows: int) -> Iterato
         yield Kind.MEANS, f"at most {snaplen:,} bytes of a packet", partial(check_snaplen, graph, snaplen)
     if (buffer := limits.buffer_bytes) is not None:
         yield Kind.MEANS, f"at most {buffer:,} bytes of buffer per CPU", partial(check_buffer, definition, buffer)
+    if (memory := limits.memory_bytes) is not None:
+        yield Kind.MEANS, f"at most {memory:,} bytes of memory for nodes", partial(check_memory, graph, memory)
     if (one_in := limits.sample_at_least) is not None:
         yield (
             Kind.MEANS,

@@ -10,7 +10,7 @@ from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.effect import Delivery
 from ffpf_bpf.graph.expression import Role
 from ffpf_bpf.graph.graph import Graph
-from ffpf_bpf.graph.memory import size_ring
+from ffpf_bpf.graph.memory import size_ring, table_of
 
 
 def check_taps(graph: Graph, rule: Rule) -> Finding:
@@ -66,6 +66,15 @@ def check_buffer(definition: Definition, most: int) -> Finding:
         return Finding(Result.PROVED, "the flow has no sink, so no ring")
     ring = size_ring(definition.graph.snaplen or LONGEST_SNAPLEN, definition.buffer_bytes)
     return _at_most(max(definition.buffer_bytes, ring.slots * ring.slot_bytes), most, "byte")
+
+
+def check_memory(graph: Graph, most: int) -> Finding:
+    """What nodes have on each CPU, and their tables, which all CPUs share."""
+    wanted = 0
+    for _, leaf in graph.leaves():
+        table = table_of(leaf.node)
+        wanted += leaf.node.cpu_bytes + (table.size_bytes if table else 0)
+    return _at_most(wanted, most, "byte")
 
 
 def _at_most(wanted: int, most: int, unit: str) -> Finding:

@@ -38,12 +38,14 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds; None is no bound. `buffer_bytes` is per CPU, `snaplen` in bytes, `sample_at_least` the N of 1 in N."""
+    """Bounds; None is no bound. `buffer_bytes` is per CPU, `memory_bytes` of nodes, `snaplen` in bytes,
+    `sample_at_least` the N of 1 in N."""
 
     flows: int | None = None
     nodes: int | None = None
     snaplen: int | None = None
     buffer_bytes: int | None = None
+    memory_bytes: int | None = None
     sample_at_least: int | None = None
 
 

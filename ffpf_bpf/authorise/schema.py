@@ -38,6 +38,7 @@ HELP = {
     "nodes": "`nodes` is how many nodes a flow may have, as in `nodes = 20`",
     "snaplen": f"`snaplen` is in bytes of a packet, 1 to {LONGEST_SNAPLEN}, as in `snaplen = 96`",
     "buffer": '`buffer` is in bytes per CPU, as in `buffer = "4MiB"`',
+    "memory": '`memory` is in bytes of nodes, as in `memory = "4MiB"`',
     "sample_at_least": "`sample_at_least = 10` allows 1 packet in 10 or fewer",
 }
 
@@ -95,14 +96,14 @@ def _check_class_or_any(text: str) -> str:
     return text if text == ANY else _check_class(text)
 
 
-def _check_buffer(value: int | str) -> int:
+def _check_size(value: int | str) -> int:
     if isinstance(value, str):
         match = re.fullmatch(r"([0-9]{1,15}) ?([A-Za-z]*)", value)
         if not match or match[2] not in UNITS:
             raise _problem(f"`{value}` is not a number of bytes", 'write bytes, or a text such as "64KiB" or "4MiB"')
         value = int(match[1]) * UNITS[match[2]]
     if not 1 <= value <= LARGEST_LIMIT:
-        raise _problem(f"a buffer of {value:,} bytes", HELP["buffer"])
+        raise _problem(f"{value:,} bytes", f"1 to {LARGEST_LIMIT:,} bytes")
     return value
 
 
@@ -141,12 +142,13 @@ class _Limits(_Table):
     flows: Limit | None = None
     nodes: Limit | None = None
     snaplen: Annotated[int, Field(ge=1, le=LONGEST_SNAPLEN)] | None = None
-    buffer: Annotated[int | str, AfterValidator(_check_buffer)] | None = None
+    buffer: Annotated[int | str, AfterValidator(_check_size)] | None = None
+    memory: Annotated[int | str, AfterValidator(_check_size)] | None = None
     sample_at_least: Limit | None = None
 
     def value(self) -> Limits:
-        buffer_bytes = self.buffer if isinstance(self.buffer, int) else None
-        return Limits(self.flows, self.nodes, self.snaplen, buffer_bytes, self.sample_at_least)
+        buffer_bytes, memory_bytes = (size if isinstance(size, int) else None for size in (self.buffer, self.memory))
+        return Limits(self.flows, self.nodes, self.snaplen, buffer_bytes, memory_bytes, self.sample_at_least)
 
 
 class _Rule(_Table):

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from ffpf_bpf.authorise.decision import Finding, Result
 from ffpf_bpf.authorise.policy import Order
 from ffpf_bpf.graph.classes.sampler import Sampler
-from ffpf_bpf.graph.expression import Node
+from ffpf_bpf.graph.expression import Node, Role
 from ffpf_bpf.graph.graph import Case, Complement, Graph, Intersection, Leaf, Union, sources
 
 Wanted = Callable[[Node], bool]
@@ -32,18 +32,24 @@ MOST_LISTED = 8
 
 def check_order(graph: Graph, order: Order) -> Finding:
     """Whether the order holds for each node of class `order.function`, or a path on which it does not."""
-    targets = tuple(index for index, leaf in graph.leaves() if leaf.node.class_name == order.function)
+    targets = tuple(index for index, leaf in graph.leaves() if _is(leaf.node, order.function))
     if not targets:
         return Finding(Result.PROVED, f"the flow has no `{order.function}`")
 
     def wanted(node: Node) -> bool:
-        return node.class_name == order.required
+        return _is(node, order.required) and node.serves_policy
 
     find = path_around if order.after else path_out
     if path := find(graph, targets, wanted):
         return Finding(Result.REFUTED, f"no `{order.required}` on this path", _names(graph, path))
     side = "in front of" if order.after else "behind"
     return Finding(Result.PROVED, f"`{order.required}` is {side} {_listed(graph, targets)}")
+
+
+def _is(node: Node, class_name: str) -> bool:
+    """Whether an order about a class is about the node. One about `grab` is about every sink: what a rule asks of
+    packets that are delivered does not depend on how."""
+    return node.class_name == class_name or (class_name == "grab" and node.role is Role.SINK)
 
 
 def check_sampling(graph: Graph, at_least: int) -> Finding:

@@ -62,9 +62,12 @@ def fit_together(flows: Sequence[SegmentFlow]) -> bool:
 def generate(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool = False) -> list[Generated]:
     """The modules of a segment before the primitives are linked in."""
     if _size(flows) > LARGEST_SIZE:
+        nodes = {node: size for flow in flows for node, size in _node_sizes(flow).items()}
+        largest = max(nodes, key=lambda node: nodes[node])
         raise FfpfError(
             f"the flow makes a program of about {_size(flows):,} instructions",
-            help=f"at most {LARGEST_SIZE:,}; make several flows of it",
+            where=f"node `{largest}`",
+            help=f"at most {LARGEST_SIZE:,}; make several flows of it (this node, the largest, has {nodes[largest]:,})",
         )
     segment, sinks = generate_segment(flows, tap, cpus, debug=debug)
     return [segment, generate_deliver(flows, tap, cpus, sinks)] if sinks else [segment]
@@ -88,16 +91,19 @@ def versions() -> dict[str, str]:
 
 def _size(flows: Sequence[SegmentFlow]) -> int:
     """About how many instructions the flows come to, rather more than less."""
-    size = 0
-    for flow in flows:
-        size += 12 * len(flow.graph.steps)
-        for _, leaf in flow.graph.leaves():
-            match leaf.node.effect:
-                case Predicate(filter=text):
-                    size += 3 * len(flow.predicates[text].instructions)
-                case Primitive(module=module, function=function):
-                    size += emit.instructions(module, function)
-    return size
+    return sum(12 * len(flow.graph.steps) + sum(_node_sizes(flow).values()) for flow in flows)
+
+
+def _node_sizes(flow: SegmentFlow) -> dict[str, int]:
+    """The same for each node, by its id."""
+    sizes = {}
+    for step, leaf in flow.graph.leaves():
+        match leaf.node.effect:
+            case Predicate(filter=text):
+                sizes[flow.graph.ids[step]] = 3 * len(flow.predicates[text].instructions)
+            case Primitive(module=module, function=function):
+                sizes[flow.graph.ids[step]] = emit.instructions(module, function)
+    return sizes
 
 
 @cache

@@ -2,9 +2,13 @@
 
 A packet is stored once for each *view* of a flow that it reached a sink of: sinks behind the same transforms show the
 same, those behind others something else. All of a packet's records are stored, or none.
+
+Where a transform rewrites, only what is rewritten comes into the ring, which the application maps.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from llvmlite import ir
 
@@ -21,7 +25,7 @@ from ffpf_bpf.compiler.frame import (
     new_module,
     segment_stores,
 )
-from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER
+from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER, forget
 from ffpf_bpf.graph.effect import NO_RESULT, Fate, Transform
 from ffpf_bpf.graph.graph import Graph, Leaf
 from ffpf_bpf.graph.memory import BLOCK_BYTES, TAG_BYTES
@@ -31,9 +35,23 @@ DELIVER_PROGRAM = "ffpf_deliver_all"
 HAS_ROOM = ir.FunctionType(I32, [POINTER, I64, I32])
 NEXT_SLOT = ir.FunctionType(POINTER, [POINTER, POINTER, I32, I32])
 COPY_PACKET = ir.FunctionType(I64, [POINTER, POINTER, I64, I64])
+COPY_REWRITTEN = ir.FunctionType(I64, [POINTER, POINTER, I64, I64, I64])
 PUBLISH_SLOT = ir.FunctionType(ir.VoidType(), [*[POINTER] * 4, I64, *[I32] * 4, I64])
 HEADER_BYTES = BLOCK_BYTES - 4  # of a slot before its data: struct ffpf_slot
-COPY = ir.LiteralStructType([POINTER, I64, I64])  # struct ffpf_copy
+COPY = ir.LiteralStructType([POINTER, I64])  # struct ffpf_copy
+
+
+@dataclass(frozen=True, slots=True)
+class _Hook:
+    """A node's transform, and what its functions get: memories and arguments."""
+
+    effect: Transform
+    memories: tuple[ir.Value, ...]
+    arguments: tuple[ir.Value, ...]
+
+    @property
+    def kinds(self) -> list[ir.Type]:
+        return [*[POINTER] * len(self.memories), *[I64] * len(self.arguments)]
 
 
 def generate_deliver(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks: tuple[Sink, ...]) -> Generated:
@@ -95,20 +113,51 @@ class _Deliver:
         ring_map = external(self.result.module, f"ffpf_ring_{number}")
         first = b.mul(b.trunc(self.program.cpu, I32), I32(ring.slots))
         slot = self._call("ffpf_next_slot", NEXT_SLOT, ring_map, cpu, first, I32(ring.slots))
-        wanted = self._shorter(self.program.length, _snaplen(b, self.grabbed, some))
-        for step in view:
-            wanted = self._kept(flow, step, wanted)
+        whole = self.program.length
+        wanted = self._shorter(whole, _snaplen(b, self.grabbed, some))
+        hooks = [self._hook(flow, step) for step in view]
+        for hook in hooks:
+            kept = self._kept(hook)
+            wanted = self._shorter(wanted, kept)
+            whole = self._shorter(whole, kept) if hook.effect.rewrite else whole
+        rewriting = [hook for hook in hooks if hook.effect.rewrite]
         worked = self._variable(I1)
         b.store(I1(0), worked)
         with b.if_then(b.icmp_unsigned("!=", b.ptrtoint(slot, I64), I64(0))):
-            context, longest = self.program.context, I64(ring.data_bytes)
-            captured = self._call("ffpf_copy_packet", COPY_PACKET, context, slot, wanted, longest)
+            longest = I64(ring.data_bytes)
+            if rewriting:
+                captured = self._copy_rewritten(slot, rewriting, whole, wanted, longest)
+            else:
+                captured = self._copy(b.gep(slot, [I64(HEADER_BYTES)], source_etype=I8), wanted, longest)
             with b.if_then(b.icmp_signed(">=", captured, I64(0))):
-                for step in view:
-                    self._rewrite(flow, step, slot, captured, longest)
-                self._publish(number, flow, cpu, slot, captured, some, sinks)
+                # A result tells of the packet as it was.
+                self._publish(number, flow, cpu, slot, captured, some, sinks, with_result=not rewriting)
                 b.store(I1(1), worked)
         return b.load(worked, typ=I1)
+
+    def _copy(self, to: ir.Value, wanted: ir.Value, longest: ir.Value) -> ir.Value:
+        """Copy the packet as it is; how many bytes, or -1."""
+        return self._call("ffpf_copy_packet", COPY_PACKET, self.program.context, to, wanted, longest)
+
+    def _copy_rewritten(
+        self, slot: ir.Value, rewriting: list[_Hook], whole: ir.Value, wanted: ir.Value, longest: ir.Value
+    ) -> ir.Value:
+        """Copy `whole` bytes into a node's own memory, rewrite them there, and copy those `wanted` into the slot."""
+        b = self.builder
+        memory = rewriting[0].memories[0]
+        most = I64(min(hook.effect.copy_bytes for hook in rewriting))
+        captured, copy = self._variable(I64), self._variable(COPY)
+        copied = self._copy(memory, whole, most)
+        b.store(copied, captured)
+        with b.if_then(b.icmp_signed(">=", copied, I64(0))):
+            b.store(memory, copy)
+            # Forgotten, or the verifier walks through the functions once for each way that led to this length.
+            b.store(forget(b, copied, self.program.length), b.gep(copy, [I64(8)], source_etype=I8))
+            for hook in rewriting:
+                kind = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, *hook.kinds])
+                self._call(hook.effect.rewrite, kind, self.packet, copy, *hook.memories, *hook.arguments)
+            b.store(self._call("ffpf_copy_rewritten", COPY_REWRITTEN, slot, copy, wanted, longest, most), captured)
+        return b.load(captured, typ=I64)
 
     def _publish(
         self,
@@ -119,6 +168,8 @@ class _Deliver:
         captured: ir.Value,
         some: list[Sink],
         sinks: list[Sink],
+        *,
+        with_result: bool,
     ) -> None:
         b, ring = self.builder, flow.ring
         reached: ir.Value = I32(0)
@@ -128,7 +179,8 @@ class _Deliver:
                 if sink in some:
                     bit = b.and_(b.lshr(self.grabbed, I64(sink.bit)), I64(1))
                     reached = b.or_(reached, b.trunc(b.shl(bit, I64(place)), I32))
-            result = b.load(b.gep(cpu, [I64(flow.memory.result)], source_etype=I8), typ=I64)
+            if with_result:
+                result = b.load(b.gep(cpu, [I64(flow.memory.result)], source_etype=I8), typ=I64)
         interface = I32(flow.first_interface + _tap_number(flow.graph, self.tap))
         tag_bytes = I32(TAG_BYTES if ring.tagged else 0)
         own = external(self.result.module, f"ffpf_flow_{number}")
@@ -136,35 +188,24 @@ class _Deliver:
         arguments = (self.packet, slot, own, cpu, captured, slot_bytes, interface, tag_bytes, reached, result)
         self._call("ffpf_publish_slot", PUBLISH_SLOT, *arguments)
 
-    def _kept(self, flow: SegmentFlow, step: int, wanted: ir.Value) -> ir.Value:
-        transform, memories, arguments = self._transform(flow, step)
-        if not transform.keep:
-            return wanted
-        kind = ir.FunctionType(I64, [POINTER, *[POINTER] * len(memories), *[I64] * len(arguments)])
-        return self._shorter(wanted, self._call(transform.keep, kind, self.packet, *memories, *arguments))
+    def _kept(self, hook: _Hook) -> ir.Value:
+        """The bytes of the packet that a transform shows at most."""
+        if not hook.effect.keep:
+            return self.program.length
+        kind = ir.FunctionType(I64, [POINTER, *hook.kinds])
+        kept = self._call(hook.effect.keep, kind, self.packet, *hook.memories, *hook.arguments)
+        return forget(self.builder, kept, self.program.length)
 
-    def _rewrite(self, flow: SegmentFlow, step: int, slot: ir.Value, captured: ir.Value, longest: ir.Value) -> None:
-        transform, memories, arguments = self._transform(flow, step)
-        if not transform.rewrite:
-            return
-        b = self.builder
-        copy = self._variable(COPY)
-        data = b.gep(slot, [I64(HEADER_BYTES)], source_etype=I8)
-        for number, value in enumerate((data, captured, longest)):
-            b.store(value, b.gep(copy, [I64(8 * number)], source_etype=I8))
-        kind = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, *[POINTER] * len(memories), *[I64] * len(arguments)])
-        self._call(transform.rewrite, kind, self.packet, copy, *memories, *arguments)
-
-    def _transform(self, flow: SegmentFlow, step: int) -> tuple[Transform, list[ir.Value], list[ir.Value]]:
-        """The transform at a step, its memories and arguments."""
+    def _hook(self, flow: SegmentFlow, step: int) -> _Hook:
+        """The transform at a step."""
         leaf = flow.graph.steps[step]
         assert isinstance(leaf, Leaf)
-        transform = leaf.node.effect
-        assert isinstance(transform, Transform)
-        self.result.primitives.add(transform.module)
-        mbuf, table = self.program.memory_of(flow.homes[step], self.stores)
-        memories = [mbuf] if transform.table is None else [mbuf, table]
-        return transform, memories, [I64(value) for value in transform.arguments]
+        effect = leaf.node.effect
+        assert isinstance(effect, Transform)
+        self.result.primitives.add(effect.module)
+        memories = self.program.memory_of(flow.homes[step], self.stores)
+        arguments = tuple(I64(value) for value in effect.arguments)
+        return _Hook(effect, memories[:1] if effect.table is None else memories, arguments)
 
     def _variable(self, kind: ir.Type) -> ir.Value:
         with self.builder.goto_entry_block():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 
 from ffpf_bpf.errors import ExpressionError
@@ -68,7 +68,7 @@ class _Builder:
                     self.stops.append(Stop(expression.stops_as or Fate.FILTERED, step, unless))
                 return step
             case AnyOf(branches=branches):
-                return self._union(branches, source, unless, inverted)
+                return self._joined(self.add(branch, source, unless, inverted) for branch in branches)
             case AllOf(branches=branches):
                 inputs = tuple(self.add(branch, source, unless, inverted) for branch in branches)
                 return self._append(Intersection(inputs), "", "all")
@@ -92,25 +92,18 @@ class _Builder:
     def _select(self, select: Select, source: int | None, unless: tuple[int, ...], inverted: bool) -> int:
         node = self.add(select.node, source, unless, inverted)
         every = tuple(sorted(bounds for ranges, _ in select.cases for bounds in ranges))
-        branches = []
-        for ranges, behind in select.cases:
-            case = Case(node, ranges) if ranges else Case(node, every, inverted=True)
-            branches.append((behind, self._append(case, "", "case")))
-        return self._joined(branches, unless, inverted)
 
-    def _union(
-        self, branches: tuple[Expression, ...], source: int | None, unless: tuple[int, ...], inverted: bool
-    ) -> int:
-        return self._joined([(branch, source) for branch in branches], unless, inverted)
+        def branches() -> Iterator[int]:
+            for ranges, behind in select.cases:
+                case = Case(node, ranges) if ranges else Case(node, every, inverted=True)
+                yield self.add(behind, self._append(case, "", "case"), unless, inverted)
 
-    def _joined(
-        self,
-        branches: list[tuple[Expression, int]] | list[tuple[Expression, int | None]],
-        unless: tuple[int, ...],
-        inverted: bool,
-    ) -> int:
+        return self._joined(branches())
+
+    def _joined(self, branches: Iterable[int]) -> int:
+        """The union of branches, whose steps are appended one branch after the other."""
         first_stop = len(self.stops)
-        inputs = tuple(self.add(branch, source, unless, inverted) for branch, source in branches)
+        inputs = tuple(branches)
         step = self._append(Union(tuple(i for i in inputs if self._goes_on(i))), "", "any")
         for index in range(first_stop, len(self.stops)):
             stop = self.stops[index]

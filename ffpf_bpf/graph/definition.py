@@ -28,6 +28,6 @@ class Definition:
     def digest(self) -> str:
         """SHA-256 over everything a decision depends on: the graph, the very instructions, the buffer."""
         graph = self.graph
-        parts = [self.text, repr((graph.steps, graph.stops, graph.ends)), str(self.buffer_bytes)]
+        parts = [text(graph.expression), repr((graph.steps, graph.stops, graph.ends)), str(self.buffer_bytes)]
         parts += [f"{filter_text}={program.digest}" for filter_text, program in sorted(self.predicates.items())]
         return sha256("\0".join(parts).encode()).hexdigest()

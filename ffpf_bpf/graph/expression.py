@@ -152,6 +152,11 @@ class Node(Expression):
         effect = self.effect
         return isinstance(effect, Primitive) and effect.selects
 
+    @property
+    def serves_policy(self) -> bool:
+        """Whether a policy that asks for its class is content with this node."""
+        return True
+
     def report(self, memories: Sequence[memoryview]) -> dict[str, Any]:
         """What it has counted, by name: plain values. `memories` are copies of its memory on each CPU, of `cpu_bytes`;
         behind these, for a node whose memory all CPUs share, that."""

@@ -52,8 +52,9 @@ class MappedArray(Descriptor):
 
     def close(self) -> None:
         # Whoever still holds a view of the memory keeps the pages, and only those, until it lets go.
+        memory, self.memory = self.memory, _closed_memory()
         with contextlib.suppress(BufferError):
-            self.memory.close()
+            memory.close()
         super().close()
 
 
@@ -68,6 +69,12 @@ class ProgArray(Descriptor):
 
     def clear(self, index: int) -> None:
         calls.clear_program(self.fileno, index)
+
+
+def _closed_memory() -> mmap.mmap:
+    memory = mmap.mmap(-1, PAGE)
+    memory.close()
+    return memory
 
 
 def _to_pages(size: int) -> int:

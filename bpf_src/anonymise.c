@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * anonymise: of the copy, headers whose addresses are pseudonyms; what is not known to be harmless is not shown.
+ *
+ * table: the key, 16 bytes. mbuf: struct memory, then pseudonyms that are known already, direct-mapped: `entries` (a
+ * power of two) of struct value_entry, and as many of struct address_entry. They tell real addresses: private.
+ *
+ * ffpf_anonymise_keep() says up to where a packet is understood, and nothing behind that is even copied;
+ * ffpf_anonymise_rewrite() rewrites that much. Where it cannot, it makes the copy shorter.
+ */
+#include "dissect.h"
+#include "siphash.h"
+
+#define COPY_BYTES 256
+#define MOST_HEADER_BYTES 236 /* before the transport header, of which at most 20 are shown */
+#define MOST_OPTION_WORDS 10
+#define FEISTEL_ROUNDS 4
+#define MOST_EXTENSIONS 8
+#define BROADCAST 0xffffffffffffull
+#define NOPS 0x01010101
+
+/* What a message to SipHash is about: its last byte. Messages of different kinds differ in length, too. */
+enum kind {
+	KIND_MAC = 1,
+	KIND_PORT = 2,
+	KIND_IP4 = 4,
+	KIND_IP6 = 6,
+};
+
+struct memory {
+	__u8 copy[COPY_BYTES];
+	__u64 extension, protocol; /* how far clear_extensions() is: forgotten by the verifier */
+};
+
+/* Free as long as `original` is 0: in use it has the kind in its highest byte. */
+struct value_entry {
+	__u64 original, pseudonym;
+};
+
+/* An IPv6 address, in host byte order. */
+struct address {
+	__u64 high, low;
+};
+
+/* Free as long as its pseudonym is 0. */
+struct address_entry {
+	struct address original, pseudonym;
+};
+
+struct anonymiser {
+	const __u64 *key;
+	struct value_entry *values;
+	struct address_entry *addresses;
+	__u64 entries, seed;
+};
+
+static __always_inline int is_extension(__u8 protocol)
+{
+	return protocol == FFPF_HOP_BY_HOP || protocol == FFPF_ROUTING || protocol == FFPF_FRAGMENT ||
+	       protocol == FFPF_AH || protocol == FFPF_DESTINATION || protocol == FFPF_MOBILITY;
+}
+
+/* The address of `bytes` (a constant) bytes of the copy, or 0 if it is shorter. */
+static __always_inline void *copy_at(const struct ffpf_copy *copy, __u64 offset, __u64 bytes)
+{
+	FFPF_OPAQUE(offset);
+	if (offset > COPY_BYTES - bytes || offset + bytes > copy->captured)
+		return 0;
+	return copy->data + offset;
+}
+
+/* SipHash of a message of at most 7 bytes. */
+static __always_inline __u64 hash_short(const struct anonymiser *a, __u64 message, int bytes)
+{
+	struct ffpf_siphash state;
+
+	ffpf_siphash_begin(&state, a->key);
+	return ffpf_siphash_end(&state, message | (__u64)bytes << 56);
+}
+
+/* 46 random bits, marked as locally administered; a group's remains a group's. The first byte is the lowest. */
+static __always_inline __u64 mac_pseudonym(const struct anonymiser *a, __u64 mac)
+{
+	__u64 hash = hash_short(a, mac | (__u64)KIND_MAC << 48, 7);
+
+	return (hash & (BROADCAST ^ 3)) | 2 | (mac & 1);
+}
+
+/* A Feistel network of two halves of 8 bits: one to one on all 65,536 ports. */
+static __always_inline __u64 port_pseudonym(const struct anonymiser *a, __u64 port)
+{
+	__u64 left = port >> 8, right = port & 0xff;
+
+#pragma clang loop unroll(disable)
+	for (__u64 round = 0; round < FEISTEL_ROUNDS; round++) {
+		__u64 hash = hash_short(a, right | round << 8 | KIND_PORT << 16, 3);
+
+		hash = (hash & 0xff) ^ left;
+		left = right;
+		right = hash;
+	}
+	return left << 8 | right;
+}
+
+/*
+ * Prefix-preserving (Xu, Fan, Ammar, Moon, ICNP 2002): bit i is flipped by a function of the bits before it. One hash
+ * of the bits before a block of 6, of their number and the kind holds that function's values at all 63 places that the
+ * block may lead to: bit 2^level - 1 + (its first `level` bits). Returns which of its bits are flipped.
+ */
+static __always_inline __u64 flipped(__u64 hash, __u64 block)
+{
+	__u64 flips = 0;
+
+#pragma clang loop unroll(full)
+	for (int level = 0; level < 6; level++)
+		flips = flips << 1 | (hash >> ((1 << level) - 1 + (block >> (6 - level))) & 1);
+	return flips;
+}
+
+/* 5 blocks of 6 bits, and one of 2. */
+static __always_inline __u64 ip4_pseudonym(const struct anonymiser *a, __u64 address)
+{
+	__u64 before = 0, flips = 0, left = address << 32;
+
+#pragma clang loop unroll(disable)
+	for (__u64 bits = 0; bits < 36; bits += 6) {
+		__u64 hash = hash_short(a, before | bits << 32 | (__u64)KIND_IP4 << 40, 6), block = left >> 58;
+
+		flips = flips << 6 | flipped(hash, block);
+		before = before << 6 | block;
+		left <<= 6;
+	}
+	return address ^ flips >> 4;
+}
+
+/* 21 blocks of 6 bits, and one of 2. */
+static __always_inline struct address ip6_pseudonym(const struct anonymiser *a, struct address address)
+{
+	struct address before = {}, flips = {}, left = address;
+
+#pragma clang loop unroll(disable)
+	for (__u64 bits = 0; bits < 132; bits += 6) {
+		__u64 block = left.high >> 58, width = bits < 126 ? 6 : 2, flips_here;
+		struct ffpf_siphash state;
+
+		ffpf_siphash_begin(&state, a->key);
+		ffpf_siphash_word(&state, before.high);
+		ffpf_siphash_word(&state, before.low);
+		flips_here = flipped(ffpf_siphash_end(&state, bits | KIND_IP6 << 8 | 18ull << 56), block);
+		flips.high = flips.high << width | flips.low >> (64 - width);
+		flips.low = flips.low << width | flips_here >> (6 - width);
+		before.high = before.high << 6 | before.low >> 58;
+		before.low = before.low << 6 | block;
+		left.high = left.high << 6 | left.low >> 58;
+		left.low <<= 6;
+	}
+	flips.high ^= address.high;
+	flips.low ^= address.low;
+	return flips;
+}
+
+static __always_inline __u64 place_of(const struct anonymiser *a, __u64 what)
+{
+	__u64 place = (what ^ a->seed) * 0x9e3779b97f4a7c15ull >> 40;
+
+	FFPF_OPAQUE(place);
+	return place & (a->entries - 1);
+}
+
+/* The pseudonym of anything but an IPv6 address. */
+static __always_inline __u64 value_pseudonym(const struct anonymiser *a, enum kind kind, __u64 value)
+{
+	__u64 original = (__u64)kind << 56 | value;
+	struct value_entry *entry = a->values + place_of(a, original);
+
+	if (entry->original != original) {
+		entry->pseudonym = kind == KIND_IP4 ? ip4_pseudonym(a, value) :
+				   kind == KIND_MAC ? mac_pseudonym(a, value) :
+						      port_pseudonym(a, value);
+		entry->original = original;
+	}
+	return *(volatile __u64 *)&entry->pseudonym;
+}
+
+static __always_inline const struct address *address_pseudonym(const struct anonymiser *a, struct address address)
+{
+	struct address_entry *entry = a->addresses + place_of(a, address.high * 3 + address.low);
+
+	if (entry->original.high != address.high || entry->original.low != address.low ||
+	    !(entry->pseudonym.high | entry->pseudonym.low)) {
+		entry->pseudonym = ip6_pseudonym(a, address);
+		entry->original = address;
+	}
+	FFPF_BARRIER();
+	return &entry->pseudonym;
+}
+
+static __always_inline void rewrite_macs(const struct anonymiser *a, __u16 *ethernet)
+{
+#pragma clang loop unroll(disable)
+	for (int place = 0; place < 6; place += 3) {
+		__u16 *at = ethernet + place;
+		__u64 mac = at[0] | (__u64)at[1] << 16 | (__u64)at[2] << 32;
+
+		if (mac == BROADCAST)
+			continue;
+		mac = value_pseudonym(a, KIND_MAC, mac);
+		at[0] = mac;
+		at[1] = mac >> 16;
+		at[2] = mac >> 32;
+	}
+}
+
+/* Addresses replaced, options made NOPs, the checksum worked out anew. */
+static __always_inline int rewrite_ip4(const struct anonymiser *a, const struct ffpf_copy *copy, __u64 l3, __u64 l4)
+{
+	__u32 *ip = copy_at(copy, l3, 20), *option;
+	__u16 *halves = (__u16 *)ip;
+	__u64 sum = 0, offset = l3 + 20;
+
+	if (!ip)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (int word = 3; word < 5; word++)
+		ip[word] = __builtin_bswap32(value_pseudonym(a, KIND_IP4, __builtin_bswap32(ip[word])));
+#pragma clang loop unroll(disable)
+	for (int word = 0; word < MOST_OPTION_WORDS && offset < l4; word++) {
+		option = copy_at(copy, offset, 4);
+		if (!option)
+			return 0;
+		*option = NOPS;
+		sum += 2 * (NOPS & 0xffff);
+		offset += 4;
+	}
+	halves[5] = 0;
+#pragma clang loop unroll(full)
+	for (int half = 0; half < 10; half++)
+		sum += halves[half];
+	sum = (sum & 0xffff) + (sum >> 16);
+	halves[5] = ~(sum + (sum >> 16));
+	return 1;
+}
+
+/* Of extension headers, what comes next and the length stay; of a fragment header all. They must end at l4. */
+static __always_inline int rewrite_extensions(const struct ffpf_copy *copy, struct memory *memory, __u64 l4)
+{
+	volatile __u64 *extension = &memory->extension, *protocol = &memory->protocol;
+
+#pragma clang loop unroll(disable)
+	for (int number = 0; number < MOST_EXTENSIONS && *extension < l4; number++) {
+		__u64 offset = *extension, kind = *protocol, bytes;
+		__u8 *header = copy_at(copy, offset, 8);
+		__u32 *word;
+
+		if (!header)
+			return 0;
+		bytes = kind == FFPF_AH ? (header[1] + 2) * 4 : kind == FFPF_FRAGMENT ? 8 : (header[1] + 1) * 8;
+		*extension = offset + bytes;
+		*protocol = header[0];
+		if (kind == FFPF_FRAGMENT)
+			continue;
+		header[2] = header[3] = 0;
+#pragma clang loop unroll(disable)
+		for (__u64 at = 4; at < bytes; at += 4) {
+			word = copy_at(copy, offset + at, 4);
+			if (!word)
+				return 0;
+			*word = 0;
+		}
+	}
+	return *extension == l4;
+}
+
+static __always_inline int rewrite_ip6(const struct anonymiser *a, const struct ffpf_copy *copy, struct memory *memory,
+				       __u64 l3, __u64 l4)
+{
+	__u8 *ip = copy_at(copy, l3, 40);
+
+	if (!ip)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (int at = 8; at < 40; at += 16) {
+		__u64 *words = (__u64 *)(ip + at);
+		struct address real = {__builtin_bswap64(words[0]), __builtin_bswap64(words[1])};
+		const struct address *shown = address_pseudonym(a, real);
+
+		words[0] = __builtin_bswap64(shown->high);
+		words[1] = __builtin_bswap64(shown->low);
+	}
+	memory->extension = l3 + 40;
+	memory->protocol = ip[6];
+	return rewrite_extensions(copy, memory, l4);
+}
+
+/* The bytes of the transport header that are shown: 0 if there is none, or none that is known. */
+static __always_inline __u64 transport_bytes(const struct ffpf_headers *headers)
+{
+	__u8 protocol = headers->protocol;
+
+	if (headers->fragment == 2)
+		return 0;
+	if (protocol == FFPF_TCP)
+		return 20;
+	if (protocol == FFPF_SCTP)
+		return 12;
+	return protocol == FFPF_UDP || protocol == (headers->version == 4 ? FFPF_ICMP : FFPF_ICMP6) ? 8 : 0;
+}
+
+static __always_inline void rewrite_ports(const struct anonymiser *a, __u16 *ports)
+{
+#pragma clang loop unroll(disable)
+	for (int place = 0; place < 2; place++)
+		ports[place] = __builtin_bswap16(value_pseudonym(a, KIND_PORT, __builtin_bswap16(ports[place])));
+}
+
+/* Checksums tell of payload and real addresses; of ICMP, type and code alone are harmless. */
+static __always_inline int rewrite_transport(const struct anonymiser *a, const struct ffpf_copy *copy, __u8 protocol,
+					     __u64 l4, __u64 ports)
+{
+	int is_tcp = protocol == FFPF_TCP, is_sctp = protocol == FFPF_SCTP, is_udp = protocol == FFPF_UDP;
+	__u16 *header = copy_at(copy, l4, 8), *more;
+
+	if (!header)
+		return 0;
+	if (ports && (is_tcp || is_udp || is_sctp))
+		rewrite_ports(a, header);
+	if (is_tcp || is_sctp) {
+		more = copy_at(copy, l4 + (is_tcp ? 16 : 8), 4);
+		if (!more)
+			return 0;
+		more[0] = 0;
+		if (is_sctp)
+			more[1] = 0;
+	} else {
+		header[3] = 0;
+		if (!is_udp)
+			header[1] = header[2] = 0;
+	}
+	return 1;
+}
+
+/* Where the IP packet ends, as its header says, or the frame before it; 0 if there is none that is understood. */
+static __always_inline __u64 ip_end(const struct ffpf_packet *packet, const struct ffpf_headers *headers)
+{
+	__u64 l3 = headers->l3, end = 0;
+	__u8 protocol = headers->protocol;
+	const void *ip;
+
+	if (headers->version == 4) {
+		ip = ffpf_at(packet, l3, 20);
+		if (ip)
+			end = l3 + ffpf_be16(ip + 2);
+	} else if (headers->version == 6 && (headers->fragment == 2 || !is_extension(protocol))) {
+		ip = ffpf_at(packet, l3, 40);
+		if (ip)
+			end = l3 + 40 + ffpf_be16(ip + 4);
+	}
+	return end < packet->length ? end : packet->length;
+}
+
+/* Up to where the packet is understood: behind its transport header, its IP header, its Ethernet header, or nowhere. */
+FFPF_PRIMITIVE __u64 ffpf_anonymise_keep(const struct ffpf_packet *packet, void *mbuf, void *table, __u64 entries,
+					 __u64 ports)
+{
+	const struct ffpf_headers *headers = ffpf_headers(packet);
+	__u64 l3 = headers->l3, l4 = headers->l4, end = ip_end(packet, headers), shown = transport_bytes(headers);
+
+	if (packet->length < l3)
+		return 0;
+	if (end < l4 || l4 == l3 || l4 > MOST_HEADER_BYTES)
+		return l3;
+	return end < l4 + shown || headers->payload < l4 + shown ? l4 : l4 + shown;
+}
+
+FFPF_PRIMITIVE void ffpf_anonymise_rewrite(const struct ffpf_packet *packet, struct ffpf_copy *copy, void *mbuf,
+					   void *table, __u64 entries, __u64 ports)
+{
+	const volatile struct ffpf_headers *headers = &packet->scratch->headers; /* known: ffpf_anonymise_keep() asked */
+	struct value_entry *values = mbuf + sizeof(struct memory);
+	struct anonymiser a = {table, values, (void *)(values + entries), entries, packet->tap->seed};
+	__u64 l3 = headers->l3, l4 = headers->l4, understood = 0;
+	__u8 version = headers->version;
+	void *ethernet = copy_at(copy, 0, 14);
+
+	if (ethernet) {
+		rewrite_macs(&a, ethernet);
+		understood = l3;
+	}
+	if (understood && copy->captured >= l4 && l4 > l3 &&
+	    (version == 4 ? rewrite_ip4(&a, copy, l3, l4) : rewrite_ip6(&a, copy, mbuf, l3, l4))) {
+		understood = l4;
+		if (copy->captured > l4 && rewrite_transport(&a, copy, headers->protocol, l4, ports))
+			return;
+	}
+	if (copy->captured > understood)
+		copy->captured = understood;
+}
