@@ -15,7 +15,7 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -33,10 +33,11 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A program, by its descriptor, and the packet it runs on."""
+    """A program, by its descriptor, and the packet it runs on; `before` each measurement, what makes room."""
 
     program: int
     packet: bytes
+    before: Callable[[], object] | None = None
 
 
 def measure(cases: Mapping[str, Case], *, rounds: int = ROUNDS, repeat: int = REPEAT) -> dict[str, float]:
@@ -54,6 +55,8 @@ def measure(cases: Mapping[str, Case], *, rounds: int = ROUNDS, repeat: int = RE
 
 def run_ns(case: Case, repeat: int = REPEAT) -> float:
     """One measurement."""
+    if case.before is not None:
+        case.before()
     before = time.thread_time_ns()
     calls.test_run(case.program, case.packet, 1)
     call_ns = time.thread_time_ns() - before

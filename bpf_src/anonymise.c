@@ -15,7 +15,6 @@
 #define MOST_HEADER_BYTES 236 /* before the transport header, of which at most 20 are shown */
 #define MOST_OPTION_WORDS 10
 #define FEISTEL_ROUNDS 4
-#define MOST_EXTENSIONS 8
 #define BROADCAST 0xffffffffffffull
 #define NOPS 0x01010101
 
@@ -27,9 +26,13 @@ enum kind {
 	KIND_IP6 = 6,
 };
 
+/* Where rewrite_extensions() is goes through memory, so that the verifier goes on with one state. */
 struct memory {
-	__u8 copy[COPY_BYTES];
-	__u64 extension, protocol; /* how far clear_extensions() is: forgotten by the verifier */
+	__u8 copy[sizeof(struct ffpf_copy) + COPY_BYTES];
+	volatile __u64 extension; /* where the next extension header begins */
+	volatile __u8 protocol;   /* and which it is */
+	volatile __u8 whole;      /* whether the one before it is shown whole */
+	__u8 reserved[6];
 };
 
 /* Free as long as `original` is 0: in use it has the kind in its highest byte. */
@@ -66,7 +69,7 @@ static __always_inline void *copy_at(const struct ffpf_copy *copy, __u64 offset,
 	FFPF_OPAQUE(offset);
 	if (offset > COPY_BYTES - bytes || offset + bytes > copy->captured)
 		return 0;
-	return copy->data + offset;
+	return (void *)copy->data + offset;
 }
 
 /* SipHash of a message of at most 7 bytes. */
@@ -241,34 +244,34 @@ static __always_inline int rewrite_ip4(const struct anonymiser *a, const struct 
 	return 1;
 }
 
-/* Of extension headers, what comes next and the length stay; of a fragment header all. They must end at l4. */
+/*
+ * Of extension headers, what comes next and the length stay; of a fragment header all. They begin at memory->extension
+ * and must end at l4.
+ */
 static __always_inline int rewrite_extensions(const struct ffpf_copy *copy, struct memory *memory, __u64 l4)
 {
-	volatile __u64 *extension = &memory->extension, *protocol = &memory->protocol;
+	__u64 offset = memory->extension;
 
 #pragma clang loop unroll(disable)
-	for (int number = 0; number < MOST_EXTENSIONS && *extension < l4; number++) {
-		__u64 offset = *extension, kind = *protocol, bytes;
-		__u8 *header = copy_at(copy, offset, 8);
-		__u32 *word;
+	for (int number = 0; number < MOST_HEADER_BYTES / 4 && offset < l4; number++) {
+		__u8 *word = copy_at(copy, offset, 4), protocol = memory->protocol;
 
-		if (!header)
+		if (!word)
 			return 0;
-		bytes = kind == FFPF_AH ? (header[1] + 2) * 4 : kind == FFPF_FRAGMENT ? 8 : (header[1] + 1) * 8;
-		*extension = offset + bytes;
-		*protocol = header[0];
-		if (kind == FFPF_FRAGMENT)
-			continue;
-		header[2] = header[3] = 0;
-#pragma clang loop unroll(disable)
-		for (__u64 at = 4; at < bytes; at += 4) {
-			word = copy_at(copy, offset + at, 4);
-			if (!word)
-				return 0;
-			*word = 0;
+		if (offset == memory->extension) {
+			memory->extension += protocol == FFPF_AH       ? (word[1] + 2) * 4 :
+					     protocol == FFPF_FRAGMENT ? 8 :
+									 (word[1] + 1) * 8;
+			memory->protocol = word[0];
+			memory->whole = protocol == FFPF_FRAGMENT;
+			if (!memory->whole)
+				word[2] = word[3] = 0;
+		} else if (!memory->whole) {
+			*(__u32 *)word = 0;
 		}
+		offset += 4;
 	}
-	return *extension == l4;
+	return memory->extension == l4;
 }
 
 static __always_inline int rewrite_ip6(const struct anonymiser *a, const struct ffpf_copy *copy, struct memory *memory,

@@ -30,31 +30,40 @@ FFPF_PRIMITIVE __s64 ffpf_copy_packet(struct xdp_md *ctx, void *copy, __u64 want
 	return wanted;
 }
 
-/*
- * Copies the first `wanted` bytes of a copy that was rewritten into the slot, at most `longest`, a multiple of 4, and
- * zeros up to a multiple of 4. Returns how many. `most` bytes, a multiple of 8, are the copy's memory.
- */
-FFPF_PRIMITIVE __u64 ffpf_copy_rewritten(struct ffpf_slot *slot, const struct ffpf_copy *copy, __u64 wanted,
-					 __u64 longest, __u64 most)
+/* Copies the packet's first `whole` bytes, at most `most`, to where they are rewritten. Whether that worked. */
+FFPF_PRIMITIVE int ffpf_begin_copy(struct xdp_md *ctx, struct ffpf_copy *copy, __u64 whole, __u64 most, __u64 wanted)
 {
-	const __u32 *from = copy->data;
-	__u32 *to = (void *)(slot + 1);
-	__u64 captured = copy->captured;
+	__s64 captured = ffpf_copy_packet(ctx, copy->data, whole, most);
 
+	copy->captured = captured;
+	copy->wanted = wanted;
+	return captured >= 0;
+}
+
+/*
+ * Copies what was rewritten into the slot, at most `longest` bytes, and zeros up to a multiple of 4. Returns how many.
+ * `longest` and `most`, what the copy's memory has room for, are multiples of 4.
+ */
+FFPF_PRIMITIVE __s64 ffpf_end_copy(struct ffpf_slot *slot, const struct ffpf_copy *copy, __u64 longest, __u64 most)
+{
+	__u64 captured = copy->captured, wanted = copy->wanted, left;
+	const __u32 *from = (const void *)copy->data;
+	__u32 *to = (void *)(slot + 1);
+
+	if (longest > most)
+		longest = most;
 	if (captured > wanted)
 		captured = wanted;
+	FFPF_OPAQUE(captured);
 	if (captured > longest)
 		captured = longest;
-	if (captured > most)
-		captured = most;
-	FFPF_OPAQUE(captured); /* the very register that is looked at when the slot is filled */
+	FFPF_OPAQUE(captured);
+	left = captured;
 #pragma clang loop unroll(disable)
-	for (__u64 at = 0; at < most && at < longest && at < captured; at += 4) {
-		__u64 left = captured - at;
-
-		*to++ = left < 4 ? *from & (1u << 8 * left) - 1 : *from;
-		from++;
-	}
+	for (__u64 at = 0; at < longest && left >= 4; at += 4, left -= 4)
+		*to++ = *from++;
+	if (left)
+		*to = *from & (1u << 8 * left) - 1;
 	return captured;
 }
 

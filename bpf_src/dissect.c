@@ -80,7 +80,7 @@ static __always_inline void dissect_ip6(const struct ffpf_packet *packet, struct
 			bytes = (extension[1] + 2) * 4;
 		if (protocol == FFPF_FRAGMENT) {
 			bytes = 8;
-			STORED(fragment) = ffpf_be16(extension + 2) & 0xfff8 ? 2 : extension[3] & 1;
+			STORED(fragment) = ffpf_be16(extension + 2) & 0xfff8 ? 2 : STORED(fragment) | (extension[3] & 1);
 		}
 		STORED(protocol) = extension[0];
 		STORED(l4) = offset + bytes;
@@ -167,6 +167,9 @@ __u64 ffpf_hash_flow(void *data, void *end, const struct ffpf_headers *headers, 
 		if (!headers->fragment) {
 			source ^= (__u64)headers->sport << 32;
 			destination ^= (__u64)headers->dport << 32;
+		} else if (headers->version == 6) {
+			/* Of the fragments of a datagram only the first knows the protocol, behind more extensions. */
+			what = (__u64)headers->version << 32 | FFPF_FRAGMENT;
 		}
 	}
 	if (headers->version == 4) {

@@ -42,8 +42,8 @@ static __always_inline const struct ffpf_headers *ffpf_headers(const struct ffpf
 
 /*
  * A hash of the packet's flow, the same in both directions, never 0: addresses, ports and protocol. Fragments of a
- * datagram count as without ports, so that they stay together; what is not IP has its MAC addresses and its ethertype
- * instead. Keyed by the tap's seed.
+ * datagram count as without ports, those of IPv6 as without protocol, so that they stay together; what is not IP has its
+ * MAC addresses and its ethertype instead. Keyed by the tap's seed.
  */
 static __always_inline __u64 ffpf_flow_hash(const struct ffpf_packet *packet)
 {

@@ -44,17 +44,17 @@ struct ffpf_headers {
 	__u16 vlan;       /* id of the outer tag, FFPF_NO_VLAN without one */
 	__u16 l3;         /* offset behind Ethernet header and tags, at most 22 */
 	__u16 l4;         /* offset behind the IP header and IPv6 extension headers; l3 if it is not IP */
-	__u16 payload;    /* offset behind the transport header; the frame's end if that is cut */
+	__u16 payload;    /* offset behind the transport header, as long as that says; the frame's end if that is cut */
 	__u16 sport;      /* TCP, UDP, SCTP */
 	__u16 dport;
-	__u8 version;     /* 4, 6, or 0: not IP, or its header is cut */
+	__u8 version;     /* 4, 6, or 0: not IP, or the first 20 (IPv4) or 40 bytes of its header are cut */
 	__u8 protocol;    /* IPv4's, or the last next header of IPv6 */
 	__u8 fragment;    /* 0: none, 1: the first one, 2: a later one, which has no transport header */
 	__u8 ports;       /* 1: sport and dport are there */
 	__u8 tcp_flags;
 	__u8 traffic;     /* IPv4 type of service, IPv6 traffic class */
 	__u8 ttl;         /* IPv4 time to live, IPv6 hop limit */
-	__u8 tcp;         /* 1: a whole TCP header, so tcp_flags are there */
+	__u8 tcp;         /* 1: the first 20 bytes of a TCP header, so tcp_flags are there */
 };
 
 #define FFPF_NO_VLAN 0xffff
@@ -127,10 +127,14 @@ struct ffpf_packet {
 	const struct ffpf_tap *tap;
 };
 
-/* A packet's copy before it comes into the ring: `captured` bytes, which a rewriting primitive changes or makes fewer. */
+/*
+ * A packet's copy before it comes into the ring, at the beginning of a node's memory: `captured` bytes, which a rewriting
+ * primitive changes, or makes fewer. Volatile, so that the verifier forgets how they came about.
+ */
 struct ffpf_copy {
-	void *data;
-	__u64 captured;
+	volatile __u64 captured;
+	volatile __u64 wanted; /* of which so many go into the ring at most */
+	__u8 data[];
 };
 
 /* A primitive is inlined where the graph calls it. */

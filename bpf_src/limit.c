@@ -9,15 +9,18 @@
 #define SLACK (1ull << 40) /* 4 s: clocks of CPUs do not differ by more, and nothing else lies beyond the burst */
 
 /*
- * A packet, or a byte, takes multiplier >> shift of the time; `burst` is the time that a full bucket lasts. What the
- * bucket says lies between now and now + burst; anything else is old, or nothing yet.
+ * A packet, or a byte, takes multiplier >> shift of the time; `burst` is the time that a full bucket lasts, and `longest`
+ * how many that are: what more would take may not fit into 64 bits. What the bucket says lies between now and
+ * now + burst; anything else is old, or nothing yet.
  */
 FFPF_PRIMITIVE int ffpf_limit(const struct ffpf_packet *packet, void *mbuf, void *bucket, __u64 by_bytes,
-			      __u64 multiplier, __u64 shift, __u64 burst)
+			      __u64 multiplier, __u64 shift, __u64 burst, __u64 longest)
 {
-	__u64 now = ffpf_now_ns(packet) << 8, cost = (by_bytes ? packet->length : 1) * multiplier >> shift;
-	__u64 used, ahead;
+	__u64 now = ffpf_now_ns(packet) << 8, amount = by_bytes ? packet->length : 1, cost, used, ahead;
 
+	if (amount > longest)
+		return 0;
+	cost = amount * multiplier >> shift;
 #pragma clang loop unroll(disable)
 	for (int tries = 0; tries < MOST_TRIES; tries++) {
 		used = *(volatile __u64 *)bucket;

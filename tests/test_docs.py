@@ -43,16 +43,15 @@ def by_anybody() -> list[tuple[str, str]]:
     return [(command, output) for prompt, command, output in sessions(README) if prompt == "$"]
 
 
-def table(document: str, heading: str) -> dict[str, list[str]]:
-    """The rows of the table below a heading, or the first table whose head begins so, by their first cell."""
+def table(document: str, heading: str) -> list[list[str]]:
+    """The rows of the table below a heading, or of the first table whose head begins so."""
     lines = document[document.index(heading) :].splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("|---"))
-    rows = {}
+    rows = []
     for line in lines[start + 1 :]:
         if not line.startswith("|"):
             break
-        first, *rest = (cell.strip() for cell in line.strip("|").split(" | "))
-        rows[first] = rest
+        rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
     return rows
 
 
@@ -88,14 +87,14 @@ def test_commands_of_root_are_ones_that_ffpf_takes() -> None:
 
 
 def test_commands_are_those_of_the_command_line() -> None:
-    listed = [quoted(cell)[0].removeprefix("ffpf ") for cell in table(README, "## Commands")]
+    listed = [quoted(cell)[0].removeprefix("ffpf ") for cell, *_ in table(README, "## Commands")]
     assert listed == list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     for name in listed:
         subprocess.run([*FFPF, name, "--help"], capture_output=True, timeout=60, check=True)
 
 
 def test_exit_codes_are_those_of_the_errors() -> None:
-    codes = {code.split()[0]: words[0] for code, words in table(README, "| exit code").items()}
+    codes = {code.split()[0]: words[0] for code, *words in table(README, "| exit code")}
     assert list(codes) == ["0", "1", "2", "3", "4", "130"]
     for error, word in ((FfpfError, "failed"), (CaptureError, "failed"), (ExpressionError, "usage"),
                         (Rejected, "policy"), (KernelError, "kernel")):  # fmt: skip
@@ -104,26 +103,29 @@ def test_exit_codes_are_those_of_the_errors() -> None:
 
 def test_node_classes_are_those_there_are() -> None:
     rows = table(README, "### Node classes")
-    assert {quoted(cell)[0] for cell in rows} <= set(CLASSES)
-    assert len(rows) >= 6
+    assert {quoted(name)[0] for name, *_ in rows if name} == set(CLASSES)
     names: dict[str, object] = {**CLASSES}
-    for in_text, in_python, *_ in rows.values():
-        assert parse(quoted(in_text)[0]) == eval(quoted(in_python)[0], names)
+    for _, in_text, in_python, *_ in rows:
+        assert parse(quoted(in_text)[0].replace("\\|", "|")) == eval(quoted(in_python)[0], names)
 
 
 def test_fates_are_those_of_the_ledger() -> None:
-    fates = [fate for cell in table(README, "### The ledger") for fate in quoted(cell)]
+    fates = [fate for cell, *_ in table(README, "### The ledger") for fate in quoted(cell)]
     assert {*fates, "seen"} == set(Ledger.__slots__)
 
 
 @pytest.mark.root
 def test_the_python_of_the_readme_runs(network: Network) -> None:
-    (program,) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    command = network.command(sys.executable, "-c", program.replace('"eth0"', f'"{network.tap}"'))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "webbytes 0 0 {'bytes': 0}" in done.stdout
-    assert "Ledger(seen=" in done.stdout
+    printed = []
+    for program in re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+        command = network.command(sys.executable, "-c", program.replace('"eth0"', f'"{network.tap}"'))
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert "webbytes 0 0 {'bytes': 0}" in printed[0]
+    assert "Ledger(seen=" in printed[0]
+    assert printed[1].splitlines()[0].startswith("(tcp dst port")
+    assert len(printed) == 3
 
 
 @pytest.mark.root

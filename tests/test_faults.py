@@ -30,11 +30,12 @@ def inside(network: Network) -> Iterator[None]:
 
 
 def life() -> None:
-    """Two flows on two taps through every state, with a chain that is folded and rebuilt."""
+    """Two flows on two taps through every state, which share a node, with a chain that is folded and rebuilt."""
     with Flow.create() as first, Flow.create() as second:
         first.populate("(device,tap0) | (device,lo) -> (sampler,2) -> (bytecount) -> (grab,snaplen=64)").instantiate()
         first.activate()
-        second.populate('(device,tap0) -> (bpf,"udp") -> (packetcount)').instantiate().activate()
+        second.populate('(device,tap0) | (device,lo) -> (sampler,2) -> (bpf,"udp") -> (packetcount)').instantiate()
+        second.activate()
         first.pause(wait=True)
         first.activate()
         more = [Flow.create().populate(f"(device,tap0) -> (sampler,{n}) -> (packetcount)") for n in range(1, 5)]
@@ -127,11 +128,18 @@ def test_a_tap_is_free_again_right_after_its_owner_was_killed() -> None:
 REFUSABLE = ("create_map", "load_program", "attach_xdp", "set_program", "wait_for_programs", "clear_program")
 
 
-def change_under_fault(network: Network, at: int, fault: type[BaseException], after: bool) -> tuple[bool, str]:
-    """Four flows grab; a fifth joins, which folds the chain, and one leaves; call `at` fails. Whether it came to that,
-    and what is wrong afterwards with the others: they must deliver, a new one must work, and all must close."""
-    standing = [Flow.create().populate("(device,tap0) -> (grab,snaplen=64)").instantiate().activate() for _ in range(4)]
-    joining = Flow.create().populate("(device,tap0) -> (packetcount)")
+ALONE = "(device,tap0) -> (grab,snaplen=64)"
+SHARING = "(device,tap0) -> (packetcount as common) -> (grab,snaplen=64)"
+
+
+def change_under_fault(
+    network: Network, at: int, fault: type[BaseException], after: bool, text: str
+) -> tuple[bool, str]:
+    """Four flows grab; a fifth joins, which folds the chain or shares a node with all, and one leaves; call `at` fails.
+    Whether it came to that, and what is wrong afterwards with the others: they must deliver, a node that they share must
+    see each packet once, a new one must work, and all must close."""
+    standing = [Flow.create().populate(text).instantiate().activate() for _ in range(4)]
+    joining = Flow.create().populate(text.replace("grab,snaplen=64", "packetcount"))
 
     def fail() -> None:
         raise KernelError("injected", errno=errno.EPERM) if fault is KernelError else fault
@@ -150,34 +158,42 @@ def change_under_fault(network: Network, at: int, fault: type[BaseException], af
     name = interceptor.names[at - 1] if reached else ""
     others = [flow for flow in standing if flow.state is State.ACTIVE]
     before = [flow.stats().ledger.delivered for flow in others]
+    counted_before = common_count(others[0]) if text == SHARING else 0
     with Flow.create() as fresh:
-        fresh.populate("(device,tap0) -> (packetcount)").instantiate().activate()
+        fresh.populate(text.replace("grab,snaplen=64", "packetcount")).instantiate().activate()
         network.send([udp(80)] * 10)
         fresh.pause(wait=True)
         wrong = [] if fresh.stats().ledger.counted == 10 else ["the new flow does not count"]
     delivered = [flow.stats().ledger.delivered - start for flow, start in zip(others, before, strict=True)]
     if delivered != [10] * len(others):
         wrong.append(f"delivered {delivered}")
+    if text == SHARING and common_count(others[0]) != counted_before + 10:
+        wrong.append(f"the common node counted {common_count(others[0]) - counted_before}")
     Flow.close_all([joining, *standing])
     if CHAINS._chains:
         wrong.append("a chain is left")
     return reached, f"call {at} ({name}), {fault.__name__}, after={after}, raised={failed}: {wrong}" if wrong else ""
 
 
+def common_count(flow: Flow) -> int:
+    return int(flow.stats().node("common").counts["packets"])
+
+
+@pytest.mark.parametrize("text", [ALONE, SHARING], ids=["alone", "sharing"])
 @pytest.mark.parametrize(
     ("fault", "after"), [(KernelError, False), (KeyboardInterrupt, False), (KeyboardInterrupt, True)]
 )
 def test_a_fault_while_the_chain_changes_takes_nothing_from_the_others(
-    network: Network, fault: type[BaseException], after: bool, kernel_before: Counter[str]
+    network: Network, fault: type[BaseException], after: bool, text: str, kernel_before: Counter[str]
 ) -> None:
     at, reached, wrong = 0, True, []
     while reached:
         at += 1
-        reached, problem = change_under_fault(network, at, fault, after)
+        reached, problem = change_under_fault(network, at, fault, after, text)
         wrong += [problem] if problem else []
         assert_kernel_objects(kernel_before)
     assert not wrong, "\n".join(wrong)
-    assert at > 20
+    assert at > 10
 
 
 def test_a_refusal_at_every_call_leaves_nothing_and_the_next_try_works(kernel_before: Counter[str]) -> None:

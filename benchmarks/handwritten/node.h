@@ -3,7 +3,9 @@
 #ifndef NODE_H
 #define NODE_H
 
+#ifndef WITH_DUTIES
 #define WITH_DUTIES
+#endif
 #include "wire.h"
 
 struct packet {

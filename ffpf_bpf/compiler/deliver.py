@@ -25,7 +25,7 @@ from ffpf_bpf.compiler.frame import (
     new_module,
     segment_stores,
 )
-from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER, forget
+from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER
 from ffpf_bpf.graph.effect import NO_RESULT, Fate, Transform
 from ffpf_bpf.graph.graph import Graph, Leaf
 from ffpf_bpf.graph.memory import BLOCK_BYTES, TAG_BYTES
@@ -35,10 +35,10 @@ DELIVER_PROGRAM = "ffpf_deliver_all"
 HAS_ROOM = ir.FunctionType(I32, [POINTER, I64, I32])
 NEXT_SLOT = ir.FunctionType(POINTER, [POINTER, POINTER, I32, I32])
 COPY_PACKET = ir.FunctionType(I64, [POINTER, POINTER, I64, I64])
-COPY_REWRITTEN = ir.FunctionType(I64, [POINTER, POINTER, I64, I64, I64])
+BEGIN_COPY = ir.FunctionType(I32, [POINTER, POINTER, I64, I64, I64])
+END_COPY = ir.FunctionType(I64, [POINTER, POINTER, I64, I64])
 PUBLISH_SLOT = ir.FunctionType(ir.VoidType(), [*[POINTER] * 4, I64, *[I32] * 4, I64])
 HEADER_BYTES = BLOCK_BYTES - 4  # of a slot before its data: struct ffpf_slot
-COPY = ir.LiteralStructType([POINTER, I64])  # struct ffpf_copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +144,16 @@ class _Deliver:
     ) -> ir.Value:
         """Copy `whole` bytes into a node's own memory, rewrite them there, and copy those `wanted` into the slot."""
         b = self.builder
-        memory = rewriting[0].memories[0]
+        copy = rewriting[0].memories[0]
         most = I64(min(hook.effect.copy_bytes for hook in rewriting))
-        captured, copy = self._variable(I64), self._variable(COPY)
-        copied = self._copy(memory, whole, most)
-        b.store(copied, captured)
-        with b.if_then(b.icmp_signed(">=", copied, I64(0))):
-            b.store(memory, copy)
-            # Forgotten, or the verifier walks through the functions once for each way that led to this length.
-            b.store(forget(b, copied, self.program.length), b.gep(copy, [I64(8)], source_etype=I8))
+        captured = self._variable(I64)
+        b.store(I64(-1), captured)
+        begun = self._call("ffpf_begin_copy", BEGIN_COPY, self.program.context, copy, whole, most, wanted)
+        with b.if_then(b.icmp_unsigned("!=", begun, I32(0))):
             for hook in rewriting:
                 kind = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, *hook.kinds])
                 self._call(hook.effect.rewrite, kind, self.packet, copy, *hook.memories, *hook.arguments)
-            b.store(self._call("ffpf_copy_rewritten", COPY_REWRITTEN, slot, copy, wanted, longest, most), captured)
+            b.store(self._call("ffpf_end_copy", END_COPY, slot, copy, longest, most), captured)
         return b.load(captured, typ=I64)
 
     def _publish(
@@ -193,8 +190,7 @@ class _Deliver:
         if not hook.effect.keep:
             return self.program.length
         kind = ir.FunctionType(I64, [POINTER, *hook.kinds])
-        kept = self._call(hook.effect.keep, kind, self.packet, *hook.memories, *hook.arguments)
-        return forget(self.builder, kept, self.program.length)
+        return self._call(hook.effect.keep, kind, self.packet, *hook.memories, *hook.arguments)
 
     def _hook(self, flow: SegmentFlow, step: int) -> _Hook:
         """The transform at a step."""

@@ -79,7 +79,12 @@ class Chain:
         """Add a flow: to the segments of the flows it has steps in common with, which become one, or at the end, as a
         segment of its own. Fold the chain if it has become long."""
         joined = self.segments_of(member.part.used)
-        self._replace(joined, (*(other for shared in joined for other in shared.members), member))
+        try:
+            self._replace(joined, (*(other for shared in joined for other in shared.members), member))
+        except BaseException:
+            # Refused, or interrupted when it was in already, while the old segments were waited for.
+            self.leave([member])
+            raise
         if len(self._shared) > LONGEST_CHAIN:
             try:
                 self._fold()

@@ -70,9 +70,9 @@ class Transform:
     which overwrites bytes of the copy and may make it shorter, but moves none. With a `table`, `void *table` stands
     behind `mbuf` in both.
 
-    What is rewritten is not in the ring, which the application sees, but at first in `copy_bytes` (a multiple of 8) at
-    the beginning of the mbuf: of the first node, if several rewrite. It is as long as the nodes that rewrite keep, however
-    little of it the sink takes, so that they find whole headers.
+    What is rewritten is not in the ring, which the application sees, but at first in a `struct ffpf_copy` with room for
+    `copy_bytes` (a multiple of 4) at the beginning of the mbuf: of the first node, if several rewrite. It is as long as
+    the nodes that rewrite keep, however little of it the sink takes, so that they find whole headers.
     """
 
     module: str

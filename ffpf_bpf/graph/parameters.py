@@ -34,7 +34,7 @@ def whole_number(text: str, what: str, *, where: str, help: str) -> int:
 
 def amount(text: str) -> tuple[int, str] | None:
     """`1000` is 1,000 packets; `64KiB`, `5MB`, `1500B` and `10Mbit` are bytes. None if it is neither."""
-    found = re.fullmatch(r"(\d{1,12})(?:([kMG]|[KMG]i)?(B|bit))?", text, re.ASCII)
+    found = re.fullmatch(r"(\d{1,19})(?:([kMG]|[KMG]i)?(B|bit))?", text, re.ASCII)
     if found is None:
         return None
     if found[3] is None:

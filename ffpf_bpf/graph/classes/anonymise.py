@@ -13,7 +13,7 @@ from ffpf_bpf.graph.parameters import words
 
 KEY_BYTES = 16
 COPY_BYTES = 256  # COPY_BYTES of bpf_src/anonymise.c
-FIXED_BYTES = COPY_BYTES + 16  # struct memory there
+FIXED_BYTES = 16 + COPY_BYTES + 16  # struct memory there
 ENTRY_BYTES = 16 + 32  # struct value_entry and struct address_entry
 DEFAULT_ENTRIES = 1_024
 HELP = "`(anonymise)`, `(anonymise,ports)`, or with a key of 32 hex digits `(anonymise,key=...)`"
@@ -53,7 +53,7 @@ class Anonymise(Node):
     does, finds its pseudonym, and a part of those of its neighbours (Brekne, Årnes, Øslebø, PET 2005; Burkhart et al.,
     "The role of network trace anonymization under attack", 2008). It is no protection from somebody who may do that.
 
-    `mbuf_bytes` is private memory of each CPU: 272 bytes, and 48 for each of a power of two of pseudonyms that it
+    `mbuf_bytes` is private memory of each CPU: 288 bytes, and 48 for each of a power of two of pseudonyms that it
     remembers, by default 1,024. In front of a `grab` a snaplen of 256 is enough.
 
     Raises ExpressionError for other words, and for a key that is not 16 bytes.

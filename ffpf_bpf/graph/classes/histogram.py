@@ -74,6 +74,8 @@ class Histogram(Node):
             if len(texts) != 2:
                 raise ExpressionError(f"`{named['linear']}` is no width and number of bins", where=where, help=HELP)
             width, bins = (whole_number(text, "a number", where=where, help=HELP) for text in texts)
+            if not bins:
+                raise ExpressionError(f"{bins} bins of width {width}", where=where, help=HELP)
         return cls(bare[0], width, bins, name=name, mbuf_bytes=mbuf_bytes)
 
     @property

@@ -14,7 +14,7 @@ PERIODS_NS = {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 TICKS_PER_NS = 256  # the kernel side counts time in these
 LEAST_BURST_BYTES = 1_522  # the largest Ethernet frame without jumbo
 LONGEST_BURST_TICKS = 1 << 60
-MULTIPLIER_BITS = 40  # with 16 bits of length it stays within 64
+MULTIPLIER_BITS = 40  # with 16 bits of length it stays within 64; if it has more, the burst bounds the product
 HELP = '`(limit,1000/s)`, `(limit,"5MB/s burst=64KiB")`, `(limit,"10Mbit/s")`; per second, minute (`/m`) or hour (`/h`)'
 
 
@@ -105,5 +105,6 @@ class Limit(Node):
         number, unit, period = self._rate
         ticks = PERIODS_NS[period] * TICKS_PER_NS
         shift = max(0, MULTIPLIER_BITS - (ticks // number).bit_length())
-        arguments = (int(unit == "bytes"), (ticks << shift) // number, shift, self.burst * ticks // number)
+        filling = self.burst * ticks // number
+        arguments = (int(unit == "bytes"), (ticks << shift) // number, shift, filling, self.burst)
         return Primitive("limit", "ffpf_limit", arguments, Table(self.mbuf_bytes))

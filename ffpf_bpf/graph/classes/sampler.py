@@ -45,11 +45,11 @@ class Sampler(Node):
         check_number(self.flow, self.where)
         if isinstance(self.p, bool) or not isinstance(self.p, int | float):
             raise ExpressionError(f"{self.p!r} is no probability", where=self.where, help=HELP)
+        if self.p and not 1 / (1 << 32) <= self.p <= 1:
+            raise ExpressionError(f"cannot sample with p={self.p!r}", where=self.where, help="from 2^-32 to 1")
         object.__setattr__(self, "p", float(self.p))
         if sum(value != 0 for value in (self.one_in, self.p, self.flow)) > 1:
             raise ExpressionError("several ways to sample at once", where=self.where, help=HELP)
-        if self.p and not 1 / (1 << 32) <= self.p <= 1:
-            raise ExpressionError(f"cannot sample with p={self.p!r}", where=self.where, help="from 2^-32 to 1")
         if not self.p and not 1 <= (self.flow or self.one_in) < 1 << 32:
             raise ExpressionError(
                 f"cannot sample 1 in {self.flow or self.one_in}",
@@ -64,7 +64,10 @@ class Sampler(Node):
         if len(bare) + len(named) > 1:
             raise ExpressionError("several ways to sample at once", where=where, help=HELP)
         if "p" in named:
-            return cls(p=_probability(named["p"], where), name=name, mbuf_bytes=mbuf_bytes)
+            p = _probability(named["p"], where)
+            if not p:
+                raise ExpressionError(f"cannot sample with p={p!r}", where=where, help="from 2^-32 to 1")
+            return cls(p=p, name=name, mbuf_bytes=mbuf_bytes)
         if "flow" in named:
             share = named["flow"].removeprefix("1/")
             number = whole_number(share, "a share of flows", where=where, help=HELP)

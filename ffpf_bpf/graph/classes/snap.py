@@ -58,6 +58,11 @@ class Snap(Node):
         return f"payload={self.payload}" if self.payload else ""
 
     @property
+    def serves_policy(self) -> bool:
+        # It asks for no payload, and this may show all of it.
+        return not self.payload
+
+    @property
     def arguments(self) -> tuple[str, ...]:
         return (f"payload={self.payload}",) if self.payload else ()
 

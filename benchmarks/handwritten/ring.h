@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Rivals that give packets to user space, `wanted(data, end)` bytes of them, which `rewrite(record, data, end)` may
+ * change and make fewer: through a BPF ring buffer, without waking anybody; or, with -DOWN_RING=SLOTS, through the
+ * flow's kind of ring: slots of an array for each CPU.
+ */
+#ifndef RING_H
+#define RING_H
+
+#include "node.h"
+
+struct record {
+	__u64 time_ns;
+	__u32 captured, original;
+	__u8 data[SNAPLEN];
+};
+
+#ifndef OWN_RING
+extern void records; /* BPF_MAP_TYPE_RINGBUF */
+
+INLINE struct record *reserve(struct counts *counts)
+{
+	return bpf_ringbuf_reserve(&records, sizeof(struct record), 0);
+}
+
+INLINE void submit(struct counts *counts, struct record *record)
+{
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+}
+
+INLINE void discard(struct record *record)
+{
+	bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+}
+#else
+extern void records; /* BPF_MAP_TYPE_ARRAY of struct record: OWN_RING for each CPU */
+
+/* own[0] is the head, own[1] the tail, which user space moves. */
+INLINE struct record *reserve(struct counts *counts)
+{
+	__u64 head = counts->own[0];
+	__u32 at = bpf_get_smp_processor_id() * OWN_RING + (head & (OWN_RING - 1));
+
+	if (head - *(volatile __u64 *)&counts->own[1] >= OWN_RING)
+		return 0;
+	return bpf_map_lookup_elem(&records, &at);
+}
+
+INLINE void submit(struct counts *counts, struct record *record)
+{
+	asm volatile("" ::: "memory");
+	*(volatile __u64 *)&counts->own[0] = counts->own[0] + 1;
+}
+
+INLINE void discard(struct record *record)
+{
+}
+#endif
+
+INLINE int fill(struct xdp_md *ctx, struct record *record, __u64 original, __u64 wanted)
+{
+	record->time_ns = bpf_ktime_get_ns();
+	record->original = original;
+	asm volatile("" : "+r"(wanted));
+	if (wanted > SNAPLEN)
+		wanted = SNAPLEN;
+	asm volatile("" : "+r"(wanted));
+	record->captured = wanted;
+	return wanted < 1 ? 0 : bpf_xdp_load_bytes(ctx, 0, record->data, wanted);
+}
+
+#define GRABBER(wanted, rewrite)                                                                          \
+	SEC("xdp/filter") int filter(struct xdp_md *ctx)                                                  \
+	{                                                                                                 \
+		void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;                 \
+		struct counts *counts = counts_if_active();                                               \
+		struct record *record;                                                                    \
+		if (!counts)                                                                              \
+			return XDP_PASS;                                                                  \
+		counts->seen++;                                                                           \
+		record = reserve(counts);                                                                 \
+		if (!record) {                                                                            \
+			counts->filtered++;                                                               \
+			return XDP_PASS;                                                                  \
+		}                                                                                         \
+		if (fill(ctx, record, end - data, wanted(data, end))) {                                   \
+			discard(record);                                                                  \
+			counts->filtered++;                                                               \
+			return XDP_PASS;                                                                  \
+		}                                                                                         \
+		rewrite(record, data, end);                                                               \
+		submit(counts, record);                                                                   \
+		counts->passed++;                                                                         \
+		return XDP_PASS;                                                                          \
+	}
+
+INLINE void as_it_is(struct record *record, void *data, void *end)
+{
+}
+
+#endif

@@ -1,0 +1,99 @@
+"""What a packet costs at each node class, against the same function written in C by hand at XDP.
+
+    python -m benchmarks.nodes [--quick]
+
+A flow `(device) -> NODE -> (packetcount)`, or `-> NODE -> (grab)`, as the product runs it, against one program of
+`handwritten/`. Nanoseconds per packet by BPF_PROG_TEST_RUN, as in `benchmarks.packet`. Before anything is measured both
+get assorted packets, and must have let the same ones pass, counted the same and recorded the same.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from benchmarks import agreement, meter
+from benchmarks.meter import Case, Rig
+from benchmarks.node_chains import chain, varied
+from benchmarks.node_rivals import LoadedRival, Rival
+from benchmarks.node_works import WORKS, Work
+from benchmarks.packet import Effort
+from benchmarks.table import Row, Table, main
+from ffpf_bpf.flow.chains import FLOW_SEED
+from tests.network import Network, two_namespaces
+
+GOAL = 1.2
+WITHOUT = "(packetcount)"
+WITHOUT_RIVAL = Rival("packetcount", ("-DNOTHING",))
+NOTES = (
+    "The loop of BPF_PROG_TEST_RUN, as an empty program shows it, is taken off, and what makes packets different where "
+    "they are. In brackets what the node adds: less a flow that only counts, and the rival less one that only counts.",
+    "A rival is one C program with toggle and counters; it works out of the headers what it needs and nothing else.",
+)
+
+
+def run(quick: bool = False) -> Table:
+    """All rows. Raises ValueError if a flow and its rival disagree on a packet."""
+    effort = Effort(1, 2, 2_000) if quick else Effort(7, 6, meter.REPEAT)
+    with Rig(8) as rig, two_namespaces("nodes") as network, two_namespaces("without") as without:
+        rows = [row for work in WORKS for row in work_rows(Places(rig, network, without), effort, work)]
+    return Table("A packet at a node (ns)", tuple(rows), NOTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where rivals are attached, where the flow is, and where one is that only counts."""
+
+    rig: Rig
+    network: Network
+    without: Network
+
+
+def work_rows(places: Places, effort: Effort, work: Work) -> Iterator[Row]:
+    """A row for each rival."""
+    for rival in work.rivals:
+        with chain(places.network, work.expression) as ours, LoadedRival(rival, FLOW_SEED) as loaded:
+            agreement.check(work, ours, loaded)
+    found: dict[str, list[float]] = {}
+    for _ in range(effort.loads):
+        for name, net_ns in _measured(places, effort, work).items():
+            found.setdefault(name, []).append(net_ns)
+    net = {name: statistics.median(values) for name, values in found.items()}
+    for number, rival in enumerate(work.rivals):
+        ours_ns, rival_ns = net["ours"], net[f"rival {number}"]
+        ratio = ours_ns / rival_ns
+        yield Row(
+            f"{work.name} / {rival.how}" if rival.how else work.name,
+            f"{ours_ns:.1f} ({ours_ns - net['without']:+.1f})",
+            f"{rival_ns:.1f} ({rival_ns - net['without rival']:+.1f})",
+            f"{ratio:.2f}",
+            f"<= {GOAL}",
+            ratio <= GOAL,
+        )
+
+
+def _measured(places: Places, effort: Effort, work: Work) -> dict[str, float]:
+    """Nanoseconds per packet, less the empty program's, of programs that lie anywhere in memory."""
+    with ExitStack() as stack:
+        ours = stack.enter_context(chain(places.network, work.expression))
+        without = stack.enter_context(chain(places.without, f"(device,tap0) -> {WITHOUT}"))
+        loaded = [stack.enter_context(LoadedRival(rival, FLOW_SEED)) for rival in (*work.rivals, WITHOUT_RIVAL)]
+        programs = {"ours": ours.program, "without": without.program, "without rival": loaded[-1].program}
+        programs["empty"] = stack.enter_context(meter.empty_program())
+        programs |= {f"rival {number}": rival.program for number, rival in enumerate(loaded[:-1])}
+        drains = {"ours": ours.drain} | {f"rival {number}": rival.drain for number, rival in enumerate(loaded[:-1])}
+        attached = [program for name, program in programs.items() if work.vary or name not in ("ours", "without")]
+        if work.vary is not None:
+            programs = {name: stack.enter_context(varied(work.vary, it)) for name, it in programs.items()}
+            attached = list(programs.values())
+        stack.enter_context(places.rig.attached(*attached))
+        cases = {name: Case(program, work.packet, drains.get(name)) for name, program in programs.items()}
+        repeat = min(effort.repeat, work.most_packets)
+        times = meter.measure(cases, rounds=effort.rounds, repeat=repeat)
+    return {name: ns - times["empty"] for name, ns in times.items()}
+
+
+if __name__ == "__main__":
+    main(run, "a packet at each node class")
