@@ -18,7 +18,7 @@ from ffpf_bpf.capture import layout, ring
 from ffpf_bpf.compiler import frame
 from ffpf_bpf.flow import statistics
 from ffpf_bpf.graph import memory
-from ffpf_bpf.graph.effect import Fate
+from ffpf_bpf.graph.effect import NO_RESULT, Fate
 from ffpf_bpf.kernel import tap
 
 BPF_SRC = Path(__file__).parent.parent / "bpf_src"
@@ -28,16 +28,20 @@ STRUCTS = {
     "ffpf_cpu": layout.CPU_DTYPE,
     "ffpf_tap": layout.TAP_DTYPE,
     "ffpf_scratch": layout.SCRATCH_DTYPE,
+    "ffpf_headers": layout.HEADERS_DTYPE,
+    "ffpf_tag": layout.TAG_DTYPE,
 }
 # A macro leaves no trace in BTF, an enumerator with its value does.
 SOURCE = """
 #include "ffpf.h"
-enum macros { FILL_OPTION = FFPF_FILL_OPTION };
+enum macros { FILL_OPTION = FFPF_FILL_OPTION, NO_RESULT = FFPF_NO_RESULT };
 struct ffpf_flow flow;
 struct ffpf_cpu cpu;
 struct ffpf_tap tap;
 struct ffpf_scratch scratch;
 struct ffpf_slot slot;
+struct ffpf_headers headers;
+struct ffpf_tag tag;
 enum ffpf_fate fate;
 enum ffpf_link link;
 enum macros macros;
@@ -134,13 +138,15 @@ def test_ring_slots_are_blocks() -> None:
 
 
 def test_sizes_of_the_graph_layer(btf: Btf) -> None:
-    sizes = {name: btf.by_name[name]["size"] for name in STRUCTS}
+    sizes = {name: btf.by_name[name]["size"] for name in STRUCTS if name not in ("ffpf_headers", "ffpf_tag")}
     assert sizes == {
         "ffpf_flow": memory.FLOW_BYTES,
         "ffpf_cpu": memory.CPU_BYTES,
         "ffpf_tap": memory.TAP_BYTES,
         "ffpf_scratch": memory.SCRATCH_BYTES,
     }
+    # A tag is the end of an option: 4 bytes of header.
+    assert btf.by_name["ffpf_tag"]["size"] + 4 == memory.TAG_BYTES
 
 
 def test_offsets_of_the_compiler(btf: Btf) -> None:
@@ -158,6 +164,7 @@ def test_words_of_those_who_read_the_counters(btf: Btf) -> None:
 
 def test_offsets_of_the_kernel_layer(btf: Btf) -> None:
     assert btf.members("ffpf_tap")["owner_pid"] == (tap.OWNER_OFFSET, 4)
+    assert btf.members("ffpf_tap")["seed"] == (tap.SEED_OFFSET, 8)
 
 
 def test_what_a_cpu_writes_is_a_cache_line_away_from_what_the_application_writes(btf: Btf) -> None:
@@ -178,5 +185,16 @@ def test_links(btf: Btf) -> None:
     assert links == {"FFPF_NEXT": tap.NEXT, "FFPF_DELIVER": tap.DELIVER, "FFPF_LINKS": tap.LINKS}
 
 
-def test_fill_option(btf: Btf) -> None:
-    assert btf.enumerators("macros") == {"FILL_OPTION": layout.FILL_OPTION}
+def test_macros(btf: Btf) -> None:
+    assert btf.enumerators("macros") == {"FILL_OPTION": layout.FILL_OPTION, "NO_RESULT": NO_RESULT}
+
+
+def test_a_tagged_slot_ends_in_the_tag() -> None:
+    for snaplen in (1, 96, 1500, 65_535):
+        ring_of = memory.size_ring(snaplen, 1 << 20, tagged=True)
+        fields = members(layout.slot_dtype(ring_of.slot_bytes, tagged=True))
+        assert fields["sinks"] == (ring_of.slot_bytes - 12, 4)
+        assert fields["result"] == (ring_of.slot_bytes - 8, 4)
+        assert ring_of.data_bytes >= min(snaplen, memory.LARGEST_SLOT_BYTES - memory.BLOCK_BYTES - memory.TAG_BYTES)
+        # What data leaves of the slot always has room for the option that holds the tag.
+        assert ring_of.data_bytes + 4 <= fields["data"][1]

@@ -89,7 +89,7 @@ INLINE void parse_ip6(struct ipv6hdr *ip, void *end, struct headers *headers)
 
 INLINE struct headers parse(void *data, void *end)
 {
-	struct headers headers = {};
+	struct headers headers = {.network = data, .transport = data};
 	struct ethhdr *ethernet = data;
 	struct vlan *tag = (void *)(ethernet + 1);
 

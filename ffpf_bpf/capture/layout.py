@@ -29,8 +29,8 @@ HEADERS_DTYPE = np.dtype(
         ("known", "<u4"),
         *[(name, "<u2") for name in ("ethertype", "vlan", "l3", "l4", "payload", "sport", "dport")],
         *[(name, "u1") for name in ("version", "protocol", "fragment", "ports", "tcp_flags", "traffic", "ttl", "tcp")],
-        ("padding", "u1", (2,)),
-    ]
+    ],
+    align=True,
 )
 """struct ffpf_headers, 28 bytes: what is known of a packet's headers."""
 

@@ -202,9 +202,10 @@ class Session:
             return
         text = "\n".join(report.text(flow) for flow in self.flows)
         if sys.stderr.isatty() and not self.print_packets:
-            text, up = f"\x1b[J{text}", f"\x1b[{self._stats_lines}A" if self._stats_lines else ""
-            print(f"{up}\r{text}", file=sys.stderr, flush=True)
-            self._stats_lines = text.count("\n") + 1
+            up = f"\x1b[{self._stats_lines}A" if self._stats_lines else ""
+            print(f"{up}\r\x1b[J{text}", file=sys.stderr, flush=True)
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+            self._stats_lines = sum(max(1, -(-len(line) // columns)) for line in text.split("\n"))
         else:
             print(text, file=sys.stderr, flush=True)
 

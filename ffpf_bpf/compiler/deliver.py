@@ -38,6 +38,7 @@ COPY_PACKET = ir.FunctionType(I64, [POINTER, POINTER, I64, I64])
 BEGIN_COPY = ir.FunctionType(I32, [POINTER, POINTER, I64, I64, I64])
 END_COPY = ir.FunctionType(I64, [POINTER, POINTER, I64, I64])
 PUBLISH_SLOT = ir.FunctionType(ir.VoidType(), [*[POINTER] * 4, I64, *[I32] * 4, I64])
+PACKET_LENGTH = 16  # offset in struct ffpf_packet
 HEADER_BYTES = BLOCK_BYTES - 4  # of a slot before its data: struct ffpf_slot
 
 
@@ -113,9 +114,12 @@ class _Deliver:
         ring_map = external(self.result.module, f"ffpf_ring_{number}")
         first = b.mul(b.trunc(self.program.cpu, I32), I32(ring.slots))
         slot = self._call("ffpf_next_slot", NEXT_SLOT, ring_map, cpu, first, I32(ring.slots))
-        whole = self.program.length
-        wanted = self._shorter(whole, _snaplen(b, self.grabbed, some))
         hooks = [self._hook(flow, step) for step in view]
+        packet = self.packet
+        if hooks:
+            self.packet = self.program.packet(anew=True)
+        whole = b.load(b.gep(self.packet, [I64(PACKET_LENGTH)], source_etype=I8), typ=I64)
+        wanted = self._shorter(whole, _snaplen(b, self.grabbed, some))
         for hook in hooks:
             kept = self._kept(hook)
             wanted = self._shorter(wanted, kept)
@@ -133,6 +137,7 @@ class _Deliver:
                 # A result tells of the packet as it was.
                 self._publish(number, flow, cpu, slot, captured, some, sinks, with_result=not rewriting)
                 b.store(I1(1), worked)
+        self.packet = packet
         return b.load(worked, typ=I1)
 
     def _copy(self, to: ir.Value, wanted: ir.Value, longest: ir.Value) -> ir.Value:
@@ -188,7 +193,7 @@ class _Deliver:
     def _kept(self, hook: _Hook) -> ir.Value:
         """The bytes of the packet that a transform shows at most."""
         if not hook.effect.keep:
-            return self.program.length
+            return I64(-1)
         kind = ir.FunctionType(I64, [POINTER, *hook.kinds])
         return self._call(hook.effect.keep, kind, self.packet, *hook.memories, *hook.arguments)
 

@@ -87,17 +87,22 @@ class Frame:
         self.links = external(module, "ffpf_links")
         self.grabbed = self.builder.alloca(I64)
         self.builder.store(I64(0), self.grabbed)
-        self.data, self.end = (self._context_pointer(offset) for offset in (0, 4))
-        start, stop = (self.builder.ptrtoint(pointer, I64) for pointer in (self.data, self.end))
-        # Opaque, or arithmetic on the length becomes 32-bit arithmetic on the pointers, which the verifier refuses.
-        self.length = opaque(self.builder, self.builder.sub(stop, start))
+        self.data, self.end, self.length = self._bounds()
         self.cpu = self._cpu(cpus)
 
-    def _context_pointer(self, offset: int) -> ir.Value:
+    def _bounds(self, *, pinned: bool = False) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Where the packet begins and ends, and its length; read from the context here and not earlier if `pinned`."""
+        b = self.builder
+        start, stop = (self._context_address(offset, pinned) for offset in (0, 4))
+        # Opaque, or arithmetic on the length becomes 32-bit arithmetic on the pointers, which the verifier refuses.
+        length = opaque(b, b.sub(stop, start), pinned=pinned)
+        return b.inttoptr(start, POINTER), b.inttoptr(stop, POINTER), length
+
+    def _context_address(self, offset: int, pinned: bool) -> ir.Value:
         b = self.builder
         field_pointer = b.gep(self.context, [I64(offset)], source_etype=I8)
         # Opaque as 64 bits: the optimiser would spill 32 of them, and the verifier knows packet pointers only whole.
-        return b.inttoptr(opaque(b, b.zext(b.load(field_pointer, typ=I32), I64)), POINTER)
+        return opaque(b, b.zext(b.load(field_pointer, typ=I32), I64), pinned=pinned)
 
     def _cpu(self, cpus: int) -> ir.Value:
         b = self.builder
@@ -120,14 +125,16 @@ class Frame:
         """The head of the tap's map."""
         return external(self.module, "ffpf_tap")
 
-    def packet(self) -> ir.Value:
-        """A `struct ffpf_packet` for the primitives; dissolved when they are inlined."""
+    def packet(self, *, anew: bool = False) -> ir.Value:
+        """A `struct ffpf_packet` for the primitives; dissolved when they are inlined. One made `anew` is not that of
+        before to the verifier: what it learnt of the packet there does not tell apart the states it goes on with."""
         b = self.builder
+        bounds = self._bounds(pinned=True) if anew else (self.data, self.end, self.length)
         kind = ir.LiteralStructType([POINTER, POINTER, I64, POINTER, POINTER])
         with b.goto_entry_block():
             packet = b.alloca(kind)
         packet.type = POINTER  # llvmlite types allocas; addresses by bytes want the opaque pointer
-        for number, value in enumerate((self.data, self.end, self.length, self.scratch(), self.tap())):
+        for number, value in enumerate((*bounds, self.scratch(), self.tap())):
             b.store(value, b.gep(packet, [I64(8 * number)], source_etype=I8))
         return packet
 

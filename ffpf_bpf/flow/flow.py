@@ -243,8 +243,8 @@ class Flow:
         """The packets that are there now, at most one batch per CPU; does not wait."""
         self._require("batches")
         self._running.set_clock()
-        for batch in self._running.reader.poll():
-            yield from self._callbacks.dispatch(batch, self)
+        found = self._running.reader.poll()
+        return (grabbed for batch in found for grabbed in self._callbacks.dispatch(batch, self))
 
     def dispatch(self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None) -> None:
         """Run the callbacks of the flow on packets as they come, until `duration_s` is over or `idle`, called whenever
