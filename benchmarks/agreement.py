@@ -52,12 +52,12 @@ def _check_records(work: Work, packet: bytes, ours: Chain, rival: LoadedRival) -
 
 
 def _check_bins(work: Work, ours: Chain, rival: LoadedRival) -> None:
-    """Of times only their number: no two packets come after the same."""
+    """Bins by their least value. Of times only their number: no two packets come after the same."""
     nodes = ours.flows[0].stats().nodes
     (bins,) = (node.counts["bins"] for node in nodes if "bins" in node.counts)
-    found, expected = [packets for *_, packets in bins], [packets for packets in rival.bins() if packets]
-    if "IAT" in "".join(rival.rival.options):
-        found, expected = [sum(found)], [sum(expected)]
+    found, expected = {least: packets for least, _, packets in bins}, rival.bins()
+    if "last" in rival.rival.maps:
+        found, expected = ({0: sum(counted.values())} for counted in (found, expected))
     if found != expected:
         raise ValueError(f"{work.name}: {rival.rival.name}.c counts {expected}, not {found}")
 

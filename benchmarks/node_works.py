@@ -8,21 +8,32 @@ from benchmarks import meter
 from benchmarks.frames import ACK, SYN, TCP, UDP, ipv4, ipv6, tcp, udp
 from benchmarks.node_chains import Vary
 from benchmarks.node_rivals import LRU_HASH, PERCPU_ARRAY, Global, Map, Records, Rival
+from ffpf_bpf.kernel import calls
 
+RST = 0x04
 ONE_HALF, ONE_TENTH = 1 << 31, round(0.1 * (1 << 32))
 FLOWS_KEPT = 65_536  # by head and newflow, in 1 MiB
 BUCKET_BYTES, WAYS = 128, 8
+LOG2_BINS = 65
+KEY = bytes(range(16))
+CPUS_TOLD_APART = 1 << (calls.possible_cpus() - 1).bit_length()
+PSEUDONYM_BYTES = 1_024 * (16 + 32)  # struct memory in handwritten/pseudonyms.h
 HOUR_NS = 3_600 * 10**9
 SOURCE_IP4, SOURCE_IP6 = 26, 34  # offsets: of an IPv4 source, of the last 32 bits of an IPv6 source
 NEW_FLOWS = Vary(SOURCE_IP4, 0x0B000000, 1 << 20)
 SEVERAL_FLOWS = Vary(SOURCE_IP4, 0x0B000000, 1 << 13)
+NEW_IP6 = Vary(SOURCE_IP6, 0, 1 << 20)
 
 WEB = ipv4(TCP, tcp(1234, 80))
 WEB_SYN = ipv4(TCP, tcp(1234, 80, SYN))
 TLS = ipv4(TCP, tcp(1234, 443))
 WEB_IPV6 = ipv6(TCP, tcp(1234, 80, SYN))
 LONG = ipv4(UDP, udp(1234, 53, bytes(1_472)))
-EXAMPLES = (LONG, ipv4(TCP, tcp(80, 9, SYN | ACK)), ipv4(TCP, tcp(80, 9, 0x04)), ipv6(UDP, udp(5, 443)), TLS)
+FRAGMENTS = tuple(ipv6(44, bytes([UDP, 0, *place, 0, 0, 0, 1]) + udp(80, 9)) for place in ((0, 1), (0, 9), (0, 8)))
+EXAMPLES = (
+    LONG, TLS, ipv4(TCP, tcp(80, 9, SYN | ACK)), ipv4(TCP, tcp(80, 9, RST)), ipv6(UDP, udp(5, 443)), *FRAGMENTS,
+    ipv6(0, bytes([60, 0]) + bytes(6) + bytes([TCP, 0]) + bytes(6) + tcp(9, 80, SYN)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +71,26 @@ def _limit(cost_ns: int, burst_ns: int) -> tuple[Rival, ...]:
     return (Rival("limit", (f"-DCOST_NS={cost_ns}ull", f"-DBURST_NS={burst_ns}ull"), {"bucket": Global(8)}),)
 
 
-def _histogram(*options: str, bins: int = 65) -> tuple[Rival, ...]:
-    maps: dict[str, Global | Map] = {"bins": Map(PERCPU_ARRAY, 4, 8, bins)}
-    if "-DIAT" in options:
-        maps["last"] = Global(8)
-    return (Rival("histogram", (*options, f"-DBINS={bins}"), maps),)
+def _histogram(*options: str, bins: int = LOG2_BINS, width: int = 0, **maps: Global) -> tuple[Rival, ...]:
+    counters = Map(PERCPU_ARRAY, 4, 8, bins)
+    linear = (f"-DWIDTH={width}",) if width else ()
+    return (Rival("histogram", (*options, *linear, f"-DBINS={bins}"), {"bins": counters, **maps}, bin_width=width),)
 
 
-def _grabbing(name: str, snaplen: int, slots: int, *options: str) -> tuple[Rival, ...]:
+def _grabbing(name: str, snaplen: int, slots: int, *options: str, **maps: Global) -> tuple[Rival, ...]:
     return (
-        Rival(name, options, how="BPF ring buffer", records=Records(snaplen)),
-        Rival(name, options, how="own ring", records=Records(snaplen, slots)),
+        Rival(name, options, maps, "BPF ring buffer", records=Records(snaplen)),
+        Rival(name, options, maps, "own ring", records=Records(snaplen, slots)),
     )
+
+
+def _anonymise(work: str, packet: bytes, vary: Vary | None = None) -> Work:
+    memory = Global(CPUS_TOLD_APART * PSEUDONYM_BYTES)
+    rivals = _grabbing(
+        "anonymise", 256, 8_192, f"-DPOSSIBLE_CPUS={CPUS_TOLD_APART}", key=Global(len(KEY), KEY), memory=memory
+    )
+    flow = f"(anonymise,key={KEY.hex()}) -> (grab,snaplen=256)"
+    return Work(f"anonymise, {work}", flow, rivals, packet, vary, most_packets=8_000)
 
 
 COUNTERS = (
@@ -81,9 +100,9 @@ COUNTERS = (
     Work("histogram of sizes, log2", "(histogram,size) -> (packetcount)", _histogram()),
     Work(
         "histogram of sizes, linear", '(histogram,"size linear=64x24") -> (packetcount)',
-        _histogram("-DWIDTH=64", bins=24),
+        _histogram(bins=24, width=64),
     ),
-    Work("histogram of inter-arrival times", "(histogram,iat) -> (packetcount)", _histogram("-DIAT")),
+    Work("histogram of inter-arrival times", "(histogram,iat) -> (packetcount)", _histogram("-DIAT", last=Global(8))),
 )  # fmt: skip
 DECIDERS = (
     Work("sampler 1 in 10", "(sampler,10) -> (packetcount)", (Rival("sampler", ("-DONE_IN=10",)),)),
@@ -126,5 +145,9 @@ SINKS = (
         "snap of 1,514 bytes", "(snap,payload=16) -> (grab,snaplen=96)", _grabbing("snap", 96, 32_768, "-DPAYLOAD=16"),
         LONG, most_packets=16_000,
     ),
+    _anonymise("IPv4 addresses known", WEB),
+    _anonymise("IPv4 source new", WEB, NEW_FLOWS),
+    _anonymise("IPv6 addresses known", WEB_IPV6),
+    _anonymise("IPv6 source new", WEB_IPV6, NEW_IP6),
 )  # fmt: skip
 WORKS = (*COUNTERS, *DECIDERS, *TABLES, *SINKS)

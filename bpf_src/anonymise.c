@@ -19,20 +19,14 @@
 #define NOPS 0x01010101
 
 /* What a message to SipHash is about: its last byte. Messages of different kinds differ in length, too. */
-enum kind {
-	KIND_MAC = 1,
-	KIND_PORT = 2,
-	KIND_IP4 = 4,
-	KIND_IP6 = 6,
-};
+enum kind { KIND_MAC = 1, KIND_PORT = 2, KIND_IP4 = 4, KIND_IP6 = 6 };
 
 /* Where rewrite_extensions() is goes through memory, so that the verifier goes on with one state. */
 struct memory {
 	__u8 copy[sizeof(struct ffpf_copy) + COPY_BYTES];
 	volatile __u64 extension; /* where the next extension header begins */
-	volatile __u8 protocol;   /* and which it is */
-	volatile __u8 whole;      /* whether the one before it is shown whole */
-	__u8 reserved[6];
+	volatile __u32 protocol;  /* and which it is */
+	volatile __u32 whole;     /* whether the one before it is shown whole */
 };
 
 /* Free as long as `original` is 0: in use it has the kind in its highest byte. */
@@ -56,6 +50,9 @@ struct anonymiser {
 	struct address_entry *addresses;
 	__u64 entries, seed;
 };
+
+/* Read again each time, so that the verifier does not tell apart what was compared with it. */
+typedef const volatile struct ffpf_headers *known_headers;
 
 static __always_inline int is_extension(__u8 protocol)
 {
@@ -188,9 +185,12 @@ static __always_inline __u64 value_pseudonym(const struct anonymiser *a, enum ki
 static __always_inline const struct address *address_pseudonym(const struct anonymiser *a, struct address address)
 {
 	struct address_entry *entry = a->addresses + place_of(a, address.high * 3 + address.low);
+	__u64 other = (entry->original.high ^ address.high) | (entry->original.low ^ address.low);
+	__u64 used = entry->pseudonym.high | entry->pseudonym.low;
 
-	if (entry->original.high != address.high || entry->original.low != address.low ||
-	    !(entry->pseudonym.high | entry->pseudonym.low)) {
+	other |= ~(used | -used) >> 63;
+	FFPF_OPAQUE(other); /* one branch for the verifier, not three */
+	if (other) {
 		entry->pseudonym = ip6_pseudonym(a, address);
 		entry->original = address;
 	}
@@ -215,11 +215,11 @@ static __always_inline void rewrite_macs(const struct anonymiser *a, __u16 *ethe
 }
 
 /* Addresses replaced, options made NOPs, the checksum worked out anew. */
-static __always_inline int rewrite_ip4(const struct anonymiser *a, const struct ffpf_copy *copy, __u64 l3, __u64 l4)
+static __always_inline int rewrite_ip4(const struct anonymiser *a, const struct ffpf_copy *copy, known_headers headers)
 {
-	__u32 *ip = copy_at(copy, l3, 20), *option;
+	__u64 sum = 0, offset = headers->l3 + 20;
+	__u32 *ip = copy_at(copy, headers->l3, 20), *option;
 	__u16 *halves = (__u16 *)ip;
-	__u64 sum = 0, offset = l3 + 20;
 
 	if (!ip)
 		return 0;
@@ -227,7 +227,7 @@ static __always_inline int rewrite_ip4(const struct anonymiser *a, const struct 
 	for (int word = 3; word < 5; word++)
 		ip[word] = __builtin_bswap32(value_pseudonym(a, KIND_IP4, __builtin_bswap32(ip[word])));
 #pragma clang loop unroll(disable)
-	for (int word = 0; word < MOST_OPTION_WORDS && offset < l4; word++) {
+	for (int word = 0; word < MOST_OPTION_WORDS && offset < headers->l4; word++) {
 		option = copy_at(copy, offset, 4);
 		if (!option)
 			return 0;
@@ -244,16 +244,14 @@ static __always_inline int rewrite_ip4(const struct anonymiser *a, const struct 
 	return 1;
 }
 
-/*
- * Of extension headers, what comes next and the length stay; of a fragment header all. They begin at memory->extension
- * and must end at l4.
- */
-static __always_inline int rewrite_extensions(const struct ffpf_copy *copy, struct memory *memory, __u64 l4)
+/* Of extension headers, what comes next and the length stay; of a fragment header all. They must end at l4. */
+static __always_inline int rewrite_extensions(const struct ffpf_copy *copy, struct memory *memory,
+					      known_headers headers)
 {
 	__u64 offset = memory->extension;
 
 #pragma clang loop unroll(disable)
-	for (int number = 0; number < MOST_HEADER_BYTES / 4 && offset < l4; number++) {
+	for (int number = 0; number < MOST_HEADER_BYTES / 4 && offset < headers->l4; number++) {
 		__u8 *word = copy_at(copy, offset, 4), protocol = memory->protocol;
 
 		if (!word)
@@ -271,13 +269,13 @@ static __always_inline int rewrite_extensions(const struct ffpf_copy *copy, stru
 		}
 		offset += 4;
 	}
-	return memory->extension == l4;
+	return memory->extension == headers->l4;
 }
 
 static __always_inline int rewrite_ip6(const struct anonymiser *a, const struct ffpf_copy *copy, struct memory *memory,
-				       __u64 l3, __u64 l4)
+				       known_headers headers)
 {
-	__u8 *ip = copy_at(copy, l3, 40);
+	__u8 *ip = copy_at(copy, headers->l3, 40);
 
 	if (!ip)
 		return 0;
@@ -290,9 +288,9 @@ static __always_inline int rewrite_ip6(const struct anonymiser *a, const struct 
 		words[0] = __builtin_bswap64(shown->high);
 		words[1] = __builtin_bswap64(shown->low);
 	}
-	memory->extension = l3 + 40;
+	memory->extension = headers->l3 + 40;
 	memory->protocol = ip[6];
-	return rewrite_extensions(copy, memory, l4);
+	return rewrite_extensions(copy, memory, headers);
 }
 
 /* The bytes of the transport header that are shown: 0 if there is none, or none that is known. */
@@ -317,28 +315,30 @@ static __always_inline void rewrite_ports(const struct anonymiser *a, __u16 *por
 }
 
 /* Checksums tell of payload and real addresses; of ICMP, type and code alone are harmless. */
-static __always_inline int rewrite_transport(const struct anonymiser *a, const struct ffpf_copy *copy, __u8 protocol,
-					     __u64 l4, __u64 ports)
+static __always_inline int rewrite_transport(const struct anonymiser *a, const struct ffpf_copy *copy,
+					     known_headers headers, __u64 ports)
 {
-	int is_tcp = protocol == FFPF_TCP, is_sctp = protocol == FFPF_SCTP, is_udp = protocol == FFPF_UDP;
-	__u16 *header = copy_at(copy, l4, 8), *more;
+	__u16 *header = copy_at(copy, headers->l4, 8), *more;
+	__u8 protocol = headers->protocol;
 
 	if (!header)
 		return 0;
-	if (ports && (is_tcp || is_udp || is_sctp))
-		rewrite_ports(a, header);
-	if (is_tcp || is_sctp) {
-		more = copy_at(copy, l4 + (is_tcp ? 16 : 8), 4);
+	if (protocol == FFPF_TCP || protocol == FFPF_SCTP) {
+		more = copy_at(copy, headers->l4 + (protocol == FFPF_TCP ? 16 : 8), 4);
 		if (!more)
 			return 0;
 		more[0] = 0;
-		if (is_sctp)
+		if (protocol == FFPF_SCTP)
 			more[1] = 0;
 	} else {
 		header[3] = 0;
-		if (!is_udp)
+		if (protocol != FFPF_UDP) {
 			header[1] = header[2] = 0;
+			return 1;
+		}
 	}
+	if (ports)
+		rewrite_ports(a, header);
 	return 1;
 }
 
@@ -346,14 +346,13 @@ static __always_inline int rewrite_transport(const struct anonymiser *a, const s
 static __always_inline __u64 ip_end(const struct ffpf_packet *packet, const struct ffpf_headers *headers)
 {
 	__u64 l3 = headers->l3, end = 0;
-	__u8 protocol = headers->protocol;
 	const void *ip;
 
 	if (headers->version == 4) {
 		ip = ffpf_at(packet, l3, 20);
 		if (ip)
 			end = l3 + ffpf_be16(ip + 2);
-	} else if (headers->version == 6 && (headers->fragment == 2 || !is_extension(protocol))) {
+	} else if (headers->version == 6 && (headers->fragment == 2 || !is_extension(headers->protocol))) {
 		ip = ffpf_at(packet, l3, 40);
 		if (ip)
 			end = l3 + 40 + ffpf_be16(ip + 4);
@@ -378,22 +377,21 @@ FFPF_PRIMITIVE __u64 ffpf_anonymise_keep(const struct ffpf_packet *packet, void 
 FFPF_PRIMITIVE void ffpf_anonymise_rewrite(const struct ffpf_packet *packet, struct ffpf_copy *copy, void *mbuf,
 					   void *table, __u64 entries, __u64 ports)
 {
-	const volatile struct ffpf_headers *headers = &packet->scratch->headers; /* known: ffpf_anonymise_keep() asked */
+	known_headers headers = &packet->scratch->headers; /* ffpf_anonymise_keep() asked for them */
 	struct value_entry *values = mbuf + sizeof(struct memory);
 	struct anonymiser a = {table, values, (void *)(values + entries), entries, packet->tap->seed};
-	__u64 l3 = headers->l3, l4 = headers->l4, understood = 0;
-	__u8 version = headers->version;
 	void *ethernet = copy_at(copy, 0, 14);
+	__u64 understood = 0;
 
 	if (ethernet) {
 		rewrite_macs(&a, ethernet);
-		understood = l3;
+		understood = headers->l3;
 	}
-	if (understood && copy->captured >= l4 && l4 > l3 &&
-	    (version == 4 ? rewrite_ip4(&a, copy, l3, l4) : rewrite_ip6(&a, copy, mbuf, l3, l4))) {
-		understood = l4;
-		if (copy->captured > l4 && rewrite_transport(&a, copy, headers->protocol, l4, ports))
+	if (understood && headers->l4 > headers->l3 && copy->captured >= headers->l4 &&
+	    (headers->version == 4 ? rewrite_ip4(&a, copy, headers) : rewrite_ip6(&a, copy, mbuf, headers))) {
+		if (copy->captured > headers->l4 && rewrite_transport(&a, copy, headers, ports))
 			return;
+		understood = headers->l4;
 	}
 	if (copy->captured > understood)
 		copy->captured = understood;

@@ -44,7 +44,7 @@ FFPF_PRIMITIVE int ffpf_begin_copy(struct xdp_md *ctx, struct ffpf_copy *copy, _
  * Copies what was rewritten into the slot, at most `longest` bytes, and zeros up to a multiple of 4. Returns how many.
  * `longest` and `most`, what the copy's memory has room for, are multiples of 4.
  */
-FFPF_PRIMITIVE __s64 ffpf_end_copy(struct ffpf_slot *slot, const struct ffpf_copy *copy, __u64 longest, __u64 most)
+FFPF_PRIMITIVE __s64 ffpf_end_copy(struct ffpf_slot *slot, struct ffpf_copy *copy, __u64 longest, __u64 most)
 {
 	__u64 captured = copy->captured, wanted = copy->wanted, left;
 	const __u32 *from = (const void *)copy->data;
@@ -58,12 +58,20 @@ FFPF_PRIMITIVE __s64 ffpf_end_copy(struct ffpf_slot *slot, const struct ffpf_cop
 	if (captured > longest)
 		captured = longest;
 	FFPF_OPAQUE(captured);
-	left = captured;
+	/* What is left goes through memory, or the verifier would tell apart the turns after which the loop may end. */
+	copy->captured = captured;
+	left = copy->captured;
 #pragma clang loop unroll(disable)
-	for (__u64 at = 0; at < longest && left >= 4; at += 4, left -= 4)
-		*to++ = *from++;
-	if (left)
-		*to = *from & (1u << 8 * left) - 1;
+	for (__u64 at = 0; at < longest && left; at += 4) {
+		__u32 word = *from++;
+
+		if (left < 4) {
+			word &= (1u << 8 * left) - 1;
+			left = 4;
+		}
+		*to++ = word;
+		left -= 4;
+	}
 	return captured;
 }
 

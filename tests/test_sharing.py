@@ -8,11 +8,13 @@ from itertools import pairwise
 import pytest
 
 from ffpf_bpf.authorise import Subject
+from ffpf_bpf.errors import VerifierError
 from ffpf_bpf.flow import Flow
 from ffpf_bpf.flow.chains import CHAINS, MOST_FLOWS_IN_SEGMENT
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.sharing import keys, merge
+from ffpf_bpf.kernel import tap
 from tests.network import Network, two_namespaces, udp
 
 PREFIX = "(device,tap0) | (device,lo) -> (sampler,2,4)"
@@ -227,6 +229,43 @@ def test_a_flow_that_joins_two_clusters(inside: Network) -> None:
         assert flows[0].stats().node("sampler1").packets_out == 7
     finally:
         Flow.close_all(flows)
+
+
+@pytest.mark.root
+def test_a_long_common_prefix(inside: Network) -> None:
+    """Hundreds of shared steps are alive at once: a bit each."""
+    prefix = "(device,tap0) -> " + " | ".join(f'(bpf,"udp port {port}")' for port in range(60, 200))
+    with flow(f"{prefix} -> (grab,snaplen=96)") as first, flow(f"{prefix} -> (packetcount)") as second:
+        for made in (first, second):
+            made.activate()
+        inside.send([*FRAMES[:10], udp(1000)])
+        first.pause(wait=True)
+        assert first.stats().node("bpf1").shared
+        assert second.stats().node("bpf140").shared
+        assert (first.stats().ledger.delivered, second.stats().ledger.counted) == (10, 10)
+        assert second.stats().node("bpf21").packets_out == 10  # port 80
+        assert first.stats().node("bpf20").packets_out == 0
+
+
+@pytest.mark.root
+def test_what_the_verifier_refuses_together_is_not_shared(inside: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = tap.Tap.load_segment
+
+    def refuse(self: tap.Tap, segment: object, deliver: object, bindings: dict[str, object]) -> tap.Segment:
+        if "ffpf_flow_1" in bindings:
+            raise VerifierError("the verifier refused program `ffpf_segment`", log="too large")
+        return load(self, segment, deliver, bindings)  # type: ignore[arg-type]
+
+    with flow(COUNTING) as first:
+        monkeypatch.setattr(tap.Tap, "load_segment", refuse)
+        with flow(GRABBING) as second:
+            monkeypatch.undo()
+            first.activate()
+            second.activate()
+            inside.send(FRAMES[:10])
+            second.pause(wait=True)
+            assert not second.stats().node("sampler1").shared
+            assert (first.stats().ledger.counted, second.stats().ledger.delivered) == (5, 5)
 
 
 @pytest.mark.root

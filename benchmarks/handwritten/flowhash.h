@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The hash of a packet's flow, the same in both directions and never 0: addresses, protocol, and the ports of what is
- * no fragment; of what is not IP, MAC addresses and ethertype. The same function as the node classes', so that the
- * same flows are chosen.
+ * no fragment, of fragments over IPv6 not even the protocol; of what is not IP, MAC addresses and ethertype. The same
+ * function as the node classes', so that the same flows are chosen.
  */
 #ifndef FLOWHASH_H
 #define FLOWHASH_H
@@ -30,7 +30,8 @@ INLINE __u64 flow_hash(void *data, void *end, __u64 seed)
 	struct ports *ports = ports_in(&headers, end);
 
 	if (headers.version)
-		what = (__u64)headers.version << 32 | headers.protocol;
+		what = (__u64)headers.version << 32 |
+		       (headers.version == 6 && headers.fragment ? IPPROTO_FRAGMENT : headers.protocol);
 	if (ports && !headers.fragment) {
 		source ^= (__u64)bpf_ntohs(ports->source) << 32;
 		destination ^= (__u64)bpf_ntohs(ports->dest) << 32;

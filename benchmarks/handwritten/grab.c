@@ -2,9 +2,9 @@
 /* grab: time, length and the first SNAPLEN bytes. */
 #include "ring.h"
 
-INLINE __u64 wanted(void *data, void *end)
+INLINE struct shape shape_of(void *data, void *end)
 {
-	return end - data;
+	return (struct shape){.wanted = end - data};
 }
 
-GRABBER(wanted, as_it_is)
+GRABBER(shape_of, as_it_is)

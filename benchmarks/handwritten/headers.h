@@ -43,6 +43,12 @@ INLINE int is_tag(__be16 ethertype)
 	       ethertype == bpf_htons(0x9100);
 }
 
+INLINE int is_extension(__u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING || protocol == IPPROTO_DSTOPTS ||
+	       protocol == IPPROTO_MH || protocol == IPPROTO_AH || protocol == IPPROTO_FRAGMENT;
+}
+
 INLINE void parse_ip4(struct iphdr *ip, void *end, struct headers *headers)
 {
 	__be16 fragment;
@@ -69,10 +75,7 @@ INLINE void parse_ip6(struct ipv6hdr *ip, void *end, struct headers *headers)
 	for (int number = 0; number < MOST_EXTENSIONS; number++) {
 		__u32 bytes;
 
-		if (protocol != IPPROTO_HOPOPTS && protocol != IPPROTO_ROUTING && protocol != IPPROTO_DSTOPTS &&
-		    protocol != IPPROTO_MH && protocol != IPPROTO_AH && protocol != IPPROTO_FRAGMENT)
-			break;
-		if ((void *)(extension + 1) > end || headers->fragment == 2)
+		if (!is_extension(protocol) || (void *)(extension + 1) > end || headers->fragment == 2)
 			break;
 		bytes = protocol == IPPROTO_AH ? (extension->length + 2) * 4 : (extension->length + 1) * 8;
 		if (protocol == IPPROTO_FRAGMENT) {

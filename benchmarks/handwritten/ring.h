@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Rivals that give packets to user space, `wanted(data, end)` bytes of them, which `rewrite(record, data, end)` may
- * change and make fewer: through a BPF ring buffer, without waking anybody; or, with -DOWN_RING=SLOTS, through the
+ * Rivals that give packets to user space: `shape_of(data, end)` says what of them, and `rewrite(record, shape)` may
+ * change it and make it less. Through a BPF ring buffer, without waking anybody; or, with -DOWN_RING=SLOTS, through the
  * flow's kind of ring: slots of an array for each CPU.
  */
 #ifndef RING_H
@@ -13,6 +13,12 @@ struct record {
 	__u64 time_ns;
 	__u32 captured, original;
 	__u8 data[SNAPLEN];
+};
+
+/* What is wanted of a packet: so many bytes, and where its headers are, for those that look. */
+struct shape {
+	__u64 wanted, network, transport;
+	__u8 version, protocol;
 };
 
 #ifndef OWN_RING
@@ -69,32 +75,34 @@ INLINE int fill(struct xdp_md *ctx, struct record *record, __u64 original, __u64
 	return wanted < 1 ? 0 : bpf_xdp_load_bytes(ctx, 0, record->data, wanted);
 }
 
-#define GRABBER(wanted, rewrite)                                                                          \
+#define GRABBER(shape_of, rewrite)                                                                        \
 	SEC("xdp/filter") int filter(struct xdp_md *ctx)                                                  \
 	{                                                                                                 \
 		void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;                 \
 		struct counts *counts = counts_if_active();                                               \
 		struct record *record;                                                                    \
+		struct shape shape;                                                                       \
 		if (!counts)                                                                              \
 			return XDP_PASS;                                                                  \
 		counts->seen++;                                                                           \
+		shape = shape_of(data, end);                                                              \
 		record = reserve(counts);                                                                 \
 		if (!record) {                                                                            \
 			counts->filtered++;                                                               \
 			return XDP_PASS;                                                                  \
 		}                                                                                         \
-		if (fill(ctx, record, end - data, wanted(data, end))) {                                   \
+		if (fill(ctx, record, end - data, shape.wanted)) {                                        \
 			discard(record);                                                                  \
 			counts->filtered++;                                                               \
 			return XDP_PASS;                                                                  \
 		}                                                                                         \
-		rewrite(record, data, end);                                                               \
+		rewrite(record, &shape);                                                                  \
 		submit(counts, record);                                                                   \
 		counts->passed++;                                                                         \
 		return XDP_PASS;                                                                          \
 	}
 
-INLINE void as_it_is(struct record *record, void *data, void *end)
+INLINE void as_it_is(struct record *record, const struct shape *shape)
 {
 }
 

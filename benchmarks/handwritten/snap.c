@@ -3,7 +3,7 @@
 #include "ring.h"
 #include "headers.h"
 
-INLINE __u64 wanted(void *data, void *end)
+INLINE struct shape shape_of(void *data, void *end)
 {
 	struct headers headers = parse(data, end);
 	__u64 length = end - data, shown = headers.transport - data;
@@ -19,7 +19,7 @@ INLINE __u64 wanted(void *data, void *end)
 			shown += 12;
 	}
 	shown = (shown < length ? shown : length) + PAYLOAD;
-	return shown < length ? shown : length;
+	return (struct shape){.wanted = shown < length ? shown : length};
 }
 
-GRABBER(wanted, as_it_is)
+GRABBER(shape_of, as_it_is)

@@ -15,9 +15,10 @@ from ffpf_bpf.compiler.object import Object, ObjectProgram, read, with_functions
 from ffpf_bpf.compiler.pcap import compile_filter
 from ffpf_bpf.compiler.segment import MOST_SINKS, SEGMENT_PROGRAM, generate_segment
 from ffpf_bpf.errors import FfpfError
-from ffpf_bpf.graph.effect import Predicate, Primitive
+from ffpf_bpf.graph.effect import Predicate, Primitive, Transform
 from ffpf_bpf.graph.graph import Graph
 from ffpf_bpf.graph.predicate import Program
+from ffpf_bpf.graph.views import views
 
 __all__ = [
     "DELIVER_PROGRAM",
@@ -97,12 +98,18 @@ def _size(flows: Sequence[SegmentFlow]) -> int:
 def _node_sizes(flow: SegmentFlow) -> dict[str, int]:
     """The same for each node, by its id."""
     sizes = {}
+    shown = set(views(flow.graph).values())
     for step, leaf in flow.graph.leaves():
         match leaf.node.effect:
             case Predicate(filter=text):
                 sizes[flow.graph.ids[step]] = 3 * len(flow.predicates[text].instructions)
             case Primitive(module=module, function=function):
                 sizes[flow.graph.ids[step]] = emit.instructions(module, function)
+            case Transform(module=module, keep=keep, rewrite=rewrite):
+                # In the deliver program, once for each view. Those that rewrite have shifts and rotations, which become
+                # several instructions.
+                size = sum(2 * emit.instructions(module, function) for function in (keep, rewrite) if function)
+                sizes[flow.graph.ids[step]] = size * sum(step in view for view in shown)
     return sizes
 
 

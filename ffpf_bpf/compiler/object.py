@@ -19,6 +19,7 @@ R_BPF_64_64, R_BPF_64_32 = 1, 10
 INSTRUCTION_BYTES = 8
 OP_CALL = 0x85
 PSEUDO_CALL = 1
+KERNELS_OWN = "bpf_"  # what functions of the kernel that programs may call begin with
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Relocation:
 class ObjectProgram:
     """One program: its instructions as bytes (8 each), and where map symbols go in.
 
-    `calls` are the calls of functions that are not in its object; `with_functions` appends these.
+    `calls` are the calls of functions that are not in its object; `with_functions` appends these, but for the kernel's
+    own, which are known when the program is loaded.
     """
 
     name: str
@@ -113,18 +115,20 @@ def read(elf: bytes, *, functions: bool = False) -> Object:
 def with_functions(program: ObjectProgram, functions: Mapping[str, ObjectProgram]) -> ObjectProgram:
     """The program with the functions it calls behind it, each once. Raises FfpfError for one that nobody has."""
     instructions, starts = bytearray(program.instructions), {}
-    for name in dict.fromkeys(call.symbol for call in program.calls):
+    kernels = tuple(call for call in program.calls if call.symbol.startswith(KERNELS_OWN))
+    ours = [call for call in program.calls if call not in kernels]
+    for name in dict.fromkeys(call.symbol for call in ours):
         function = functions.get(name)
         if function is None or function.relocations or function.calls:
             raise FfpfError(f"`{name}` is no function that programs may call", help="mark it FFPF_PRIMITIVE")
         starts[name] = len(instructions) // INSTRUCTION_BYTES
         instructions += function.instructions
-    for call in program.calls:
+    for call in ours:
         at = call.at * INSTRUCTION_BYTES
         instructions[at + 1] = PSEUDO_CALL << 4
         distance = starts[call.symbol] - call.at - 1
         instructions[at + 4 : at + 8] = distance.to_bytes(4, "little")
-    return replace(program, instructions=bytes(instructions), calls=())
+    return replace(program, instructions=bytes(instructions), calls=kernels)
 
 
 def _relocations(

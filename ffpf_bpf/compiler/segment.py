@@ -7,7 +7,6 @@ and linked in by `emit`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import reduce
 
 from llvmlite import ir
@@ -29,11 +28,11 @@ from ffpf_bpf.compiler.frame import (
 )
 from ffpf_bpf.compiler.lines import debug_scope, line_of
 from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER, forget, lower_predicate, opaque
-from ffpf_bpf.compiler.truths import Guard, Joins, Outcome
+from ffpf_bpf.compiler.truths import Guard, Joins, Outcome, SharedTruths
 from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.graph.effect import NO_RESULT, Arrival, Delivery, Effect, Predicate, Primitive, Transform
 from ffpf_bpf.graph.expression import Role
-from ffpf_bpf.graph.graph import Case, Complement, Intersection, Leaf, Step, Union
+from ffpf_bpf.graph.graph import Case, Complement, Intersection, Leaf, Step, Union, sources
 from ffpf_bpf.graph.memory import Home
 from ffpf_bpf.graph.predicate import Program
 
@@ -66,12 +65,12 @@ class _Segment:
         self.filters: dict[str, ir.Function] = {}
         self.packet = self.program.packet()
         self.scope = debug_scope(self.result.module, self.program.function) if debug else None
-        # What steps of several flows came to: truth and result of each home.
-        self.shared: dict[tuple[int, int], tuple[ir.Value, ir.Value]] = {}
+        self.shared = SharedTruths(self.builder)
 
     def generate(self) -> None:
         b = self.builder
         for cluster in clusters(self.flows):
+            self.shared = SharedTruths(b)
             toggles = [self._toggle(number) for number in cluster]
             if len(cluster) > 1:
                 after = self._enter(reduce(b.or_, toggles))
@@ -106,7 +105,8 @@ class _Segment:
     def _flows(self, cluster: list[int], toggles: list[ir.Value]) -> None:
         for number, toggle in zip(cluster, toggles, strict=True):
             after = self._enter(toggle)
-            self._flow(number, self.flows[number])
+            with self.shared.anew():
+                self._flow(number, self.flows[number])
             self._leave(after)
 
     def _enter_deliver(self) -> None:
@@ -126,48 +126,45 @@ class _Segment:
                 users.setdefault(home, []).append(toggle)
         for number in cluster:
             flow = self.flows[number]
-            truths: dict[int, ir.Value] = {}
-            results: dict[int, ir.Value] = {}
             for index, step in enumerate(flow.graph.steps):
                 home = flow.home(index)
-                if index in flow.graph.arrivals:
-                    truths[index], _ = self._evaluate(flow, index, step, truths, results, I1(1))
+                if home not in users or len(users[home]) < 2 or home in self.shared:
                     continue
-                if len(users[home]) < 2:
-                    continue
-                if home not in self.shared:
-                    self._locate(number, index)
-                    asked = I1(1) if len(users[home]) == len(cluster) else reduce(self.builder.or_, users[home])
-                    truth, result = self._evaluate(flow, index, step, truths, results, asked)
-                    self.shared[home] = self._forgotten(truth), result
-                truths[index], results[index] = self.shared[home]
+                self._locate(number, index)
+                asked = I1(1) if len(users[home]) == len(cluster) else reduce(self.builder.or_, users[home])
+                truth, result = self._evaluate(flow, index, step, asked)
+                self.shared.add(home, self._forgotten(truth), result)
 
-    def _evaluate(
-        self,
-        flow: SegmentFlow,
-        index: int,
-        step: Step,
-        truths: Mapping[int, ir.Value],
-        results: Mapping[int, ir.Value],
-        asked: ir.Value,
-    ) -> tuple[ir.Value, ir.Value]:
+    def _evaluate(self, flow: SegmentFlow, index: int, step: Step, asked: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Truth and result of a step that is evaluated outside of its flow."""
         b = self.builder
         match step:
             case Leaf():
-                arrives = asked if step.source is None else b.and_(asked, truths[step.source])
+                arrives = asked if step.source is None else b.and_(asked, self._known(flow, step.source))
                 return self._leaf(flow, index, step, arrives)
             case Union(inputs=inputs):
-                return reduce(b.or_, (truths[i] for i in inputs), I1(0)), NOTHING
+                return reduce(b.or_, (self._known(flow, i) for i in inputs), I1(0)), NOTHING
             case Intersection(inputs=inputs):
-                return reduce(b.and_, (truths[i] for i in inputs), I1(1)), NOTHING
+                return reduce(b.and_, (self._known(flow, i) for i in inputs), I1(1)), NOTHING
             case Complement(source=source, inner=inner):
-                arrives = asked if source is None else truths[source]
-                return b.and_(arrives, b.not_(truths[inner])), NOTHING
+                arrives = asked if source is None else self._known(flow, source)
+                return b.and_(arrives, b.not_(self._known(flow, inner))), NOTHING
             case Case(source=source):
-                return b.and_(truths[source], self._selected(step, results[source])), NOTHING
+                truth, result = self.shared.get(flow.home(source))
+                return b.and_(truth, self._selected(step, result)), NOTHING
             case _:
                 raise TypeError(f"not a step: {step!r}")
+
+    def _known(self, flow: SegmentFlow, index: int) -> ir.Value:
+        """The truth of a step that a shared one reads: shared as well, or about the tap alone."""
+        if index not in flow.graph.arrivals:
+            return self.shared.get(flow.home(index))[0]
+        here = [
+            leaf.node.effect
+            for at, leaf in flow.graph.leaves()
+            if at == index or at in sources(flow.graph.steps[index])
+        ]
+        return I1(int(any(isinstance(effect, Arrival) and _at(effect) == self.tap for effect in here)))
 
     def _flow(self, number: int, flow: SegmentFlow) -> None:
         """One flow's graph: the steps in order, each counted, then the packet's fate."""
@@ -212,7 +209,7 @@ class _Segment:
         """The truth of a step inside its flow; its result, if it has one, goes into `results`."""
         b = self.builder
         if flow.home(index) in self.shared:
-            truth, results[index] = self.shared[flow.home(index)]
+            truth, results[index] = self.shared.get(flow.home(index))
             return truth
         match step:
             case Leaf(node=node):

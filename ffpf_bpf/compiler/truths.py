@@ -7,15 +7,17 @@ bytes of stack, and LLVM ends the process if they do not do. In a graph of many 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from llvmlite import ir
 
-from ffpf_bpf.compiler.predicate import I1, I64
+from ffpf_bpf.compiler.predicate import I1, I64, opaque
 from ffpf_bpf.graph.effect import Fate
 from ffpf_bpf.graph.graph import Complement, Graph, Intersection, Leaf, Step, Stop, Union
 
 Settle = Callable[[ir.Value], ir.Value]
+Place = tuple[int, int]
 
 
 class Joins:
@@ -88,6 +90,43 @@ class Outcome:
     def _leave_out(self, unless: tuple[int, ...], fate: Fate, stopped: ir.Value) -> None:
         group = self.undecided.setdefault(unless, {}) if unless else self.left_out
         group[fate] = self.settle(self.builder.or_(group[fate], stopped) if fate in group else stopped)
+
+
+class SharedTruths:
+    """What steps of several flows came to, a bit each: they are alive until the last flow has asked, and there may be
+    hundreds of them."""
+
+    def __init__(self, builder: ir.IRBuilder) -> None:
+        self.builder = builder
+        self.words: list[ir.Value] = []
+        self.places: dict[Place, int] = {}
+        self.results: dict[Place, ir.Value] = {}
+
+    def __contains__(self, place: Place) -> bool:
+        return place in self.places
+
+    def add(self, place: Place, truth: ir.Value, result: ir.Value) -> None:
+        """A step's truth, and its result."""
+        b = self.builder
+        number = len(self.places)
+        if number % 64 == 0:
+            self.words.append(I64(0))
+        bit = b.shl(b.zext(truth, I64), I64(number % 64))
+        self.words[-1] = opaque(b, b.or_(self.words[-1], bit), pinned=True)
+        self.places[place], self.results[place] = number, result
+
+    @contextmanager
+    def anew(self) -> Iterator[None]:
+        """Inside, truths are told from the words again, not kept from where they were told before."""
+        words, self.words = self.words, [opaque(self.builder, word, pinned=True) for word in self.words]
+        yield
+        self.words = words
+
+    def get(self, place: Place) -> tuple[ir.Value, ir.Value]:
+        """Truth and result, as values that are good where they are asked for."""
+        b, number = self.builder, self.places[place]
+        bit = b.and_(self.words[number // 64], I64(1 << number % 64))
+        return b.icmp_unsigned("!=", bit, I64(0)), self.results[place]
 
 
 class Guard:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from ffpf_bpf.capture.ring import RingReader
 from ffpf_bpf.compiler import SegmentFlow
+from ffpf_bpf.errors import VerifierError
 from ffpf_bpf.flow.chains import CHAINS, Chain, Member, find_interface
 from ffpf_bpf.flow.statistics import Statistics, read
 from ffpf_bpf.flow.store import NodeMemory, Store
@@ -16,6 +17,7 @@ from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.memory import Home, homes, lay_out, size_ring, table_of
 from ffpf_bpf.graph.sharing import keys
 from ffpf_bpf.kernel import calls
+from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import MappedArray
 
 ETHERNET_FRAME_BYTES = 1522
@@ -52,8 +54,20 @@ class Grabber:
         self._chains: list[Chain] = []
         self._active = False
         places = [(interface, device.hook) for device, interface in zip(graph.taps, found, strict=True)]
-        with ExitStack() as undo, CHAINS.lock:
+        with CHAINS.lock:
             elsewhere = CHAINS.common(places, self._planned)
+            try:
+                self._build(places, elsewhere)
+            except VerifierError:
+                if not elsewhere:
+                    raise
+                # Together with what it would share the kernel finds it too large.
+                self._build(places, {})
+
+    def _build(self, places: list[tuple[Interface, str]], elsewhere: Mapping[int, Home]) -> None:
+        """Make the maps and enter the chains, with the memory of shared steps `elsewhere`."""
+        graph = self._graph
+        with ExitStack() as undo:
             self.memory = lay_out(graph, calls.possible_cpus(), elsewhere)
             stores = {number: store.hold() for number, store in CHAINS.stores(elsewhere).items()}
             for store in stores.values():

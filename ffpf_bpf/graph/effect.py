@@ -65,8 +65,8 @@ class Primitive:
 class Transform:
     """C functions of `bpf_src/MODULE.c` that change the grabbed copy of a packet, never the packet.
 
-    `keep`, if any: `__u64 KEEP(const struct ffpf_packet *, void *mbuf, argument...)`, the bytes of the packet to show at
-    most. `rewrite`, if any: `void REWRITE(const struct ffpf_packet *, struct ffpf_copy *, void *mbuf, argument...)`,
+    `keep`, if any: `__u64 KEEP(const struct ffpf_packet *, void *mbuf, argument...)`, the bytes of the packet to show
+    at most. `rewrite`, if any: `void REWRITE(const struct ffpf_packet *, struct ffpf_copy *, void *mbuf, argument...)`,
     which overwrites bytes of the copy and may make it shorter, but moves none. With a `table`, `void *table` stands
     behind `mbuf` in both.
 

@@ -28,7 +28,9 @@ def words(expression: str, known: frozenset[str], *, where: str, help: str) -> t
 def whole_number(text: str, what: str, *, where: str, help: str) -> int:
     """A whole number of at most 19 digits, as text."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 19):
-        raise ExpressionError(f"`{text}` is not {what}" if text else f"no {what.removeprefix('a ')}", where=where, help=help)
+        raise ExpressionError(
+            f"`{text}` is not {what}" if text else f"no {what.removeprefix('a ')}", where=where, help=help
+        )
     return int(text)
 
 

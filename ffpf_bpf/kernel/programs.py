@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ffpf_bpf.errors import FfpfError
-from ffpf_bpf.kernel import calls
+from ffpf_bpf.kernel import calls, functions
 from ffpf_bpf.kernel.maps import Descriptor
 
 PSEUDO_MAP_FD, PSEUDO_MAP_VALUE = 1, 2
+PSEUDO_KERNEL_CALL = 2  # BPF_PSEUDO_KFUNC_CALL
 
 
 class RelocationLike(Protocol):
-    """An instruction whose 64-bit immediate stands for a map."""
+    """An instruction whose 64-bit immediate stands for a map, or which calls a function of the kernel."""
 
     @property
     def at(self) -> int: ...
@@ -31,6 +32,8 @@ class ProgramLike(Protocol):
     def instructions(self) -> bytes: ...
     @property
     def relocations(self) -> Sequence[RelocationLike]: ...
+    @property
+    def calls(self) -> Sequence[RelocationLike]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,8 @@ def load(program: ProgramLike, bindings: Mapping[str, Binding]) -> Descriptor:
 
 
 def bound(program: ProgramLike, bindings: Mapping[str, Binding]) -> bytes:
-    """The instructions with each map symbol replaced (BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE)."""
+    """The instructions with each map symbol replaced (BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE), and the kernel's own
+    functions called by their numbers. Raises KernelError if the kernel has no such function."""
     instructions = bytearray(program.instructions)
     for relocation in program.relocations:
         binding = bindings.get(relocation.symbol)
@@ -58,4 +62,8 @@ def bound(program: ProgramLike, bindings: Mapping[str, Binding]) -> bytes:
         instructions[at + 1] |= (PSEUDO_MAP_VALUE if binding.by_value else PSEUDO_MAP_FD) << 4
         instructions[at + 4 : at + 8] = binding.map.fileno.to_bytes(4, "little")
         instructions[at + 12 : at + 16] = offset if binding.by_value else bytes(4)
+    for call in program.calls:
+        at = call.at * 8
+        instructions[at + 1] = PSEUDO_KERNEL_CALL << 4
+        instructions[at + 4 : at + 8] = functions.number(call.symbol).to_bytes(4, "little")
     return bytes(instructions)

@@ -37,14 +37,14 @@ class Anonymise(Node):
     - IPv4: the header, both addresses replaced, options made NOPs, the checksum worked out anew.
     - IPv6: the header, both addresses replaced; of extension headers what follows and the length, zeros in between; a
       fragment header whole.
-    - The transport header, unless the packet is a later fragment or the header is cut: of TCP the first 20 bytes, UDP 8,
-      SCTP 12, with ports replaced one to one if `ports` are asked for; of ICMP type, code and zeros up to 8 bytes.
-      Checksums are zero. Other protocols are cut behind the IP header.
+    - The transport header, unless the packet is a later fragment or the header is cut: of TCP the first 20 bytes, of
+      UDP 8, of SCTP 12, with ports replaced one to one if `ports` are asked for; of ICMP type, code and zeros up to 8
+      bytes. Checksums are zero. Other protocols are cut behind the IP header.
 
-    So these stay as they were: lengths, the packet's included, and its time; TOS, flow label, TTL, the ids, flags and
-    offsets of fragments; TCP's sequence numbers, flags, window and urgent pointer, SCTP's tag, and ports unless asked
-    for. What the flow's filters pass tells of the real packet too, and so does memory of other nodes; a record's result
-    is left out.
+    So these stay as they were: lengths, the packet's included, and its time and tap; VLAN tags; TOS, flow label, TTL,
+    protocol, the ids, flags and offsets of fragments; TCP's sequence numbers, flags, window and urgent pointer, SCTP's
+    tag, and ports unless asked for. Filters and functions see the real packet wherever they stand, and what they pass
+    and count tells of it; a node's result is left out of records.
 
     Addresses are replaced as by Crypto-PAn (Xu, Fan, Ammar, Moon, ICNP 2002): two that have n first bits in common have
     as many in common afterwards. The pseudorandom function is SipHash-2-4 (Aumasson, Bernstein, 2012), six bits at a

@@ -18,12 +18,12 @@ HELP = "`(snap)` shows headers only, `(snap,64)` 64 bytes of payload as well"
 class Snap(Node):
     """Shows of each packet its headers and the first `payload` bytes behind them; the packet itself is not touched.
 
-    Text `(snap)`, headers only, or `(snap,payload=64)`; `(snap,64)`, `(snap,headers)` and `(snap,"headers+64")` are read
-    as well. Python `snap()`, `snap(payload=64)`. Headers are the Ethernet header with up to two VLAN tags, the IP header
+    Text `(snap)`, headers only, or `(snap,payload=64)`; `(snap,64)`, `(snap,headers)` and `(snap,headers+64)` mean the
+    same. Python `snap()`, `snap(payload=64)`. Headers are the Ethernet header with up to two VLAN tags, the IP header
     with its options or up to 8 extension headers, and that of TCP with its options, UDP, SCTP or ICMP. All else is
     payload: what is not IP from behind the Ethernet header on, tunnels from behind the outer headers on, later
-    fragments from behind the IP header on. Of a header that is cut, what is there is shown. Padding behind a short
-    packet counts as payload.
+    fragments from behind the IP header on. Of a transport header that is cut, what is there is shown; an IP header that
+    is cut is payload. Padding behind a short packet counts as payload.
 
     A record still tells the packet's length on the wire. `(grab,snaplen=96)` behind it shows the smaller of both. The
     ring has room for what the grab takes, so give it a snaplen to save memory.

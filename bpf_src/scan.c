@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * scan: packets in which one of the patterns is; the result is its number, from 1. mbuf: a __u64 for packets that were
+ * not scanned to their end, then one for each pattern; table: that of ffpf_bpf/graph/automaton.py.
+ *
+ * A byte is two dependent loads, and what they take is latency. So three parts of the packet are scanned at once, each
+ * a match longer than a third: a match that ends in a part lies in it whole. The first part that found something knows
+ * the match that ends first.
+ *
+ * The loops are driven by the kernel's iterator (Linux 6.4): the verifier walks a loop of another kind once for each
+ * turn that it could take, this one until nothing new comes up.
+ */
+#include "dissect.h"
+
+#define STEP_BYTES 8 /* scanned behind one check of the packet's end */
+#define STEPS 4      /* behind one call of the iterator */
+#define CLASSES_BYTES 256
+#define CUT (~0ull)
+
+struct bpf_iter_num;
+extern int bpf_iter_num_new(struct bpf_iter_num *it, int start, int end);
+extern int *bpf_iter_num_next(struct bpf_iter_num *it);
+extern void bpf_iter_num_destroy(struct bpf_iter_num *it);
+
+/* Numbers are constants where this is inlined. */
+struct automaton {
+	__u64 table;
+	__u64 shift;
+	__u64 wide;
+	__u64 accepting;
+	__u64 reach;
+};
+
+/* The state after a byte. Additions are kept in this order: only the last two wait for the state before. */
+static __always_inline __u64 next(const struct automaton *automaton, __u64 state, __u64 byte)
+{
+	__u64 class;
+
+	byte += automaton->table;
+	asm("" : "+r"(byte));
+	class = (__u64)*(const __u8 *)byte << automaton->wide;
+	class += automaton->table;
+	asm("" : "+r"(class));
+	return *(const __u16 *)(class + (state << automaton->shift) + CLASSES_BYTES);
+}
+
+/* What a part of so many bytes found: the first state from `accepting` on, another one if nothing, CUT if not all of it
+ * could be read. For short parts: byte by byte. */
+static __always_inline __u64 scan_short(const struct ffpf_packet *packet, struct bpf_iter_num *turns,
+					const struct automaton *automaton, __u64 at, __u64 end)
+{
+	__u64 state = 0;
+
+	while (bpf_iter_num_next(turns)) {
+#pragma clang loop unroll(disable)
+		for (int step = 0; step < STEP_BYTES; step++) {
+			const __u8 *byte;
+
+			if (at >= end)
+				return state;
+			byte = ffpf_at(packet, at, 1);
+			if (!byte)
+				return CUT;
+			state = next(automaton, state, *byte);
+			at++;
+		}
+	}
+	return CUT;
+}
+
+/* The same for three parts of `bytes` each, a multiple of STEP_BYTES: the first begins at `at`, the last ends at `end`. */
+static __always_inline __u64 scan_parts(const struct ffpf_packet *packet, struct bpf_iter_num *turns,
+					const struct automaton *automaton, __u64 at, __u64 end, __u64 bytes)
+{
+	__u64 first = 0, second = 0, third = 0;
+	__u64 stop = at + bytes, third_at = end - bytes, second_at = (at + third_at) / 2;
+
+	while (bpf_iter_num_next(turns)) {
+#pragma clang loop unroll(disable)
+		for (int step = 0; step < STEPS; step++) {
+			const __u8 *a, *b, *c;
+
+			if (at >= stop)
+				return second >= automaton->accepting ? second : third;
+			a = ffpf_at(packet, at, STEP_BYTES);
+			b = ffpf_at(packet, second_at, STEP_BYTES);
+			c = ffpf_at(packet, third_at, STEP_BYTES);
+			if (!a || !b || !c)
+				return CUT;
+#pragma clang loop unroll(full)
+			for (int number = 0; number < STEP_BYTES; number++) {
+				first = next(automaton, first, a[number]);
+				second = next(automaton, second, b[number]);
+				third = next(automaton, third, c[number]);
+				/* Or all loads come first, and there are not so many registers. */
+				asm volatile("" : "+r"(first), "+r"(second), "+r"(third) : : "memory");
+			}
+			if (first >= automaton->accepting)
+				return first;
+			at += STEP_BYTES;
+			second_at += STEP_BYTES;
+			third_at += STEP_BYTES;
+		}
+	}
+	return CUT;
+}
+
+static __always_inline __u64 scan(const struct ffpf_packet *packet, const struct automaton *automaton, __u64 at,
+				  __u64 end)
+{
+	__u64 bytes = end - at, part, state, iterator;
+	struct bpf_iter_num *turns = (struct bpf_iter_num *)&iterator;
+
+	part = (bytes + 2 * automaton->reach + 3 * STEP_BYTES - 1) / (3 * STEP_BYTES) * STEP_BYTES;
+	bpf_iter_num_new(turns, 0, FFPF_FARTHEST);
+	if (part <= bytes)
+		state = scan_parts(packet, turns, automaton, at, end, part);
+	else
+		state = scan_short(packet, turns, automaton, at, end);
+	bpf_iter_num_destroy(turns);
+	return state;
+}
+
+FFPF_PRIMITIVE int ffpf_scan(const struct ffpf_packet *packet, void *mbuf, void *table, __u64 shift, __u64 wide,
+			     __u64 accepting, __u64 reach, __u64 row, __u64 patterns, __u64 whole_frame)
+{
+	struct automaton automaton = {(__u64)table, shift, wide, accepting, reach};
+	__u64 *counts = mbuf, end = packet->length, at, state, number;
+
+	FFPF_OPAQUE(automaton.table);
+	/* A place the verifier does not know in either case: the loops come to an end for it where it knows less. */
+	at = end;
+	FFPF_OPAQUE(at);
+	at -= end;
+	if (!whole_frame)
+		at = *(const volatile __u16 *)&ffpf_headers(packet)->payload;
+	if (end > FFPF_FARTHEST)
+		end = FFPF_FARTHEST;
+	state = scan(packet, &automaton, at < end ? at : end, end);
+	if (state != CUT && state >= accepting) {
+		number = (state - accepting) / row;
+		FFPF_OPAQUE(number);
+		if (number < patterns) {
+			counts[1 + number]++;
+			return number + 1;
+		}
+	}
+	if (state == CUT || packet->length > FFPF_FARTHEST)
+		counts[0]++;
+	return -1;
+}
