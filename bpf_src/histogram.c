@@ -2,18 +2,20 @@
 /* histogram: packets by a value. mbuf: a __u64 for each bin; table: __u64, the time of the packet before. */
 #include "ffpf.h"
 
-static __always_inline int log2_bin(__u64 value)
+/* Without a branch: the verifier would go 64 ways from here, and through all that follows on each of them. */
+static __always_inline __u64 log2_bin(__u64 value)
 {
-	int bin = 0;
+	__u64 bin = 0, shift;
 
 #pragma clang loop unroll(full)
 	for (int bits = 32; bits; bits >>= 1) {
-		if (value >> bits) {
-			value >>= bits;
-			bin += bits;
-		}
+		shift = -(value >> bits) >> 63; /* 1 if anything is left */
+		FFPF_OPAQUE(shift);
+		shift *= bits;
+		value >>= shift;
+		bin += shift;
 	}
-	return bin + (value != 0);
+	return bin + value;
 }
 
 /* width: of linear bins, 0 for powers of two. Both are constants where this is inlined. */

@@ -22,6 +22,12 @@ extern int bpf_iter_num_new(struct bpf_iter_num *it, int start, int end);
 extern int *bpf_iter_num_next(struct bpf_iter_num *it);
 extern void bpf_iter_num_destroy(struct bpf_iter_num *it);
 
+struct memory {
+	__u64 unscanned;
+	volatile __u64 forgotten;
+	__u64 hits[];
+};
+
 /* Numbers are constants where this is inlined. */
 struct automaton {
 	__u64 table;
@@ -105,12 +111,22 @@ static __always_inline __u64 scan_parts(const struct ffpf_packet *packet, struct
 	return CUT;
 }
 
-static __always_inline __u64 scan(const struct ffpf_packet *packet, const struct automaton *automaton, __u64 at,
-				  __u64 end)
+/* The same value, of which the verifier knows nothing: neither its bounds nor the ways that led to it. */
+static __always_inline __u64 forgotten(struct memory *memory, __u64 value)
 {
-	__u64 bytes = end - at, part, state, iterator;
+	memory->forgotten = value;
+	return memory->forgotten;
+}
+
+static __always_inline __u64 scan(const struct ffpf_packet *packet, struct memory *memory,
+				  const struct automaton *automaton, __u64 at, __u64 end)
+{
+	__u64 bytes, part, state, iterator;
 	struct bpf_iter_num *turns = (struct bpf_iter_num *)&iterator;
 
+	end = forgotten(memory, end);
+	at = forgotten(memory, at < end ? at : end);
+	bytes = end - at;
 	part = (bytes + 2 * automaton->reach + 3 * STEP_BYTES - 1) / (3 * STEP_BYTES) * STEP_BYTES;
 	bpf_iter_num_new(turns, 0, FFPF_FARTHEST);
 	if (part <= bytes)
@@ -118,34 +134,29 @@ static __always_inline __u64 scan(const struct ffpf_packet *packet, const struct
 	else
 		state = scan_short(packet, turns, automaton, at, end);
 	bpf_iter_num_destroy(turns);
-	return state;
+	return forgotten(memory, state);
 }
 
 FFPF_PRIMITIVE int ffpf_scan(const struct ffpf_packet *packet, void *mbuf, void *table, __u64 shift, __u64 wide,
 			     __u64 accepting, __u64 reach, __u64 row, __u64 patterns, __u64 whole_frame)
 {
 	struct automaton automaton = {(__u64)table, shift, wide, accepting, reach};
-	__u64 *counts = mbuf, end = packet->length, at, state, number;
+	struct memory *memory = mbuf;
+	__u64 length = forgotten(memory, packet->length), at = 0, state, number;
 
 	FFPF_OPAQUE(automaton.table);
-	/* A place the verifier does not know in either case: the loops come to an end for it where it knows less. */
-	at = end;
-	FFPF_OPAQUE(at);
-	at -= end;
 	if (!whole_frame)
 		at = *(const volatile __u16 *)&ffpf_headers(packet)->payload;
-	if (end > FFPF_FARTHEST)
-		end = FFPF_FARTHEST;
-	state = scan(packet, &automaton, at < end ? at : end, end);
+	state = scan(packet, memory, &automaton, at, length < FFPF_FARTHEST ? length : FFPF_FARTHEST);
 	if (state != CUT && state >= accepting) {
 		number = (state - accepting) / row;
 		FFPF_OPAQUE(number);
 		if (number < patterns) {
-			counts[1 + number]++;
+			memory->hits[number]++;
 			return number + 1;
 		}
 	}
-	if (state == CUT || packet->length > FFPF_FARTHEST)
-		counts[0]++;
+	if (state == CUT || length > FFPF_FARTHEST)
+		memory->unscanned++;
 	return -1;
 }

@@ -106,7 +106,9 @@ class Model:
         self.behaviours = [Behaviour(node) for node in nodes(self.expression)]
         self.sinks = [place for place, each in enumerate(self.behaviours) if each.node.role is Role.SINK]
         apart = len(self.sinks) > 1 and any(each.node.tells_apart for each in self.behaviours)
-        self.tagged = bool(self.sinks) and (apart or any(each.node.class_name == "classify" for each in self.behaviours))
+        self.tagged = bool(self.sinks) and (
+            apart or any(each.node.class_name == "classify" for each in self.behaviours)
+        )
 
     def packet(self, data: bytes) -> None:
         self.data = data
@@ -153,7 +155,9 @@ class Model:
                 passes, _, view = self.walk(node, arrives, False, view)
                 result = self.behaviours[place].result if passes else NO_RESULT
                 named = any(low <= result <= high for ranges, _ in cases for low, high in ranges)
-                chosen = [any(low <= result <= high for low, high in ranges) if ranges else not named for ranges, _ in cases]
+                chosen = [
+                    any(low <= result <= high for low, high in ranges) if ranges else not named for ranges, _ in cases
+                ]
                 behind = [(case, passes and here) for (_, case), here in zip(cases, chosen, strict=True)]
                 return self.joined(behind, last, view)
             case AllOf(branches=branches):
@@ -250,5 +254,3 @@ def ends_in_sinks(expression: Expression) -> bool:
             return all(ends_in_sinks(case) for _, case in cases)
         case _:
             return False
-
-

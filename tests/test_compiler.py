@@ -103,12 +103,28 @@ DECIDERS = st.one_of(
     CLASSIFIERS,
 )
 FUNCTIONS = st.sampled_from(
-    [Packetcount(), Bytecount(), Histogram("size"), Histogram("size", 50, 4), Histogram("iat"), Histogram("iat", 10**12, 2)]
+    [
+        Packetcount(),
+        Bytecount(),
+        Histogram("size"),
+        Histogram("size", 50, 4),
+        Histogram("iat"),
+        Histogram("iat", 10**12, 2),
+    ]
 )
 TRANSFORMS = st.sampled_from([Snap(), Snap(3), Anonymise(key=KEY), Anonymise(True, KEY)])
-PASSING = st.one_of(DECIDERS, DECIDERS, FUNCTIONS)
-SINKS = st.one_of(st.integers(14, 96).map(Grab), st.just(Grab()), st.integers(14, 96).map(lambda n: Callback("f", snaplen=n)))
-ENDS = st.one_of(PASSING, SINKS, TRANSFORMS)
+SINKS = st.one_of(
+    st.integers(14, 96).map(Grab), st.just(Grab()), st.integers(14, 96).map(lambda n: Callback("f", snaplen=n))
+)
+
+
+def _evenly(*strategies: st.SearchStrategy[Expression]) -> st.SearchStrategy[Expression]:
+    """One of them, each as often as the others, however many there are in each."""
+    return st.sampled_from(strategies).flatmap(lambda strategy: strategy)
+
+
+PASSING = _evenly(DECIDERS, DECIDERS, FUNCTIONS)
+ENDS = _evenly(PASSING, SINKS, TRANSFORMS)
 
 
 @st.composite
@@ -140,10 +156,10 @@ def _joined(inner: st.SearchStrategy[Expression], *, logic_only: bool) -> st.Sea
 
 LOGIC = st.recursive(DECIDERS, lambda inner: _joined(inner, logic_only=True), max_leaves=5)
 MIDDLE = st.recursive(
-    st.one_of(PASSING, LOGIC, PASSING, LOGIC, TRANSFORMS), lambda inner: _joined(inner, logic_only=False), max_leaves=6
+    _evenly(PASSING, LOGIC, PASSING, LOGIC, TRANSFORMS), lambda inner: _joined(inner, logic_only=False), max_leaves=6
 )
-PATHS = st.one_of(MIDDLE, ENDS, st.tuples(st.one_of(MIDDLE, TRANSFORMS), SINKS).map(lambda parts: then(*parts)))
-TAILS = st.one_of(
+PATHS = _evenly(ENDS, st.tuples(_evenly(MIDDLE, TRANSFORMS), SINKS).map(lambda parts: then(*parts)))
+TAILS = _evenly(
     MIDDLE, ENDS, st.lists(PATHS, min_size=2, max_size=3).map(lambda parts: any_of(*parts)), selections(PATHS)
 )
 

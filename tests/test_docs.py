@@ -128,28 +128,57 @@ def test_the_python_of_the_readme_runs(network: Network) -> None:
     assert len(printed) == 3
 
 
+def test_the_worked_example_shows_what_the_files_say() -> None:
+    """Each block below a file's name is a part of it."""
+    shown: dict[str, list[str]] = {}
+    name = ""
+    for title, block in re.findall(r"^`([a-z0-9_/.]+)`:$|^```(?:python|c)\n(.*?)^```$", CONTRIBUTING, re.M | re.S):
+        name = title or name
+        if block:
+            shown.setdefault(name, []).append(block)
+    assert [Path(file).stem for file in shown] == ["tcpflags", "tcpflags", "test_tcpflags"]
+    for file, blocks in shown.items():
+        content = (ROOT / file).read_text(encoding="utf-8")
+        for block in blocks:
+            assert all(part.strip("\n") in content for part in block.split("\n\n\n")), f"{file}: {block}"
+
+
 @pytest.mark.root
-def test_the_worked_example_works(tmp_path: Path) -> None:
-    """The files of "Add a node class" in a copy of the project, built and tested as it says there."""
+def test_a_class_is_its_three_files(tmp_path: Path) -> None:
+    """The project without those of the worked example: it knows nothing of the class. Then with them again."""
     for name in ("Makefile", "pyproject.toml", "bpf_src", "ffpf_bpf", "tests"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
-    files = re.findall(r"^`([a-z0-9_/.]+)`:\n\n```(?:python|c)\n(.*?)^```$", CONTRIBUTING, re.MULTILINE | re.DOTALL)
-    assert [Path(name).stem for name, _ in files] == ["sizeabove", "sizeabove", "test_sizeabove"]
-    for name, content in files:
-        (tmp_path / name).write_text(content, encoding="utf-8")
+    files = ["ffpf_bpf/graph/classes/tcpflags.py", "bpf_src/tcpflags.c", "tests/test_tcpflags.py"]
+    bitcode = "ffpf_bpf/compiler/bitcode/tcpflags.bc"
+    for name in (*files, bitcode):
+        (tmp_path / name).unlink()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     environment["PYTHONPATH"] = str(tmp_path)
-    for command in (
-        ["make", "--old-file=packages", "ffpf_bpf/compiler/bitcode/sizeabove.bc"],
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_sizeabove.py"],
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_surface.py"],
-        [*FFPF, "compile", "(device,eth0) -> (sizeabove,1000) -> (packetcount)"],
-        [sys.executable, "-c", "from ffpf_bpf import device, sizeabove; device('eth0') >> sizeabove(1000)"],
-    ):
-        done = subprocess.run(
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
+
+    pytest_ = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    compile_ = (*FFPF, "compile", "(device,eth0) -> (tcpflags,syn) -> (packetcount)")
+    listed = run(*FFPF, "nodes")
+    assert listed.returncode == 0, listed.stderr
+    assert "tcpflags" not in listed.stdout
+    assert "unknown node class `tcpflags`" in run(*compile_).stderr
+    without = run(*pytest_, "tests/test_surface.py")
+    assert without.returncode == 0, without.stdout
+    for name in files:
+        shutil.copy(ROOT / name, tmp_path / name)
+    for command in (
+        ("make", "--old-file=packages", bitcode),
+        (*pytest_, "tests/test_tcpflags.py", "-k", "text_and_python or inverted or refused"),
+        (*pytest_, "tests/test_surface.py"),
+        compile_,
+        (sys.executable, "-c", "from ffpf_bpf import device, tcpflags; device('eth0') >> tcpflags('syn')"),
+    ):
+        done = run(*command)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -160,10 +189,8 @@ def test_links_lead_somewhere(document: Path) -> None:
         if not target.startswith("http"):
             assert (ROOT / target.partition("#")[0]).exists(), f"{document.name}: {target}"
     for path in quoted(text):
-        # Paths of this project, but not patterns like `ffpf_bpf/graph/classes/NAME.py`, nor the worked example's files.
-        if "sizeabove" not in path and re.fullmatch(
-            r"(ffpf_bpf|bpf_src|tests|policies|examples|benchmarks)/[a-z0-9_/.-]*", path
-        ):
+        # Paths of this project, but not patterns like `ffpf_bpf/graph/classes/NAME.py`.
+        if re.fullmatch(r"(ffpf_bpf|bpf_src|tests|policies|examples|benchmarks)/[a-z0-9_/.-]*", path):
             assert (ROOT / path).exists(), f"{document.name}: `{path}`"
 
 

@@ -15,6 +15,7 @@ from ffpf_bpf.graph.expression import Node, Role, check_text, word
 MOST_PATTERNS = 1_000
 LONGEST_PATTERN = 255
 FLAGS = "if"
+FIXED_BYTES = 16  # of struct memory, bpf_src/scan.c
 USAGE = '`(scan,"attack|GET /admin")`; `\\xHH` is any byte, `\\|` a bar and `\\\\` a backslash'
 Patterns = str | bytes | Sequence[str | bytes]
 
@@ -49,7 +50,7 @@ class Scan(Node):
     class_name: ClassVar[str] = "scan"
     role: ClassVar[Role] = Role.DECIDES
     stops_as: ClassVar[Fate | None] = Fate.FILTERED
-    least_mbuf_bytes: ClassVar[int] = 16
+    least_mbuf_bytes: ClassVar[int] = FIXED_BYTES + 8
     counts: ClassVar[tuple[str, ...]] = ("unscanned",)
     example: ClassVar[str] = '(device,eth0) -> (bpf,"tcp port 80") -> (scan,"(?i)cmd.exe|/etc/passwd") -> (grab)'
 
@@ -92,7 +93,7 @@ class Scan(Node):
 
     @property
     def default_mbuf_bytes(self) -> int:
-        return 8 * (len(self.counts) + len(self.patterns))
+        return FIXED_BYTES + 8 * len(self.patterns)
 
     @property
     def expression(self) -> str:
@@ -119,7 +120,7 @@ class Scan(Node):
         """`hits`: for each pattern that was the result of a packet, as it is written, how many packets."""
         totals = {
             shown: sum(word(memory, number) for memory in memories)
-            for number, shown in enumerate(self._shown, len(self.counts))
+            for number, shown in enumerate(self._shown, FIXED_BYTES // 8)
         }
         counted = Node.report(self, memories)
         return {**counted, "hits": {shown: total for shown, total in totals.items() if total}}
