@@ -123,6 +123,11 @@ int ffpf_dissect(void *data, void *end, struct ffpf_headers *headers)
 
 	__builtin_memset(headers, 0, sizeof(*headers));
 	headers->known = 1;
+	/*
+	 * By 0, which the verifier takes for 0 or 1: what it learns about the packet's end it then knows of this address
+	 * only. Known of the caller's as well, it would walk what follows the call once for each length found out here.
+	 */
+	packet.data += STORED(version) & 1;
 	dissect_ethernet(&packet, headers);
 	STORED(l4) = STORED(l3);
 	if (STORED(ethertype) == 0x0800)

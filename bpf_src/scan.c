@@ -24,7 +24,8 @@ extern void bpf_iter_num_destroy(struct bpf_iter_num *it);
 
 struct memory {
 	__u64 unscanned;
-	volatile __u64 forgotten;
+	/* Of this packet: in memory, so that the verifier forgets how it came about. */
+	volatile __u64 at, end, state;
 	__u64 hits[];
 };
 
@@ -111,22 +112,12 @@ static __always_inline __u64 scan_parts(const struct ffpf_packet *packet, struct
 	return CUT;
 }
 
-/* The same value, of which the verifier knows nothing: neither its bounds nor the ways that led to it. */
-static __always_inline __u64 forgotten(struct memory *memory, __u64 value)
-{
-	memory->forgotten = value;
-	return memory->forgotten;
-}
-
 static __always_inline __u64 scan(const struct ffpf_packet *packet, struct memory *memory,
-				  const struct automaton *automaton, __u64 at, __u64 end)
+				  const struct automaton *automaton)
 {
-	__u64 bytes, part, state, iterator;
+	__u64 at = memory->at, end = memory->end, bytes = end - at, part, state, iterator;
 	struct bpf_iter_num *turns = (struct bpf_iter_num *)&iterator;
 
-	end = forgotten(memory, end);
-	at = forgotten(memory, at < end ? at : end);
-	bytes = end - at;
 	part = (bytes + 2 * automaton->reach + 3 * STEP_BYTES - 1) / (3 * STEP_BYTES) * STEP_BYTES;
 	bpf_iter_num_new(turns, 0, FFPF_FARTHEST);
 	if (part <= bytes)
@@ -134,7 +125,7 @@ static __always_inline __u64 scan(const struct ffpf_packet *packet, struct memor
 	else
 		state = scan_short(packet, turns, automaton, at, end);
 	bpf_iter_num_destroy(turns);
-	return forgotten(memory, state);
+	return state;
 }
 
 FFPF_PRIMITIVE int ffpf_scan(const struct ffpf_packet *packet, void *mbuf, void *table, __u64 shift, __u64 wide,
@@ -142,21 +133,27 @@ FFPF_PRIMITIVE int ffpf_scan(const struct ffpf_packet *packet, void *mbuf, void 
 {
 	struct automaton automaton = {(__u64)table, shift, wide, accepting, reach};
 	struct memory *memory = mbuf;
-	__u64 length = forgotten(memory, packet->length), at = 0, state, number;
+	__u64 number;
 
 	FFPF_OPAQUE(automaton.table);
+	memory->at = 0;
 	if (!whole_frame)
-		at = *(const volatile __u16 *)&ffpf_headers(packet)->payload;
-	state = scan(packet, memory, &automaton, at, length < FFPF_FARTHEST ? length : FFPF_FARTHEST);
-	if (state != CUT && state >= accepting) {
-		number = (state - accepting) / row;
-		FFPF_OPAQUE(number);
-		if (number < patterns) {
-			memory->hits[number]++;
-			return number + 1;
-		}
+		memory->at = *(const volatile __u16 *)&ffpf_headers(packet)->payload;
+	memory->end = packet->length;
+	if (memory->end > FFPF_FARTHEST)
+		memory->end = FFPF_FARTHEST;
+	if (memory->at > memory->end)
+		memory->at = memory->end;
+	memory->state = scan(packet, memory, &automaton);
+	if (memory->state == CUT || memory->state < accepting) {
+		if (memory->state == CUT || memory->end == FFPF_FARTHEST)
+			memory->unscanned++;
+		return -1;
 	}
-	if (state == CUT || length > FFPF_FARTHEST)
-		memory->unscanned++;
-	return -1;
+	number = (memory->state - accepting) / row;
+	FFPF_OPAQUE(number);
+	if (number >= patterns)
+		return -1;
+	memory->hits[number]++;
+	return number + 1;
 }

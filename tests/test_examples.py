@@ -95,6 +95,15 @@ def test_several_flows(network: Network) -> None:
     assert "DOES NOT" not in output
 
 
+@pytest.mark.root
+def test_watch_services(network: Network) -> None:
+    output = under_traffic(network, "watch_services.py", "--seconds", "0.5")
+    assert number("N questions, the last of", output) > 50
+    assert number("the last of N bytes", output) == len(QUESTION)
+    assert number("N bytes in the first packets of web conversations, 0 other packets", output) == 0
+    assert "the ledger balances" in output
+
+
 def test_policy_check() -> None:
     output = run(sys.executable, str(EXAMPLES / "policy_check.py"), "eth0")
     refused, accepted = output.split("\n\n")[:2]

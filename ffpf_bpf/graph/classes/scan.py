@@ -15,7 +15,7 @@ from ffpf_bpf.graph.expression import Node, Role, check_text, word
 MOST_PATTERNS = 1_000
 LONGEST_PATTERN = 255
 FLAGS = "if"
-FIXED_BYTES = 16  # of struct memory, bpf_src/scan.c
+FIXED_BYTES = 32  # of struct memory, bpf_src/scan.c
 USAGE = '`(scan,"attack|GET /admin")`; `\\xHH` is any byte, `\\|` a bar and `\\\\` a backslash'
 Patterns = str | bytes | Sequence[str | bytes]
 
