@@ -11,12 +11,13 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import delivery, instantiate, packet, switch
+from benchmarks import delivery, instantiate, nodes, packet, switch
 from benchmarks.table import Table
 
 BENCHMARKS: dict[str, Callable[[bool], Table]] = {
     "instantiate": instantiate.run,
     "packet": packet.run,
+    "nodes": nodes.run,
     "switch": switch.run,
     "delivery": delivery.run,
 }

@@ -62,7 +62,7 @@ class Records:
 @dataclass(frozen=True, slots=True)
 class Rival:
     """`handwritten/NAME.c` with its options and maps, and `how` it does it. `own` names what it counts besides, as node
-    classes name it; a map `bins` has bins of `bin_width`, or with 0 powers of two."""
+    classes name it."""
 
     name: str
     options: tuple[str, ...] = ()
@@ -70,7 +70,6 @@ class Rival:
     how: str = ""
     own: tuple[str, ...] = ()
     records: Records | None = None
-    bin_width: int = 0
 
     def compiled(self) -> Object:
         options = self.options
@@ -107,17 +106,17 @@ class LoadedRival:
         own = {name: sums[OWN + number] for number, name in enumerate(self.rival.own)}
         return {"seen": sums[SEEN], "passed": sums[PASSED], "left out": sums[FILTERED], **own}
 
-    def bins(self) -> dict[int, int]:
-        """Packets in its map `bins`, on all CPUs together, by a bin's least value, where there are any."""
-        wanted = self.rival.maps["bins"]
+    def values(self, name: str) -> list[int]:
+        """The values of a map of counters, on all CPUs together."""
+        wanted = self.rival.maps[name]
         assert isinstance(wanted, Map)
         values = (ctypes.c_uint64 * calls.possible_cpus())()
-        found = {}
+        found = []
         for number in range(wanted.entries):
             key = ctypes.c_uint32(number)
-            calls.library().bpf_map_lookup_elem(self._maps["bins"].fileno, ctypes.byref(key), values)
-            found[number * self.rival.bin_width or (1 << number) >> 1] = sum(values)
-        return {least: packets for least, packets in found.items() if packets}
+            calls.library().bpf_map_lookup_elem(self._maps[name].fileno, ctypes.byref(key), values)
+            found.append(sum(values))
+        return found
 
     def drain(self) -> None:
         """Give all records back."""

@@ -74,7 +74,7 @@ def _limit(cost_ns: int, burst_ns: int) -> tuple[Rival, ...]:
 def _histogram(*options: str, bins: int = LOG2_BINS, width: int = 0, **maps: Global) -> tuple[Rival, ...]:
     counters = Map(PERCPU_ARRAY, 4, 8, bins)
     linear = (f"-DWIDTH={width}",) if width else ()
-    return (Rival("histogram", (*options, *linear, f"-DBINS={bins}"), {"bins": counters, **maps}, bin_width=width),)
+    return (Rival("histogram", (*options, *linear, f"-DBINS={bins}"), {"bins": counters, **maps}),)
 
 
 def _grabbing(name: str, snaplen: int, slots: int, *options: str, **maps: Global) -> tuple[Rival, ...]:

@@ -8,9 +8,12 @@ enum field { DPORT, SPORT, PROTO, ETHERTYPE, VLAN, VERSION, DSCP, TTL, TCPFLAGS,
 FFPF_PRIMITIVE int ffpf_classify(const struct ffpf_packet *packet, void *mbuf, __u64 field, __u64 parts)
 {
 	const struct ffpf_headers *headers;
+	__u64 length;
 
-	if (field == LENGTH)
-		return packet->length < FFPF_NO_RESULT ? packet->length : FFPF_NO_RESULT - 1;
+	if (field == LENGTH) {
+		length = ffpf_length(packet);
+		return length < FFPF_NO_RESULT ? length : FFPF_NO_RESULT - 1;
+	}
 	if (field == FLOW)
 		return (ffpf_flow_hash(packet) >> 32) * parts >> 32;
 	headers = ffpf_headers(packet);

@@ -170,6 +170,19 @@ static __always_inline void *ffpf_at(const struct ffpf_packet *packet, __u64 off
 	return at;
 }
 
+/*
+ * The packet's length, to compare and to count with. The verifier must not learn of packet->length itself: the compiler
+ * adds and takes that away from what shall be forgotten (compiler/predicate.py, forget). An OR parts copies that
+ * the verifier knows to be equal; a plain copy, or one plus a constant, it narrows along.
+ */
+static __always_inline __u64 ffpf_length(const struct ffpf_packet *packet)
+{
+	__u64 nothing = 0;
+
+	FFPF_OPAQUE(nothing);
+	return packet->length | nothing;
+}
+
 static __always_inline __u16 ffpf_be16(const void *at)
 {
 	return __builtin_bswap16(*(const __u16 *)at);

@@ -33,7 +33,7 @@ static __always_inline void count(void *mbuf, __u64 value, __u64 width, __u64 bi
 
 FFPF_PRIMITIVE int ffpf_histogram_size(const struct ffpf_packet *packet, void *mbuf, __u64 width, __u64 bins)
 {
-	count(mbuf, packet->length, width, bins);
+	count(mbuf, ffpf_length(packet), width, bins);
 	return 1;
 }
 

@@ -16,7 +16,7 @@
 FFPF_PRIMITIVE int ffpf_limit(const struct ffpf_packet *packet, void *mbuf, void *bucket, __u64 by_bytes,
 			      __u64 multiplier, __u64 shift, __u64 burst, __u64 longest)
 {
-	__u64 now = ffpf_now_ns(packet) << 8, amount = by_bytes ? packet->length : 1, cost, used, ahead;
+	__u64 now = ffpf_now_ns(packet) << 8, amount = by_bytes ? ffpf_length(packet) : 1, cost, used, ahead;
 
 	if (amount > longest)
 		return 0;

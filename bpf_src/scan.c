@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * scan: packets in which one of the patterns is; the result is its number, from 1. mbuf: a __u64 for packets that were
- * not scanned to their end, then one for each pattern; table: that of ffpf_bpf/graph/automaton.py.
+ * scan: packets in which one of the patterns is; the result is its number, from 1. mbuf: struct memory; table: that of
+ * ffpf_bpf/graph/automaton.py.
  *
  * A byte is two dependent loads, and what they take is latency. So three parts of the packet are scanned at once, each
  * a match longer than a third: a match that ends in a part lies in it whole. The first part that found something knows
@@ -13,7 +13,7 @@
 #include "dissect.h"
 
 #define STEP_BYTES 8 /* scanned behind one check of the packet's end */
-#define STEPS 4      /* behind one call of the iterator */
+#define STEPS 8      /* behind one call of the iterator, which takes 8 ns */
 #define CLASSES_BYTES 256
 #define CUT (~0ull)
 
@@ -23,10 +23,10 @@ extern int *bpf_iter_num_next(struct bpf_iter_num *it);
 extern void bpf_iter_num_destroy(struct bpf_iter_num *it);
 
 struct memory {
-	__u64 unscanned;
+	__u64 unscanned; /* packets not scanned to their end, in which nothing was found */
 	/* Of this packet: in memory, so that the verifier forgets how it came about. */
-	volatile __u64 at, end, state;
-	__u64 hits[];
+	volatile __u64 length, at, end, state;
+	__u64 hits[]; /* packets for each pattern */
 };
 
 /* Numbers are constants where this is inlined. */
@@ -38,21 +38,26 @@ struct automaton {
 	__u64 reach;
 };
 
-/* The state after a byte. Additions are kept in this order: only the last two wait for the state before. */
+/*
+ * The state after a byte, in 7 instructions: sums are written, and kept, so that each takes the place of its first part,
+ * and only the last one and the last load wait for the state before. In order, or many loads come first, for which there
+ * are no registers.
+ */
 static __always_inline __u64 next(const struct automaton *automaton, __u64 state, __u64 byte)
 {
-	__u64 class;
+	__u64 class = ((const __u8 *)byte)[automaton->table];
 
-	byte += automaton->table;
-	asm("" : "+r"(byte));
-	class = (__u64)*(const __u8 *)byte << automaton->wide;
-	class += automaton->table;
+	class = (__u64)((const __u8 *)(class << automaton->wide) + automaton->table);
 	asm("" : "+r"(class));
-	return *(const __u16 *)(class + (state << automaton->shift) + CLASSES_BYTES);
+	state = *(const __u16 *)((const __u8 *)(state << automaton->shift) + class + CLASSES_BYTES);
+	asm volatile("" : "+r"(state) : : "memory");
+	return state;
 }
 
-/* What a part of so many bytes found: the first state from `accepting` on, another one if nothing, CUT if not all of it
- * could be read. For short parts: byte by byte. */
+/*
+ * Scans byte by byte, what is short. The last state, which is from `accepting` on if something was found; CUT if not all
+ * could be read.
+ */
 static __always_inline __u64 scan_short(const struct ffpf_packet *packet, struct bpf_iter_num *turns,
 					const struct automaton *automaton, __u64 at, __u64 end)
 {
@@ -60,7 +65,7 @@ static __always_inline __u64 scan_short(const struct ffpf_packet *packet, struct
 
 	while (bpf_iter_num_next(turns)) {
 #pragma clang loop unroll(disable)
-		for (int step = 0; step < STEP_BYTES; step++) {
+		for (int step = 0; step < STEPS; step++) {
 			const __u8 *byte;
 
 			if (at >= end)
@@ -75,7 +80,7 @@ static __always_inline __u64 scan_short(const struct ffpf_packet *packet, struct
 	return CUT;
 }
 
-/* The same for three parts of `bytes` each, a multiple of STEP_BYTES: the first begins at `at`, the last ends at `end`. */
+/* The same by three parts of `bytes` each, a multiple of STEP_BYTES: the first begins at `at`, the last ends at `end`. */
 static __always_inline __u64 scan_parts(const struct ffpf_packet *packet, struct bpf_iter_num *turns,
 					const struct automaton *automaton, __u64 at, __u64 end, __u64 bytes)
 {
@@ -99,8 +104,6 @@ static __always_inline __u64 scan_parts(const struct ffpf_packet *packet, struct
 				first = next(automaton, first, a[number]);
 				second = next(automaton, second, b[number]);
 				third = next(automaton, third, c[number]);
-				/* Or all loads come first, and there are not so many registers. */
-				asm volatile("" : "+r"(first), "+r"(second), "+r"(third) : : "memory");
 			}
 			if (first >= automaton->accepting)
 				return first;
@@ -139,6 +142,7 @@ FFPF_PRIMITIVE int ffpf_scan(const struct ffpf_packet *packet, void *mbuf, void 
 	memory->at = 0;
 	if (!whole_frame)
 		memory->at = *(const volatile __u16 *)&ffpf_headers(packet)->payload;
+	memory->length = packet->length;
 	memory->end = packet->length;
 	if (memory->end > FFPF_FARTHEST)
 		memory->end = FFPF_FARTHEST;
@@ -146,7 +150,7 @@ FFPF_PRIMITIVE int ffpf_scan(const struct ffpf_packet *packet, void *mbuf, void 
 		memory->at = memory->end;
 	memory->state = scan(packet, memory, &automaton);
 	if (memory->state == CUT || memory->state < accepting) {
-		if (memory->state == CUT || memory->end == FFPF_FARTHEST)
+		if (memory->state == CUT || memory->length > memory->end)
 			memory->unscanned++;
 		return -1;
 	}

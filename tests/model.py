@@ -18,11 +18,13 @@ from ffpf_bpf.graph.classes.tcpflags import FLAGS
 from ffpf_bpf.graph.effect import NO_RESULT, Fate
 from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role, Select, Then, nodes
 from ffpf_bpf.graph.predicate import run
+from tests.anonymisation import anonymised
 from tests.dissection import NO_VLAN, dissect, flow_hash
+from tests.patterns import first
 from tests.segment import SEED
-from tests.test_anonymise import anonymised
 
 SNAPLEN = 96  # of sinks that name none: `loaded`'s own
+SELECTING = ("classify", "scan")  # classes with results
 View = frozenset[int]  # the places of the transforms on a packet's way
 
 
@@ -79,6 +81,15 @@ class Behaviour:
             for way in self.node.flags.split("|")
         )
 
+    def scan(self, data: bytes) -> bool:
+        searched = data if self.node.whole_frame else data[dissect(data).payload :]
+        number = first(self.node.patterns, searched, self.node.ignore_case)
+        if number is None:
+            return False
+        self.result = number
+        self.state[number] = self.state.get(number, 0) + 1
+        return True
+
     def classify(self, data: bytes) -> bool:
         found, kind = dissect(data), self.node.field
         is_ip, values = bool(found.version), {"proto": found.protocol, "dscp": found.traffic >> 2}
@@ -106,9 +117,7 @@ class Model:
         self.behaviours = [Behaviour(node) for node in nodes(self.expression)]
         self.sinks = [place for place, each in enumerate(self.behaviours) if each.node.role is Role.SINK]
         apart = len(self.sinks) > 1 and any(each.node.tells_apart for each in self.behaviours)
-        self.tagged = bool(self.sinks) and (
-            apart or any(each.node.class_name == "classify" for each in self.behaviours)
-        )
+        self.tagged = bool(self.sinks) and (apart or any(each.node.class_name in SELECTING for each in self.behaviours))
 
     def packet(self, data: bytes) -> None:
         self.data = data
@@ -186,7 +195,7 @@ class Model:
         if not arrives:
             return False, Fate.FILTERED, view
         passes = behaviour.passes(self.data)
-        if node.class_name == "classify":
+        if passes and node.class_name in SELECTING:
             self.result = behaviour.result
         if node.role is Role.SINK:
             self.reached.setdefault(view, []).append(place)
@@ -209,6 +218,9 @@ class Model:
                 return {"packets": max(0, len(lengths) - 1)}  # in which bins, only the clock knows
             case "histogram":
                 return {"bins": binned(lengths, node.width, node.bins)}
+            case "scan":
+                hits = {node.expression.split("|")[number - 1]: count for number, count in behaviour.state.items()}
+                return {"unscanned": 0, "hits": hits}
             case _:
                 return {}
 

@@ -30,6 +30,44 @@ ROWS = {
         "10 flows (ten ports) / 1",
         "10 flows (ten kinds of filter) / 1",
     ),
+    "nodes": (
+        *(f"histogram of {what}" for what in ("sizes, log2", "sizes, linear", "inter-arrival times")),
+        *(f"sampler {what}" for what in ("1 in 10", "p=0.1", "1 flow in 2, IPv4", "1 flow in 2, IPv6")),
+        *(f"limit, {what}" for what in ("passes", "stops")),
+        *(f"tcpflags, {what}" for what in ("passes", "stops", "IPv6")),
+        *(f"classify by {what}, two edges" for what in ("port", "flow")),
+        *(
+            f"{what} / {rival}"
+            for what in (
+                "head 10, one flow", "head 10, 8,192 flows in turn", "newflow, one flow",
+                "newflow, each packet a new flow",
+            )
+            for rival in ("LRU hash", "own table")
+        ),
+        *(
+            f"{what} / {rival}"
+            for what in (
+                "grab 96 of 60 bytes", "grab all of 1,514 bytes", "snap of 1,514 bytes",
+                *(f"anonymise, {which}" for which in ("IPv4 addresses known", "IPv4 source new")),
+                *(f"anonymise, {which}" for which in ("IPv6 addresses known", "IPv6 source new")),
+            )
+            for rival in ("BPF ring buffer", "own ring")
+        ),
+        *(f"scan 1,514 bytes for {count} patterns, {kind}" for count in ("10", "1,000") for kind in ("requests", "worst")),
+        "scan for 1,000 / 10 patterns, requests",
+        *(
+            f"scan for {count} patterns, {kind} / {rival}"
+            for count in ("10", "1,000")
+            for kind in ("requests", "worst")
+            for rival in ("Python re on", "Python `in` on", "frames to numpy, then")
+        ),
+        *(
+            f"{flows} in common / {other}"
+            for flows in ("2 flows, (sampler,2)", "8 flows, a long filter", "8 flows, a scan for 1,000 patterns")
+            for other in ("in each", "one flow")
+        ),
+        "bpf: tcp port 80", "packetcount", "bytecount",
+    ),
     "switch": tuple(
         f"{call}, {among}" for among in ("alone", "among 10") for call in ("activate", "pause", "pause(wait=True)")
     ),

@@ -28,6 +28,7 @@ from ffpf_bpf.graph.classes.limit import Limit
 from ffpf_bpf.graph.classes.newflow import Newflow
 from ffpf_bpf.graph.classes.packetcount import Packetcount
 from ffpf_bpf.graph.classes.sampler import Sampler
+from ffpf_bpf.graph.classes.scan import Scan
 from ffpf_bpf.graph.classes.snap import Snap
 from ffpf_bpf.graph.classes.tcpflags import Tcpflags
 from ffpf_bpf.graph.expression import Expression, Label, Node, Not, all_of, any_of, nodes, then
@@ -87,6 +88,8 @@ FIELDS = {
     "length": [60, 100, 200], "flow": [0, 1, 2],
 }  # fmt: skip
 CLASSIFIERS = st.sampled_from([Classify(field, 4 if field == "flow" else 0) for field in FIELDS])
+SCANS = st.sampled_from([Scan(["GET", "\0\0", "data"]), Scan([b"abc", b"\x80", b"t"])])
+SELECTING = st.sampled_from([CLASSIFIERS, CLASSIFIERS, CLASSIFIERS, SCANS]).flatmap(lambda strategy: strategy)
 KEY = bytes(range(16))
 SMALL_TABLE = 1 << 16  # for 4,096 flows: a million bytes would be slower to make
 
@@ -100,7 +103,7 @@ DECIDERS = st.one_of(
     st.integers(1, 300).map(lambda most: Head(bytes=most, mbuf_bytes=SMALL_TABLE)),
     st.just(Newflow(mbuf_bytes=SMALL_TABLE)),
     st.sampled_from(["syn", "ack !syn", "syn | fin !ack | psh", "!rst"]).map(Tcpflags),
-    CLASSIFIERS,
+    SELECTING,
 )
 FUNCTIONS = st.sampled_from(
     [
@@ -130,8 +133,9 @@ ENDS = _evenly(PASSING, SINKS, TRANSFORMS)
 @st.composite
 def selections(draw: st.DrawFn, inner: st.SearchStrategy[Expression]) -> Expression:
     """Edges that select: numbers that packets have, ranges around them, others, or not; at least one."""
-    node = draw(CLASSIFIERS)
-    numbers = draw(st.lists(st.sampled_from(FIELDS[node.field]), max_size=3, unique=True))
+    node = draw(SELECTING)
+    likely = FIELDS[node.field] if isinstance(node, Classify) else [1, 2, 3]
+    numbers = draw(st.lists(st.sampled_from(likely), max_size=3, unique=True))
     labels: list[tuple[int | range, ...]] = [(number,) for number in numbers]
     if len(labels) == 3 and draw(st.booleans()):
         labels = [labels[0] + labels[2], labels[1]]

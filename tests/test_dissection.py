@@ -100,7 +100,7 @@ def compare(flow: LoadedFlow, frame: bytes) -> None:
 
 def test_the_model_knows_every_field() -> None:
     """A field that is added to the struct is added here."""
-    assert {*vars(Headers()), "known", "padding"} == set(HEADERS_DTYPE.names or ())
+    assert {*vars(Headers()), "known"} == {*(HEADERS_DTYPE.names or ())} - {"padding"}
 
 
 @pytest.mark.root

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import assume, given
@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 import ffpf_bpf
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.classes import CLASSES
-from ffpf_bpf.graph.expression import MBUF_LIMIT, Expression, Node, Not, Then, all_of, any_of, then
 from ffpf_bpf.graph.builder import build
+from ffpf_bpf.graph.classes import CLASSES
+from ffpf_bpf.graph.classes.classify import FIELDS
+from ffpf_bpf.graph.expression import Expression, Label, Node, Not, Select, Then, all_of, any_of, then
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.printer import python, text
 
@@ -26,8 +27,29 @@ FILTERS = st.one_of(
 ARGUMENTS: dict[str, st.SearchStrategy[tuple[object, ...]]] = {
     "bpf": FILTERS.map(lambda filter_text: (filter_text,)),
     "device": st.from_regex(r"[a-z0-9._-]{3,15}(@(xdp|tc-ingress|tc-egress))?", fullmatch=True).map(lambda tap: (tap,)),
-    "sampler": st.integers(1, (1 << 32) - 1).map(lambda one_in: (one_in,)),
+    "sampler": st.one_of(
+        st.tuples(st.integers(1, (1 << 32) - 1)),
+        st.tuples(st.just(0), st.floats(1 / (1 << 32), 1)),
+        st.tuples(st.just(0), st.just(0.0), st.integers(1, (1 << 32) - 1)),
+    ),
     "grab": st.integers(0, 65_535).map(lambda snaplen: (snaplen,)),
+    "callback": st.tuples(st.from_regex(r"_[A-Za-z0-9_-]{0,9}", fullmatch=True), st.booleans(), st.integers(0, 65_535)),
+    "limit": st.one_of(
+        st.tuples(st.integers(1, 10**12).map("{}/s".format), st.integers(0, 10**6)),
+        st.tuples(st.integers(10**6, 10**12).map("{}B/m".format), st.integers(1_522, 10**6)),
+    ),
+    "head": st.one_of(st.tuples(st.integers(1, 1 << 38)), st.tuples(st.just(0), st.integers(1, 1 << 38))),
+    "tcpflags": st.sampled_from(["syn", "SYN !ack | rst", "fin|psh|urg|!cwr"]).map(lambda flags: (flags,)),
+    "classify": st.one_of(
+        st.tuples(st.sampled_from(FIELDS[:-1])), st.tuples(st.just("flow"), st.integers(1, 65_536))
+    ),
+    "histogram": st.one_of(
+        st.tuples(st.sampled_from(["size", "iat"])),
+        st.tuples(st.sampled_from(["size", "iat"]), st.integers(1, 1 << 62), st.integers(1, 4_096)),
+    ),
+    "snap": st.integers(0, 65_535).map(lambda payload: (payload,)),
+    "anonymise": st.tuples(st.booleans(), st.one_of(st.just(b""), st.binary(min_size=16, max_size=16))),
+    "scan": st.tuples(st.lists(st.binary(min_size=1, max_size=4), min_size=1, max_size=4, unique=True)),
 }
 NAMES = st.one_of(st.just(""), st.just("as"), st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]{0,9}", fullmatch=True))
 
@@ -39,21 +61,37 @@ GUESSES: dict[object, st.SearchStrategy[object]] = {"int": st.integers(0, 1 << 1
 @st.composite
 def some_node(draw: st.DrawFn) -> Node:
     node_class = CLASSES[draw(st.sampled_from(sorted(CLASSES)))]
-    own = [field for field in fields(node_class) if field.name not in COMMON]
-    guessed = st.tuples(*(GUESSES[field.type] for field in own))
-    arguments = draw(ARGUMENTS.get(node_class.class_name, guessed))
-    mbuf_bytes = draw(st.one_of(st.just(0), st.integers(max(1, node_class.least_mbuf_bytes), MBUF_LIMIT)))
+    own = [field for field in fields(node_class) if field.init and field.name not in COMMON]
+    known = ARGUMENTS.get(node_class.class_name)
+    arguments = draw(st.tuples(*(GUESSES[field.type] for field in own)) if known is None else known)
     try:
-        return node_class(*arguments, name=draw(NAMES), mbuf_bytes=mbuf_bytes)
+        node = node_class(*arguments, name=draw(NAMES))
     except ExpressionError:
-        assume(node_class.class_name in ARGUMENTS)
+        assume(known is not None)
         raise
+    mbuf_bytes = draw(st.one_of(st.just(0), st.integers(max(1, node.default_mbuf_bytes), node_class.most_mbuf_bytes)))
+    return replace(node, mbuf_bytes=mbuf_bytes)
+
+
+@st.composite
+def selections(draw: st.DrawFn, inner: st.SearchStrategy[Expression]) -> Expression:
+    """Edges that select, of ranges that do not overlap."""
+    bounds = sorted(draw(st.sets(st.integers(0, 65_536), min_size=2, max_size=9)))
+    ranges = [range(low, high) for low, high in zip(bounds, bounds[1:], strict=False)]
+    cases: dict[Label, Expression] = {
+        tuple(some): draw(inner) for some in (ranges[::3], ranges[1::3], ranges[2::3]) if some
+    }
+    if draw(st.booleans()):
+        cases["*"] = draw(inner)
+    return CLASSES["classify"](*draw(ARGUMENTS["classify"]), name=draw(NAMES)).on(cases)
 
 
 def _joined(inner: st.SearchStrategy[Expression]) -> st.SearchStrategy[Expression]:
     several = st.lists(inner, min_size=2, max_size=4)
     return st.one_of(
-        *(several.map(lambda parts, join=join: join(*parts)) for join in (then, any_of, all_of)), inner.map(Not)
+        *(several.map(lambda parts, join=join: join(*parts)) for join in (then, any_of, all_of)),
+        inner.map(Not),
+        selections(inner),
     )
 
 
@@ -172,21 +210,21 @@ BAD_TEXTS = [
         "line 1, column 15: unexpected `(`\n"
         "    (device,eth0) (bpf)\n"
         "                  ^\n"
-        "help: expected `&` or `->` or `|` or the end",
+        "help: expected `&` or `->` or `|` or an edge as `-80->` or the end",
     ),
     (
         "(device,eth0) - (bpf)",
         "line 1, column 15: unexpected `-`\n"
         "    (device,eth0) - (bpf)\n"
         "                  ^\n"
-        "help: expected `&` or `->` or `|` or the end",
+        "help: expected `&` or `->` or `|` or an edge as `-80->` or the end",
     ),
     (
         "(device,eth0) => (bpf)",
         "line 1, column 15: unexpected `=`\n"
         "    (device,eth0) => (bpf)\n"
         "                  ^\n"
-        "help: expected `&` or `->` or `|` or the end",
+        "help: expected `&` or `->` or `|` or an edge as `-80->` or the end",
     ),
     (
         "(device,eth0) -> | (bpf)",
@@ -268,7 +306,7 @@ BAD_TEXTS = [
         "line 1, column 2: (sampler): `x` is not a number of packets\n"
         "    (sampler,x)\n"
         "     ^\n"
-        "help: `(sampler,10)` passes 1 packet in 10",
+        "help: `(sampler,10)` passes 1 packet in 10, `(sampler,p=0.1)` at random, `(sampler,flow=1/10)` 1 flow in 10",
     ),
     (
         "(sampler,0)",
@@ -282,7 +320,7 @@ BAD_TEXTS = [
         "line 1, column 2: (sampler): `-1` is not a number of packets\n"
         "    (sampler,-1)\n"
         "     ^\n"
-        "help: `(sampler,10)` passes 1 packet in 10",
+        "help: `(sampler,10)` passes 1 packet in 10, `(sampler,p=0.1)` at random, `(sampler,flow=1/10)` 1 flow in 10",
     ),
     (
         "(grab,x)",

@@ -136,4 +136,22 @@ INLINE struct tcp *tcp_in(const struct headers *headers, void *end)
 	return (void *)(tcp + 1) > end ? 0 : tcp;
 }
 
+/* Where the payload begins: behind the transport header, at the end if that is cut. */
+INLINE __u64 payload_in(const struct headers *headers, void *data, void *end)
+{
+	__u64 length = end - data, at = headers->transport - data;
+	struct tcp *tcp = headers->transport;
+
+	if (headers->version && headers->fragment != 2) {
+		if (headers->protocol == IPPROTO_TCP)
+			at = (void *)(tcp + 1) > end ? length : at + (tcp->offset >> 4) * 4;
+		else if (headers->protocol == IPPROTO_UDP || headers->protocol == IPPROTO_ICMP ||
+			 headers->protocol == IPPROTO_ICMPV6)
+			at += 8;
+		else if (headers->protocol == IPPROTO_SCTP)
+			at += 12;
+	}
+	return at < length ? at : length;
+}
+
 #endif

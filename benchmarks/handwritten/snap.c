@@ -6,19 +6,8 @@
 INLINE struct shape shape_of(void *data, void *end)
 {
 	struct headers headers = parse(data, end);
-	__u64 length = end - data, shown = headers.transport - data;
-	struct tcp *tcp = headers.transport;
+	__u64 length = end - data, shown = payload_in(&headers, data, end) + PAYLOAD;
 
-	if (headers.version && headers.fragment != 2) {
-		if (headers.protocol == IPPROTO_TCP)
-			shown = (void *)(tcp + 1) > end ? length : shown + (tcp->offset >> 4) * 4;
-		else if (headers.protocol == IPPROTO_UDP || headers.protocol == IPPROTO_ICMP ||
-			 headers.protocol == IPPROTO_ICMPV6)
-			shown += 8;
-		else if (headers.protocol == IPPROTO_SCTP)
-			shown += 12;
-	}
-	shown = (shown < length ? shown : length) + PAYLOAD;
 	return (struct shape){.wanted = shown < length ? shown : length};
 }
 

@@ -15,7 +15,7 @@ from ffpf_bpf.graph.expression import Node, Role, check_text, word
 MOST_PATTERNS = 1_000
 LONGEST_PATTERN = 255
 FLAGS = "if"
-FIXED_BYTES = 32  # of struct memory, bpf_src/scan.c
+FIXED_BYTES = 40  # of struct memory, bpf_src/scan.c
 USAGE = '`(scan,"attack|GET /admin")`; `\\xHH` is any byte, `\\|` a bar and `\\\\` a backslash'
 Patterns = str | bytes | Sequence[str | bytes]
 
@@ -36,12 +36,13 @@ class Scan(Node):
     match that lies in several packets is not found.
 
     All patterns are looked for at once, by the automaton of Aho and Corasick (CACM 18(6), 1975): the time for a packet
-    grows with its length, not with the number of patterns. A pattern that contains another one is never the first to
-    end, so it is never the result. The table takes 64 KiB to 32 MiB that all CPUs share: for a thousand patterns of
-    usual length about 1 MiB.
+    grows with its length, not with the number of patterns. A pattern that contains another one, and goes on behind it,
+    is never the result. The table takes 64 KiB to 32 MiB that all CPUs share: for a thousand patterns of usual length
+    about 1 MiB.
 
-    Its memory on each CPU is a 64-bit count of packets not scanned to the end without a match (bytes beyond 65,280, of
-    frames that a network card or the stack has joined), then one for each pattern, of the packets it was the result of.
+    Its memory on each CPU is 40 bytes, of which the first 8 count the packets without a match that were not scanned to
+    their end (bytes beyond 65,280, of frames that a network card or the stack has joined), then 8 bytes for each
+    pattern: the packets it was the result of.
 
     Takes Linux 6.4. Raises ExpressionError unless there are 1 to 1,000 patterns, all different, of 1 to 255 bytes, with
     at most 65,536 different beginnings.
