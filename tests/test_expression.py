@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given
@@ -13,7 +14,7 @@ from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.classes import CLASSES
 from ffpf_bpf.graph.classes.classify import FIELDS
-from ffpf_bpf.graph.expression import Expression, Label, Node, Not, Select, Then, all_of, any_of, then
+from ffpf_bpf.graph.expression import Expression, Label, Node, Not, Then, all_of, any_of, then
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.printer import python, text
 
@@ -40,9 +41,7 @@ ARGUMENTS: dict[str, st.SearchStrategy[tuple[object, ...]]] = {
     ),
     "head": st.one_of(st.tuples(st.integers(1, 1 << 38)), st.tuples(st.just(0), st.integers(1, 1 << 38))),
     "tcpflags": st.sampled_from(["syn", "SYN !ack | rst", "fin|psh|urg|!cwr"]).map(lambda flags: (flags,)),
-    "classify": st.one_of(
-        st.tuples(st.sampled_from(FIELDS[:-1])), st.tuples(st.just("flow"), st.integers(1, 65_536))
-    ),
+    "classify": st.one_of(st.tuples(st.sampled_from(FIELDS[:-1])), st.tuples(st.just("flow"), st.integers(1, 65_536))),
     "histogram": st.one_of(
         st.tuples(st.sampled_from(["size", "iat"])),
         st.tuples(st.sampled_from(["size", "iat"]), st.integers(1, 1 << 62), st.integers(1, 4_096)),
@@ -77,7 +76,7 @@ def some_node(draw: st.DrawFn) -> Node:
 def selections(draw: st.DrawFn, inner: st.SearchStrategy[Expression]) -> Expression:
     """Edges that select, of ranges that do not overlap."""
     bounds = sorted(draw(st.sets(st.integers(0, 65_536), min_size=2, max_size=9)))
-    ranges = [range(low, high) for low, high in zip(bounds, bounds[1:], strict=False)]
+    ranges = [range(low, high) for low, high in pairwise(bounds)]
     cases: dict[Label, Expression] = {
         tuple(some): draw(inner) for some in (ranges[::3], ranges[1::3], ranges[2::3]) if some
     }

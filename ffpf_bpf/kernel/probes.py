@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffpf_bpf.errors import FfpfError, KernelError
-from ffpf_bpf.kernel import calls
+from ffpf_bpf.kernel import calls, functions
 from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
 
 CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
@@ -47,6 +47,9 @@ def examine() -> Iterator[Finding]:
     yield _tried("bpf_xdp_load_bytes", "loads", lambda: _loads(LOAD_BYTES_PROGRAM), "a kernel of 5.18 or newer")
     yield _tried("mapped arrays", "a map shared as memory", _map_array, ROOT)
     yield _tried("tail calls", "a prog array", _prog_array, ROOT)
+    yield _tried(
+        "loops of (scan)", "bpf_iter_num", lambda: functions.number("bpf_iter_num_new"), "a kernel of 6.4 or newer"
+    )
     yield _tried("waiting pause", "membarrier", calls.wait_for_programs, "a kernel built with CONFIG_MEMBARRIER")
     yield _bitcode_compiler()
 
