@@ -42,7 +42,7 @@ def refusal(wrong: str) -> str:
     """What is wrong with an expression of one node, and what to do about it."""
     with pytest.raises(ExpressionError) as error:
         parse(wrong)
-    class_name = wrong[1:-1].split(",")[0].split()[0].lower()
+    class_name = wrong[1:-1].split(",", maxsplit=1)[0].split(maxsplit=1)[0].lower()
     assert f"line 1, column 2: ({class_name}" in error.value.where
     assert error.value.help
     return error.value.message
@@ -55,7 +55,9 @@ def everywhere(protocol: int, segment: bytes) -> dict[str, bytes]:
         "IPv4 options": ether(0x0800, ipv4(protocol, segment, words=9)),
         "IPv4 first fragment": ether(0x0800, ipv4(protocol, segment, fragment=0x2000)),
         "IPv6": ether(0x86DD, ipv6(protocol, segment)),
-        "IPv6 extensions": ether(0x86DD, ipv6(0, extension(60) + extension(51, 1) + authentication(protocol) + segment)),
+        "IPv6 extensions": ether(
+            0x86DD, ipv6(0, extension(60) + extension(51, 1) + authentication(protocol) + segment)
+        ),
         "IPv6 first fragment": ether(0x86DD, ipv6(44, bytes((protocol, 0, 0, 1)) + bytes(4) + segment)),
         "VLAN": ether(0x8100, vlan(7, 0x0800, ipv4(protocol, segment))),
         "QinQ": ether(0x88A8, vlan(7, 0x8100, vlan(8, 0x86DD, ipv6(protocol, segment)))),

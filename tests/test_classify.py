@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -113,7 +114,10 @@ def test_every_field_of_every_packet() -> None:
     frames = [*packets(14)]
     for protocol, segment in ((6, tcp(1, 65_535, flags=0x12)), (17, udp(0, 7)), (132, sctp(9, 10)), (1, bytes(8))):
         frames += [*everywhere(protocol, segment).values(), *nowhere(protocol, segment).values()]
-    frames += [ether(0x8100, vlan(0xFFFF, 0x0800, ipv4(6, tcp(1, 2), ttl=255, tos=255))), ether(0x86DD, ipv6(6, b"", hops=0))]
+    frames += [
+        ether(0x8100, vlan(0xFFFF, 0x0800, ipv4(6, tcp(1, 2), ttl=255, tos=255))),
+        ether(0x86DD, ipv6(6, b"", hops=0)),
+    ]
     expressions = [f"(device,tap0) -> {nodes_of(field)} -> (grab,snaplen=14)" for field in MODEL]
     with loaded(*expressions) as flows:
         for frame in frames:
@@ -131,7 +135,12 @@ def test_edges_lead_where_the_result_says() -> None:
         "(device,tap0) -> (classify,dport) -80-> (packetcount as web) | -0,443,8000..8002-> (packetcount as more)"
         " | -65535-> (packetcount as last) | -*-> (packetcount as others)"
     )
-    expected = {"web": [80], "more": [0, 443, 8000, 8001, 8002], "last": [65_535], "others": [1, 79, 81, 7999, 8003, 65_534]}
+    expected = {
+        "web": [80],
+        "more": [0, 443, 8000, 8001, 8002],
+        "last": [65_535],
+        "others": [1, 79, 81, 7999, 8003, 65_534],
+    }
     with loaded(expression, "(device,tap0) -> (classify,dport) -80..443-> (packetcount)") as (flow, narrow):
 
         def goes_to(frame: bytes) -> list[str]:
@@ -161,7 +170,7 @@ def test_edges_lead_where_the_result_says() -> None:
 )
 def test_random_ranges_of_lengths(bounds: list[int], others: bool, lengths: list[int]) -> None:
     """One case of every second range between the bounds, a second one of the rest."""
-    ranges = [range(low, high) for low, high in zip(bounds, bounds[1:], strict=False)]
+    ranges = [range(low, high) for low, high in itertools.pairwise(bounds)]
     from ffpf_bpf import classify, device, grab, packetcount
 
     cases = {tuple(ranges[::2]): packetcount(name="a")}
@@ -234,7 +243,9 @@ def test_the_fewest_and_the_most_parts(parts: int) -> None:
 @pytest.mark.root
 def test_packets_on_an_interface(network: Network) -> None:
     frames = [ether(0x0800, ipv4(17, udp(1, port))) for port in (80, 443, 53)]
-    expression = "(device,tap0) -> (classify,dport) -80-> (grab) | -400..500-> (packetcount as more) | -*-> (bytecount as rest)"
+    expression = (
+        "(device,tap0) -> (classify,dport) -80-> (grab) | -400..500-> (packetcount as more) | -*-> (bytecount as rest)"
+    )
     with live(network, expression) as flow:
         network.send([*frames, ether(0x0806, bytes(46))])
         send_at_once(network, dict.fromkeys(CPUS, frames * 100))

@@ -50,7 +50,13 @@ def crafted() -> Iterator[bytes]:
             yield ether(0x86DD, chain(*[60] * count, last=last, body=body))
             yield ether(0x86DD, chain(0, 43, 44, 51, *[60] * (count - 4), last=last, body=body))
         yield ether(0x86DD, chain(0, 60, 43, 51, 60, 135, last=last, body=body, eighths=3))
-        for outer in (fragment(last), fragment(last, more=1), fragment(last, 5, 1), fragment(last, 0x1FFF), fragment(60, 1)):
+        for outer in (
+            fragment(last),
+            fragment(last, more=1),
+            fragment(last, 5, 1),
+            fragment(last, 0x1FFF),
+            fragment(60, 1),
+        ):
             yield ether(0x86DD, ipv6(44, outer + body))
             yield ether(0x86DD, ipv6(0, extension(44) + outer + body))
         yield ether(0x86DD, ipv6(44, fragment(60, more=1) + extension(last) + body))
@@ -185,7 +191,11 @@ def test_scapy_dissects_the_same() -> None:
         kind = 4 if isinstance(network, IP) else 6
         if network.version != kind or (kind == 4 and network.ihl < 5) or ours.version == 0:
             continue
-        assert (ours.version, ours.l3, ours.ttl) == (kind, 14 + 4 * len(tags), network.ttl if kind == 4 else network.hlim)
+        assert (ours.version, ours.l3, ours.ttl) == (
+            kind,
+            14 + 4 * len(tags),
+            network.ttl if kind == 4 else network.hlim,
+        )
         assert ours.traffic == (network.tos if kind == 4 else network.tc)
         if tags:
             assert ours.vlan == tags[0].vlan
@@ -252,7 +262,9 @@ def test_the_kernel_hashes_both_directions_the_same() -> None:
                 for frame in (
                     ether(0x0800, ipv4(6, tcp(sport, dport), source, target)),
                     ether(0x0800, ipv4(6, tcp(dport, sport), target, source)),
-                    ether(0x8100, vlan(5, 0x0800, ipv4(6, tcp(dport, sport, flags=2), target, source, ttl=3)), BOB, ALICE),
+                    ether(
+                        0x8100, vlan(5, 0x0800, ipv4(6, tcp(dport, sport, flags=2), target, source, ttl=3)), BOB, ALICE
+                    ),
                 ):
                     flow.run(frame)
                     hashes.append(int(flow.scratch[0]["flow_hash"]))
@@ -284,7 +296,9 @@ def test_hashes_spread(what: str) -> None:
     flows = 64 * 200
     made = {
         "ports": lambda n: ether(0x0800, ipv4(6, tcp(1024 + n, 443))),
-        "addresses4": lambda n: ether(0x0800, ipv4(6, tcp(1, 2), f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", "10.255.0.1")),
+        "addresses4": lambda n: ether(
+            0x0800, ipv4(6, tcp(1, 2), f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", "10.255.0.1")
+        ),
         "addresses6": lambda n: ether(0x86DD, ipv6(17, udp(1, 2), f"2001:db8::{n:x}", "2001:db8:1::1")),
         "macs": lambda n: ether(0x88CC, bytes(46), n.to_bytes(6, "big")),
     }[what]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
@@ -159,7 +160,7 @@ def test_bounds_cover_all_values_once() -> None:
         told = node.report([memory, memory])["bins"]
         assert [count for *_, count in told] == [2 * (number + 1) for number in range(bins)]
         assert told[0][0] == 0
-        for (_, high, _), (low, *_) in zip(told, told[1:], strict=False):
+        for (_, high, _), (low, *_) in itertools.pairwise(told):
             assert low == high + 1
         assert told[-1][1] in (None, (1 << 64) - 1)
 
@@ -177,7 +178,9 @@ def test_every_kind_of_packet_counts_with_its_length_on_the_wire() -> None:
 def test_times_between_packets() -> None:
     """A pause is never measured too short; too long, if the machine does something else."""
     pauses_s = [0.002, 0.004, 0.008, 0.016]
-    with loaded("(device,tap0) -> (histogram as h,iat)", '(device,tap0) -> (histogram as h,"iat linear=1000000x20")') as flows:
+    with loaded(
+        "(device,tap0) -> (histogram as h,iat)", '(device,tap0) -> (histogram as h,"iat linear=1000000x20")'
+    ) as flows:
         flows[0].run(FRAME)
         assert [told(flow) for flow in flows] == [[], []], "the first has none"
         before = 0

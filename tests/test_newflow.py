@@ -81,7 +81,13 @@ def test_what_is_new_and_what_is_not() -> None:
     first = ether(0x0800, ipv4(6, tcp(1, 2, flags=2)))
     answer = ether(0x0800, ipv4(6, tcp(2, 1, flags=0x12), "10.0.0.2", "10.0.0.1"), b"\2" * 6, BOB)
     fragments = [ether(0x0800, ipv4(6, tcp(port, 2), fragment=0x2000)) for port in (1, 9)]
-    new = [first, ether(0x0800, ipv4(17, udp(1, 2))), ether(0x86DD, ipv6(6, tcp(1, 2))), fragments[0], ether(0x0806, arp(1))]
+    new = [
+        first,
+        ether(0x0800, ipv4(17, udp(1, 2))),
+        ether(0x86DD, ipv6(6, tcp(1, 2))),
+        fragments[0],
+        ether(0x0806, arp(1)),
+    ]
     with loaded("(device,tap0) -> (newflow)") as (flow,):
         for frame in [*new, answer, fragments[1], ether(0x0806, arp(2)), *new]:
             flow.run(frame)
@@ -132,7 +138,7 @@ def test_packets_on_an_interface(network: Network) -> None:
     back = [ether(0x0800, ipv4(6, tcp(443, 1_000 + n), "10.0.0.2", "10.0.0.1")) for n in range(50)]
     with live(network, "(device,tap0) -> (newflow as n)") as flow:
         network.send(there)
-        send_at_once(network, dict.fromkeys(CPUS, [*there, *back]))
+        send_at_once(network, {key: [*there, *back] for key in CPUS})
         assert received(flow) == there
         assert flow.stats().node("n").counts == {"flows": 50, "evicted": 0}
         flow.node("n").mbuf[:] = 0

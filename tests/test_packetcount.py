@@ -17,7 +17,9 @@ FRAME = ether(0x0800, ipv4(17, udp(1, 53)))
 
 def test_text_and_python() -> None:
     assert_forms("(packetcount)", Packetcount(), "(packetcount)", "packetcount()")
-    assert_forms("(PacketCount as hits,,8)", Packetcount(name="hits"), "(packetcount as hits)", "packetcount(name='hits')")
+    assert_forms(
+        "(PacketCount as hits,,8)", Packetcount(name="hits"), "(packetcount as hits)", "packetcount(name='hits')"
+    )
     assert_forms(
         "(packetcount,,64)", Packetcount(mbuf_bytes=64), "(packetcount,,64)", "packetcount(mbuf_bytes=64)"
     )  # fmt: skip

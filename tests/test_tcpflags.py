@@ -11,7 +11,17 @@ from ffpf_bpf.graph.classes.tcpflags import FLAGS, Tcpflags
 from tests.corpus.packets import ether, ipv4, ipv6, packets, tcp, udp
 from tests.dissection import dissect
 from tests.network import Network
-from tests.nodes import CPUS, assert_forms, assert_round_trip, everywhere, live, nowhere, received, refusal, send_at_once
+from tests.nodes import (
+    CPUS,
+    assert_forms,
+    assert_round_trip,
+    everywhere,
+    live,
+    nowhere,
+    received,
+    refusal,
+    send_at_once,
+)
 from tests.segment import loaded
 
 SYN, ACK, RST = 2, 16, 4
@@ -118,7 +128,10 @@ def test_wherever_the_segment_is_and_whatever_the_packet() -> None:
                 assert passes(frame) == is_wanted, (name, flags)
         for name, frame in nowhere(6, tcp(1, 2, flags=SYN)).items():
             assert not passes(frame), name
-        for name, frame in {**everywhere(17, udp(1, 2, bytes(5) + b"\x02" * 9)), **everywhere(132, tcp(1, 2, flags=SYN))}.items():
+        for name, frame in {
+            **everywhere(17, udp(1, 2, bytes(5) + b"\x02" * 9)),
+            **everywhere(132, tcp(1, 2, flags=SYN)),
+        }.items():
             assert not passes(frame), name
         whole = ether(0x0800, ipv4(6, tcp(1, 2, flags=SYN)))
         whole6 = ether(0x86DD, ipv6(6, tcp(1, 2, flags=SYN)))
@@ -140,7 +153,9 @@ def test_inverted_passes_what_is_no_tcp_too() -> None:
 
 @pytest.mark.root
 def test_packets_on_an_interface(network: Network) -> None:
-    frames = [ether(0x0800, ipv4(6, tcp(port, 443, flags=flags))) for port, flags in enumerate((2, 18, 16, 24, 17, 4, 194))]
+    frames = [
+        ether(0x0800, ipv4(6, tcp(port, 443, flags=flags))) for port, flags in enumerate((2, 18, 16, 24, 17, 4, 194))
+    ]
     with live(network, '(device,tap0) -> (tcpflags,"syn !ack | rst")') as flow:
         network.send([*frames, ether(0x0800, ipv4(17, udp(1, 2)))])
         assert received(flow) == [frames[0], frames[5], frames[6]]

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* SipHash-2-4 (Aumasson and Bernstein, 2012), a word at a time: `begin`, `word` for each 8 bytes, `end` for the rest. */
+/* SipHash-2-4 (Aumasson and Bernstein, 2012), by words: `begin`, `word` for each 8 bytes, `end` for what remains. */
 #ifndef SIPHASH_H
 #define SIPHASH_H
 

@@ -30,7 +30,9 @@ class Device(Node):
     def __post_init__(self) -> None:
         Node.__post_init__(self)
         check_text(self.tap, self.where)
-        object.__setattr__(self, "tap", self.tap.strip().removesuffix("@xdp"))
+        object.__setattr__(self, "tap", self.tap.strip())
+        if self.hook == "xdp":
+            object.__setattr__(self, "tap", self.interface)
         if not self.interface:
             raise ExpressionError("no interface named", where=self.where, help="write `(device,eth0)`")
         if not self.tap.isprintable():

@@ -20,7 +20,8 @@ class Head(Node):
     """The first `packets`, or `bytes` on the wire, of each flow; the packet that crosses the limit still passes.
 
     Text `(head,10)`, `(head,64KiB)`, Python `head(10)`, `head(bytes=65536)`. A flow is a 5-tuple, both directions
-    together; fragments go by addresses and protocol, what is not IP by its MAC addresses and ethertype.
+    together; fragments go by addresses and protocol, those of IPv6 by addresses, what is not IP by its MAC addresses
+    and ethertype.
 
     Its memory is a table that all CPUs share, 16 bytes for each flow in buckets of 8, by default 1 MiB for 65,536
     flows; a power of two is used. A new flow takes the place of the one of its bucket that was quiet for longest: that

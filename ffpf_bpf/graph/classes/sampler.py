@@ -23,7 +23,7 @@ class Sampler(Node):
     `flow`, text `(sampler,flow=1/64)`, Python `sampler(flow=64)`: all packets of 1 flow in 64, chosen by a hash of
     addresses, ports and protocol that is the same in both directions, so that whole conversations stay. The choice is
     the same for all flows and taps of a process and another one in each process. Fragments go by addresses and
-    protocol alone; what is not IP goes by its MAC addresses.
+    protocol alone, those of IPv6 by addresses; what is not IP goes by its MAC addresses.
 
     Packets it leaves out have the fate `sampled`. Raises ExpressionError for anything else. After FFPF (OSDI 2004),
     section 3.1, and RFC 5475, sections 5.2 and 6.2.
