@@ -3,8 +3,9 @@
  * A bounded table of flows, shared by all CPUs without a lock: a hash (known as a tag) chooses a bucket of 8 flows, and a
  * new flow takes the place of the one that was quiet for longest there.
  *
- * A word counts what was used of a flow in its lower 40 bits; the upper 24 say when it was last seen, in steps of 16.8
- * ms, which wrap around after 78 hours: then a quiet flow may pass for a recent one until it is seen again.
+ * A word counts what was used of a flow in its lower 40 bits; the upper 24 say when it was last seen, in steps of 4
+ * jiffies (4 to 40 ms), which wrap around after 18 hours or more: then a quiet flow may pass for a recent one until it is
+ * seen again.
  */
 #ifndef FFPF_FLOWTABLE_H
 #define FFPF_FLOWTABLE_H
@@ -30,7 +31,7 @@ struct ffpf_place {
 
 static __always_inline __u64 ffpf_stamp(void)
 {
-	return bpf_ktime_get_coarse_ns() >> 24 & FFPF_STAMP_MASK;
+	return bpf_jiffies64() >> 2 & FFPF_STAMP_MASK;
 }
 
 /*
@@ -59,6 +60,8 @@ static __always_inline struct ffpf_place ffpf_flow_place(void *table, __u64 buck
 	for (int at = 0; at < FFPF_BUCKET; at++) {
 		__u64 quiet = (now - (bucket->used[at] >> FFPF_USED_BITS) & FFPF_STAMP_MASK) + 1;
 
+		if (quiet > FFPF_STAMP_MASK / 2) /* seen in the future: two CPUs moved its stamp at once */
+			quiet = 1;
 		if (!bucket->tags[at])
 			quiet = ~0ull - at;
 		if (quiet > oldest) {

@@ -70,7 +70,7 @@ class _Deliver:
     """The deliver program."""
 
     def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int) -> None:
-        self.result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), {"chain", "deliver"})
+        self.result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), {"chain", "deliver", "called"})
         self.program = Frame(self.result.module, DELIVER_PROGRAM, cpus)
         self.builder = self.program.builder
         self.stores = segment_stores(flows)

@@ -38,6 +38,8 @@ from ffpf_bpf.graph.predicate import Program
 
 MOST_SINKS = 64
 FEW_DECISIONS = 4  # a flow with more forgets the way to each: 1 ns, for code and verification that grow linearly
+WAYS_OF_PRIMITIVE = 3
+FEW_PRIMITIVES = 2  # so many have plain.c inlined
 SEGMENT_PROGRAM = "ffpf_segment"
 NOTHING = I64(NO_RESULT)
 
@@ -62,6 +64,7 @@ class _Segment:
         self.program = Frame(self.result.module, SEGMENT_PROGRAM, cpus)
         self.builder = self.program.builder
         self.sinks: list[Sink] = []
+        self.primitives = 0
         self.filters: dict[str, ir.Function] = {}
         self.packet = self.program.packet()
         self.scope = debug_scope(self.result.module, self.program.function) if debug else None
@@ -79,6 +82,8 @@ class _Segment:
                 self._leave(after)
             else:
                 self._flows(cluster, toggles)
+        if self.primitives:
+            self.result.primitives.add("plain" if self.primitives <= FEW_PRIMITIVES else "called")
         if self.sinks:
             self._enter_deliver()
         b.branch(self.program.onward)
@@ -175,7 +180,7 @@ class _Segment:
             self._keep_result(cpu, flow, I64(NO_RESULT))
         truths: list[ir.Value] = []
         results: dict[int, ir.Value] = {}
-        crowded = sum(leaf.node.role is Role.DECIDES for _, leaf in flow.graph.leaves()) > FEW_DECISIONS
+        crowded = _ways(flow) > FEW_DECISIONS
         settle = self._settled if crowded else lambda truth: truth
         joins, outcome = Joins(self.builder, flow.graph, settle), Outcome(self.builder, flow.graph, settle)
         for index, step in enumerate(flow.graph.steps):
@@ -286,6 +291,7 @@ class _Segment:
 
     def _primitive(self, primitive: Primitive, home: Home) -> ir.Value:
         self.result.primitives.add(primitive.module)
+        self.primitives += 1
         mbuf, table = self.program.memory_of(home, self.stores)
         memories = [mbuf] if primitive.table is None else [mbuf, table]
         kind = ir.FunctionType(I32, [POINTER, *[POINTER] * len(memories), *[I64] * len(primitive.arguments)])
@@ -333,6 +339,12 @@ def clusters(flows: tuple[SegmentFlow, ...]) -> list[list[int]]:
             used |= other[1]
         found.append((members, used))
     return [members for members, _ in found]
+
+
+def _ways(flow: SegmentFlow) -> int:
+    """About how many decisions a packet's way takes through a flow: several inside a primitive."""
+    deciding = [leaf.node.effect for _, leaf in flow.graph.leaves() if leaf.node.role is Role.DECIDES]
+    return sum(WAYS_OF_PRIMITIVE if isinstance(effect, Primitive) else 1 for effect in deciding)
 
 
 def _at(arrival: Arrival) -> str:
