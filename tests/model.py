@@ -141,9 +141,8 @@ class Model:
         record = (shown(self.data, transforms)[:snaplen], len(self.data))
         if not self.tagged:
             return record
-        hides = any(isinstance(node, Anonymise) for node in transforms)
         bits = sum(1 << self.sinks.index(place) for place in sinks)
-        return (*record, bits, NO_RESULT if hides else self.result)
+        return (*record, bits, NO_RESULT if transforms else self.result)
 
     def walk(self, expression: Expression, arrives: bool, last: bool, view: View) -> tuple[bool, Fate, View]:
         """Whether it goes on; why it does not, if it was left out on purpose; and through which transforms it came."""

@@ -68,6 +68,8 @@ def test_functions_and_names_must_meet() -> None:
         made.populate("(device,tap0) -> (callback,web)", callbacks={"dns": heard})
     with pytest.raises(ExpressionError, match="7 is no function"):
         made.populate("(device,tap0) -> (callback,web)", callbacks={"web": 7})  # type: ignore[dict-item]
+    with pytest.raises(ExpressionError, match="names no functions"):
+        made.populate("(device,tap0) -> (callback,web)", callbacks=[heard])  # type: ignore[arg-type]
     assert made.populate("(device,tap0) -> (callback,web)", callbacks={"web": heard}).authorise().accepted
 
 
@@ -129,6 +131,26 @@ def test_what_a_function_raises_comes_out_and_the_flow_lives(inside: Network) ->
             made.dispatch(duration_s=1)
         made.pause(wait=True)
         assert made.stats().ledger.delivered == 2
+
+
+@pytest.mark.root
+def test_the_other_sinks_get_theirs_when_a_function_fails(inside: Network) -> None:
+    heard_of: list[int] = []
+
+    def fail(packet: Packet) -> None:
+        raise RuntimeError("no more")
+
+    expression = device("tap0") >> (
+        callback(fail, packets=True) | callback(lambda batch: heard_of.append(len(batch))) | grab()
+    )
+    with Flow.create().populate(expression).instantiate().activate() as made:
+        inside.send(FRAMES)
+        made.pause(wait=True)
+        found = made.poll()
+        assert len(next(found)) == 6
+        with pytest.raises(RuntimeError, match="no more"):
+            next(found)
+    assert heard_of == [6]
 
 
 @pytest.mark.root

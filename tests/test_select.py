@@ -131,10 +131,11 @@ def test_an_edge_that_leads_nowhere(wrong: str) -> None:
     assert error.value.where == f"line 1, column {len(wrong) + 1}"
 
 
-@pytest.mark.xfail(strict=True, reason="the parser takes `-90..80->` for `-90->`")
 def test_a_range_that_ends_before_it_begins() -> None:
-    with pytest.raises(ExpressionError):
+    with pytest.raises(ExpressionError, match=r"`90\.\.80` runs backwards") as error:
         parse(f"{PORT} -90..80-> (grab)")
+    assert error.value.help == "write `80..90`"
+    assert parse(f"{PORT} -80..80-> (grab)") == parse(f"{PORT} -80-> (grab)")
 
 
 def test_what_the_helps_say() -> None:

@@ -8,10 +8,11 @@ from itertools import pairwise
 import pytest
 
 from ffpf_bpf.authorise import Subject
-from ffpf_bpf.errors import VerifierError
+from ffpf_bpf.errors import ExpressionError, VerifierError
 from ffpf_bpf.flow import Flow
 from ffpf_bpf.flow.chains import CHAINS, MOST_FLOWS_IN_SEGMENT
 from ffpf_bpf.graph.builder import build
+from ffpf_bpf.graph.memory import lay_out
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.sharing import keys, merge
 from ffpf_bpf.kernel import tap
@@ -187,6 +188,28 @@ def test_other_users_share_nothing(inside: Network, tmp_path) -> None:
         assert [made.stats().node("sampler1").shared for made in flows] == [True, False, True]
     finally:
         Flow.close_all(flows)
+
+
+def test_more_memory_than_a_map_takes_is_refused_with_the_nodes_name() -> None:
+    text = "(device,tap0) -> " + " -> ".join(f"(head as h{n},1,268435456)" for n in range(5)) + " -> (packetcount)"
+    with pytest.raises(ExpressionError, match=r"the flow's nodes take 1,342,[\d,]+ bytes of memory") as error:
+        lay_out(graph_of(text), 2)
+    assert error.value.where == "h0"
+
+
+@pytest.mark.root
+def test_what_a_rule_asks_for_cannot_be_written_away(inside: Network, tmp_path) -> None:
+    (tmp_path / "all.toml").write_text('[[rule]]\nname = "all"\nsubjects = ["*"]\ntaps = ["*"]\nclasses = ["*"]\n')
+    with flow("(device,tap0) -> (sampler,2) -> (limit,5/h) -> (packetcount as hits)", policies=tmp_path) as made:
+        for node in ("sampler1", "limit1"):
+            memory = made.node(node).mbuf
+            with pytest.raises(ValueError, match="read-only"):
+                memory[:] = 0
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                memory.flags.writeable = True
+        made.node("hits").mbuf[:] = 0
+    with flow("(device,tap0) -> (sampler,2) -> (packetcount)") as made:
+        made.node("sampler1").mbuf[:] = 0
 
 
 @pytest.mark.root

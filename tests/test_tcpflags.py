@@ -151,11 +151,11 @@ def test_inverted_passes_what_is_no_tcp_too() -> None:
         assert flow.counted() == 2
 
 
+# As CONTRIBUTING.md shows it.
+# fmt: off
 @pytest.mark.root
 def test_packets_on_an_interface(network: Network) -> None:
-    frames = [
-        ether(0x0800, ipv4(6, tcp(port, 443, flags=flags))) for port, flags in enumerate((2, 18, 16, 24, 17, 4, 194))
-    ]
+    frames = [ether(0x0800, ipv4(6, tcp(port, 443, flags=flags))) for port, flags in enumerate((2, 18, 16, 24, 17, 4, 194))]
     with live(network, '(device,tap0) -> (tcpflags,"syn !ack | rst")') as flow:
         network.send([*frames, ether(0x0800, ipv4(17, udp(1, 2)))])
         assert received(flow) == [frames[0], frames[5], frames[6]]

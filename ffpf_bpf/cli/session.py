@@ -71,6 +71,7 @@ class Session:
     def _grab(self) -> None:
         for flow in self.flows:
             flow.activate()
+        self._shown_s = time.monotonic() if self.stats else 0.0
         end_s = None if self.duration_s is None else time.monotonic() + self.duration_s
         pace = Pace()
         while not self._ended(end_s):
@@ -243,5 +244,6 @@ def announce(flows: list[Flow], warn: Callable[[str], None]) -> None:
             warn(
                 f"{flow.id}: a ring of {flow.ring_slots} packets: state a snaplen, or a larger --buffer, to lose fewer"
             )
-        for reason in flow.decision.reasons if flow.decision else ():
-            warn(reason)
+    reasons = [reason for flow in flows if flow.decision for reason in flow.decision.reasons]
+    for reason in dict.fromkeys(reasons):
+        warn(reason)

@@ -134,8 +134,8 @@ class _Deliver:
             else:
                 captured = self._copy(b.gep(slot, [I64(HEADER_BYTES)], source_etype=I8), wanted, longest)
             with b.if_then(b.icmp_signed(">=", captured, I64(0))):
-                # A result tells of the packet as it was.
-                self._publish(number, flow, cpu, slot, captured, some, sinks, with_result=not rewriting)
+                # A result tells of the packet as it was, so not behind what shows less of it.
+                self._publish(number, flow, cpu, slot, captured, some, sinks, with_result=not hooks)
                 b.store(I1(1), worked)
         self.packet = packet
         return b.load(worked, typ=I1)

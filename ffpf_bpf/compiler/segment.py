@@ -186,8 +186,10 @@ class _Segment:
         for index, step in enumerate(flow.graph.steps):
             self._locate(number, index)
             truth = self._step(number, flow, index, step, truths, results, joins)
-            if crowded and isinstance(step, Leaf) and step.node.role is Role.DECIDES:
+            if crowded and (isinstance(step, Case) or (isinstance(step, Leaf) and step.node.role is Role.DECIDES)):
                 truth = self._forgotten(truth)
+                if isinstance(step, Leaf) and step.node.selects:
+                    results[index] = forget(self.builder, results[index], self.program.length)
             if index in flow.memory.counters:
                 self._count(cpu, flow.memory.counters[index], self.builder.zext(truth, I64))
             if flow.memory.result and isinstance(step, Leaf) and step.node.selects:

@@ -41,10 +41,15 @@ class Callbacks:
             leaf = graph.steps[step]
             assert isinstance(leaf, Leaf)
             if isinstance(leaf.node, Callback):
-                held = leaf.node.function if callable(leaf.node.function) else functions.get(leaf.node.target)
+                given = functions.get(leaf.node.target) if isinstance(functions, Mapping) else None
+                held = leaf.node.function if callable(leaf.node.function) else given
                 self._sinks.append(_Sink(1 << place, leaf.node, held))
             else:
                 self._grabs |= 1 << place
+        if not isinstance(functions, Mapping):
+            raise ExpressionError(
+                f"{functions!r} names no functions", where="callbacks", help='write `callbacks={"NAME": function}`'
+            )
         named = {sink.node.target for sink in self._sinks}
         for name, function in functions.items():
             if name not in named:
@@ -63,18 +68,31 @@ class Callbacks:
                 )
 
     def dispatch(self, batch: Batch, flow: Numbering) -> Iterator[Batch]:
-        """Call the functions whose sinks packets of the batch reached; yield what reached a `grab`, if anything."""
+        """Call the functions whose sinks packets of the batch reached; yield what reached a `grab`, if anything. The
+        first error of a function is raised once all sinks had the batch; a function that failed gets no more of it."""
+        failed: Exception | None = None
         for sink in self._sinks:
             reached = batch.that_reached(sink.bit) if self._tagged else batch
-            if not len(reached):
-                continue
-            assert sink.function is not None
-            if not sink.node.packets:
-                sink.function(reached)
-                continue
-            for packet in reached.packets(flow.interfaces, flow.first_interface):
-                sink.function(packet)
+            try:
+                self._call(sink, reached, flow)
+            except Exception as error:  # the other sinks get theirs; then it comes out
+                failed = failed or error
         if self._grabs:
             grabbed = batch.that_reached(self._grabs) if self._sinks else batch
             if len(grabbed):
                 yield grabbed
+        if failed is not None:
+            try:
+                raise failed
+            finally:
+                failed = None  # or the error would keep the batch, and the batch the ring
+
+    def _call(self, sink: _Sink, reached: Batch, flow: Numbering) -> None:
+        assert sink.function is not None
+        if not len(reached):
+            return
+        if not sink.node.packets:
+            sink.function(reached)
+            return
+        for packet in reached.packets(flow.interfaces, flow.first_interface):
+            sink.function(packet)

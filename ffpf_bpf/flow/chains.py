@@ -22,6 +22,7 @@ from ffpf_bpf.compiler import DELIVER_PROGRAM, SEGMENT_PROGRAM, Object, SegmentF
 from ffpf_bpf.compiler.lines import node_at
 from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
 from ffpf_bpf.flow.store import Store
+from ffpf_bpf.graph.expression import Role
 from ffpf_bpf.graph.graph import sources
 from ffpf_bpf.graph.memory import SCRATCH_BYTES, TAP_BYTES, Home
 from ffpf_bpf.graph.sharing import Key
@@ -34,7 +35,7 @@ LONGEST_CHAIN = 4
 MOST_FLOWS_IN_SEGMENT = 24
 MOST_MAPS = 64  # of a program: each flow's, its ring, the tap's and the links
 LOG_LINES_SHOWN = 6
-TOO_LARGE = "the verifier gave up on its size: split the filter or the flow, as in several nodes joined by `|`"
+TOO_LARGE = "the verifier gave up on its size: split the filter into several nodes, or the flow into several flows"
 DEFECT = "this is a defect of the compiler or a limit of this kernel: report it with the flow expression"
 
 
@@ -180,7 +181,10 @@ class Chains:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        # Flows are switched while others are compiled: that has a lock of its own.
+        self.toggling = threading.Lock()
         self._chains: dict[tuple[int, int, str], Chain] = {}
+        self._users: Counter[tuple[int, int]] = Counter()
 
     def enter(self, interface: Interface, hook: str, member: Member) -> Chain:
         """Join the chain of a tap, attached now if this process does not hold it yet."""
@@ -239,12 +243,16 @@ class Chains:
 
     def shares(self, member: Member) -> frozenset[int]:
         """The steps of a flow that other flows use as well."""
-        with self.lock:
-            used = Counter(home for other in self._members() for home in other.part.used)
         part = member.part
-        return frozenset(
-            step for step in range(len(part.homes)) if part.home(step) in part.used and used[part.home(step)] > 1
-        )
+        return frozenset(step for step in range(len(part.homes)) if self._users[part.home(step)] > 1)
+
+    def count_users(self, member: Member, change: int) -> None:
+        """A flow uses its nodes, or does not any more."""
+        with self.lock:
+            for home in member.part.used:
+                self._users[home] += change
+                if not self._users[home]:
+                    del self._users[home]
 
     def _members(self) -> list[Member]:
         return list(dict.fromkeys(member for chain in self._chains.values() for member in chain.all_members()))
@@ -264,12 +272,13 @@ class Chains:
 
     def forget(self) -> None:
         """In a child that inherited them: the chains are the parent's."""
-        self.lock = threading.RLock()
+        self.lock, self.toggling = threading.RLock(), threading.Lock()
         self._chains = {}
+        self._users.clear()
 
     def toggle(self, chains: Iterable[Chain], change: int, store: Callable[[], None]) -> None:
         """Switch a flow on or off in its chains: its own toggle first when it goes on."""
-        with self.lock:
+        with self.toggling:
             if change > 0:
                 store()
             for chain in chains:
@@ -340,10 +349,12 @@ def _explained(error: VerifierError, parts: tuple[SegmentFlow, ...], name: str) 
     with_lines = compiler.compile_segment(parts, name, calls.possible_cpus(), debug=True)
     lines = [line for line in error.log.splitlines() if line.strip()]
     useful = [line for line in lines if not line.startswith(("processed ", "max_states", "verification time"))]
-    node = _node_at(with_lines[SEGMENT_PROGRAM], parts, useful) if SEGMENT_PROGRAM in error.message else ""
+    node = (
+        _node_at(with_lines[SEGMENT_PROGRAM], parts, useful) if SEGMENT_PROGRAM in error.message else _transforms(parts)
+    )
     omitted = max(0, len(useful) - LOG_LINES_SHOWN)
     shown = [f"({omitted} lines omitted)"] if omitted else []
-    shown += useful[-LOG_LINES_SHOWN:]
+    shown += [line.partition("; R")[0].rstrip() for line in useful[-LOG_LINES_SHOWN:]]
     return VerifierError(
         "the verifier refused the program\n" + "\n".join(f"    {line}" for line in shown),
         log=error.log,
@@ -351,6 +362,17 @@ def _explained(error: VerifierError, parts: tuple[SegmentFlow, ...], name: str) 
         where=node or f"{name}@xdp",
         help=TOO_LARGE if "too large" in error.log or "too many" in error.log else DEFECT,
     )
+
+
+def _transforms(parts: tuple[SegmentFlow, ...]) -> str:
+    """The nodes that a deliver program is made of, but for its sinks."""
+    names = [
+        f"`{part.graph.ids[step]}`"
+        for part in parts
+        for step, leaf in part.graph.leaves()
+        if leaf.node.role is Role.TRANSFORMS
+    ]
+    return f"node{'s' if len(names) > 1 else ''} {', '.join(names[:8])}" if names else ""
 
 
 def _node_at(compiled: Object, parts: tuple[SegmentFlow, ...], log: list[str]) -> str:

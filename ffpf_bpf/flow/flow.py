@@ -258,7 +258,8 @@ class Flow:
         graph = self.definition.graph
         for step, leaf in graph.leaves():
             if graph.ids[step] == id:
-                return FlowNode(id, leaf.node, self._running.node_memory(step), lambda: self.stats().node(id))
+                memory, is_bound = self._running.node_memory(step), bool(self._decision and self._decision.rule)
+                return FlowNode(id, leaf.node, memory, is_bound, lambda: self.stats().node(id))
         raise no_node(id, [graph.ids[step] for step, _ in graph.leaves()])
 
     def waiting(self) -> float:

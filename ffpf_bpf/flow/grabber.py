@@ -94,6 +94,8 @@ class Grabber:
             undo.callback(self._leave)
             for interface, hook in places:
                 self._chains.append(CHAINS.enter(interface, hook, self._member))
+            CHAINS.count_users(self._member, 1)
+            undo.callback(CHAINS.count_users, self._member, -1)
             self._undo = undo.pop_all()
 
     def _planned(self, elsewhere: Mapping[int, Home]) -> Member:

@@ -11,7 +11,7 @@ import numpy as np
 from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.flow.statistics import NodeStatistics
 from ffpf_bpf.flow.store import NodeMemory
-from ffpf_bpf.graph.expression import Node
+from ffpf_bpf.graph.expression import Node, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class FlowNode:
     id: str
     node: Node
     memory: NodeMemory | None
+    is_bound: bool
     ask: Callable[[], NodeStatistics]
 
     @property
@@ -30,7 +31,8 @@ class FlowNode:
         whose memory all CPUs share. `mbuf.view("u8")` shows 64-bit words. Flows that share the node share the memory.
         A view stays readable after the flow is closed.
 
-        Raises FfpfError for a node without memory, one whose memory is private, and once the flow is closed.
+        Read only for a node that decides, in a flow that a policy's rule allowed: what it was told to leave out stays
+        out. Raises FfpfError for a node without memory, one whose memory is private, and once the flow is closed.
         """
         if self.memory is None or not self.node.mbuf_bytes:
             raise FfpfError(
@@ -46,7 +48,7 @@ class FlowNode:
             )
         if self.memory.is_closed:
             raise FfpfError("the flow is closed", where=self.id, help="take the view before; it stays readable")
-        return self.memory.mbuf()
+        return self.memory.mbuf(read_only=self.is_bound and self.node.role is Role.DECIDES)
 
     @property
     def statistics(self) -> NodeStatistics:

@@ -49,19 +49,22 @@ class Store:
                 contents = table.contents + secrets.token_bytes(table.random_bytes)
                 self.map.memory[at : at + len(contents)] = contents
 
-    def cpu_memory(self, step: int, node: Node) -> np.ndarray[Any, Any]:
+    def cpu_memory(self, step: int, node: Node, *, read_only: bool = False) -> np.ndarray[Any, Any]:
         """A node's memory on each CPU, shape (CPUs, `node.cpu_bytes`): a view of bytes, both ways."""
         memory = self.memory
-        whole = np.frombuffer(self.map.memory, np.uint8, memory.cpus * memory.stride, FLOW_BYTES)
+        whole = np.frombuffer(self._bytes(read_only), np.uint8, memory.cpus * memory.stride, FLOW_BYTES)
         at = memory.mbufs.get(step, 0)
         return whole.reshape(memory.cpus, memory.stride)[:, at : at + node.cpu_bytes]
 
-    def table(self, step: int, node: Node) -> np.ndarray[Any, Any]:
+    def table(self, step: int, node: Node, *, read_only: bool = False) -> np.ndarray[Any, Any]:
         """The memory of a node that all CPUs share, shape (bytes,): a view, both ways."""
         table = table_of(node)
-        return np.frombuffer(
-            self.map.memory, np.uint8, table.size_bytes if table else 0, self.memory.tables.get(step, 0)
-        )
+        size = table.size_bytes if table else 0
+        return np.frombuffer(self._bytes(read_only), np.uint8, size, self.memory.tables.get(step, 0))
+
+    def _bytes(self, read_only: bool) -> memoryview:
+        view = memoryview(self.map.memory)
+        return view.toreadonly() if read_only else view
 
 
 class NodeMemory:
@@ -77,10 +80,10 @@ class NodeMemory:
         """Whether nobody holds the memory any more."""
         return self._store.is_closed
 
-    def mbuf(self) -> np.ndarray[Any, Any]:
+    def mbuf(self, *, read_only: bool = False) -> np.ndarray[Any, Any]:
         """The node's memory, as the application shares it."""
-        node = self._node
-        return self._store.cpu_memory(self._step, node) if node.mbuf_per_cpu else self._store.table(self._step, node)
+        view = self._store.cpu_memory if self._node.mbuf_per_cpu else self._store.table
+        return view(self._step, self._node, read_only=read_only)
 
     def report(self) -> dict[str, Any]:
         """What the node has counted, by name. The tables are not copied: they may be large."""

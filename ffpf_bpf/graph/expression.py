@@ -166,6 +166,10 @@ class Node(Expression):
     def on(self, cases: Mapping[Label, Expression]) -> Select:
         """Edges that select: packets go to the case of the node's result. Keys are numbers, ranges, tuples of these,
         or `"*"` for packets of no other case. Raises ExpressionError if the node has no result, or cases overlap."""
+        if not isinstance(cases, Mapping):
+            raise ExpressionError(
+                f"{cases!r} holds no cases", where=self.where, help='write `.on({80: grab(), "*": packetcount()})`'
+            )
         return Select(self, tuple((label_ranges(label), _operand(case, "on")) for label, case in cases.items()))
 
     @property

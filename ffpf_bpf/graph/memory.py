@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
+from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.effect import Primitive, Table, Transform
 from ffpf_bpf.graph.expression import Node, Role
 from ffpf_bpf.graph.graph import Graph, Leaf, sources
@@ -20,6 +21,7 @@ SCRATCH_BYTES = 64  # sizeof(struct ffpf_scratch)
 BLOCK_BYTES = 32  # of a slot around its data: struct ffpf_slot and the trailing length
 TAG_BYTES = 12  # at a tagged slot's end: struct ffpf_tag, and the header of the option that holds it
 CACHE_LINE = 64
+LARGEST_MAP_BYTES = 1 << 30  # of the memory of a flow's nodes
 LARGEST_SLOT_BYTES = BLOCK_BYTES + 65_536  # what an empty packet leaves of it is the longest pcapng option
 
 
@@ -85,6 +87,13 @@ def lay_out(graph: Graph, cpus: int, elsewhere: Container[int] = ()) -> Memory:
         if (table := table_of(node)) is not None:
             tables[step] = end
             end += _rounded(table.size_bytes, CACHE_LINE)
+    if end > LARGEST_MAP_BYTES:
+        largest = max(own, key=lambda each: each[1].mbuf_bytes)[0]
+        raise ExpressionError(
+            f"the flow's nodes take {end:,} bytes of memory",
+            where=graph.ids[largest],
+            help=f"at most {LARGEST_MAP_BYTES:,} in all; give the largest less by the third element",
+        )
     return Memory(cpus, stride, counters, mbufs, tables, result, end)
 
 

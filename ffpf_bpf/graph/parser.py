@@ -146,6 +146,12 @@ class _Reader:
                     help="write `-80->`, `-80,443->`, `-8000..8080->`, or `-*->` for all others",
                 )
             low, high = int(ends[1]), int(ends[2] or ends[1])
+            if low > high:
+                raise ExpressionError(
+                    f"`{part.strip()}` runs backwards",
+                    **_place(self.text, edge.start_pos or 0),
+                    help=f"write `{high}..{low}`",
+                )
             label = range(low, high + 1) if low < high else low
             found += self._placed(edge.start_pos or 0, lambda label=label: label_ranges(label))  # type: ignore[misc]
         return tuple(found)

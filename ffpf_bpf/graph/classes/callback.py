@@ -24,7 +24,8 @@ class Callback(Node):
     Python `callback(function, packets=False, snaplen=96)`: called with a `Batch`, valid until it returns, or `Packet`.
     Text `(callback,NAME)`, `(callback,"NAME packets snaplen=96")`; the function is then given to `Flow.populate(text,
     callbacks={"NAME": function})`. It runs in the thread that takes the flow's packets: `Flow.dispatch`, `batches`,
-    `poll` or `packets`, which pass on what reached a `grab`. What it raises comes out there.
+    `poll` or `packets`, which pass on what reached a `grab`. What it raises comes out there, when the other sinks have
+    had their part of the batch; its own is given up.
 
     Raises ExpressionError for what is neither a function nor a name, and a snaplen above 65,535 bytes.
     """
