@@ -108,7 +108,8 @@ def test_run_shows_what_is_shared_and_counted(network: Network) -> None:
         assert flow["ledger"]["seen"] == sum(count for fate, count in flow["ledger"].items() if fate != "seen")
     (bin_,) = first["nodes"][-1]["bins"]
     assert bin_[:2] == [64, 127]
-    assert bin_[2] == first["ledger"]["counted"] == second["ledger"]["counted"] > 50
+    assert bin_[2] == first["ledger"]["counted"] > 50
+    assert second["ledger"]["counted"] > 50
     assert re.search(r"sampler1 +sampler 2 +\d[\d,]* +[\d,]+ +shared\n", shown)
     assert re.search(r"\n +64\.\.127  [\d,]+  #{30}\n", shown)
 
