@@ -45,6 +45,12 @@ def instructions(module: str, function: str) -> int:
     return sum(1 for block in blocks for _ in block.instructions)
 
 
+@cache
+def asks_for_headers(module: str) -> bool:
+    """Whether a primitive's module calls the dissector."""
+    return any(function.name == "ffpf_dissect" for function in llvm.parse_bitcode(_bitcode(module)).functions)
+
+
 def emit_object(module: Module) -> bytes:
     """The ELF object."""
     return bytes(_target_machine().emit_object(module))

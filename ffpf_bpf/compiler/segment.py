@@ -11,6 +11,7 @@ from functools import reduce
 
 from llvmlite import ir
 
+from ffpf_bpf.compiler.emit import asks_for_headers
 from ffpf_bpf.compiler.frame import (
     DELIVER,
     FATES,
@@ -39,7 +40,7 @@ from ffpf_bpf.graph.predicate import Program
 MOST_SINKS = 64
 FEW_DECISIONS = 4  # a flow with more forgets the way to each: 1 ns, for code and verification that grow linearly
 WAYS_OF_PRIMITIVE = 3
-FEW_PRIMITIVES = 2  # so many have plain.c inlined
+FEW_ASKING = 2  # so many primitives that ask for headers have plain.c inlined
 SEGMENT_PROGRAM = "ffpf_segment"
 NOTHING = I64(NO_RESULT)
 
@@ -64,7 +65,7 @@ class _Segment:
         self.program = Frame(self.result.module, SEGMENT_PROGRAM, cpus)
         self.builder = self.program.builder
         self.sinks: list[Sink] = []
-        self.primitives = 0
+        self.asking = 0
         self.filters: dict[str, ir.Function] = {}
         self.packet = self.program.packet()
         self.scope = debug_scope(self.result.module, self.program.function) if debug else None
@@ -82,8 +83,8 @@ class _Segment:
                 self._leave(after)
             else:
                 self._flows(cluster, toggles)
-        if self.primitives:
-            self.result.primitives.add("plain" if self.primitives <= FEW_PRIMITIVES else "called")
+        if self.asking:
+            self.result.primitives.add("plain" if self.asking <= FEW_ASKING else "called")
         if self.sinks:
             self._enter_deliver()
         b.branch(self.program.onward)
@@ -293,7 +294,7 @@ class _Segment:
 
     def _primitive(self, primitive: Primitive, home: Home) -> ir.Value:
         self.result.primitives.add(primitive.module)
-        self.primitives += 1
+        self.asking += asks_for_headers(primitive.module)
         mbuf, table = self.program.memory_of(home, self.stores)
         memories = [mbuf] if primitive.table is None else [mbuf, table]
         kind = ir.FunctionType(I32, [POINTER, *[POINTER] * len(memories), *[I64] * len(primitive.arguments)])
