@@ -34,6 +34,10 @@ class Callbacks:
     """The callback sinks of a graph, and the functions that they name or hold."""
 
     def __init__(self, graph: Graph, functions: Mapping[str, Function]) -> None:
+        if not isinstance(functions, Mapping):
+            raise ExpressionError(
+                f"{functions!r} names no functions", where="callbacks", help='write `callbacks={"NAME": function}`'
+            )
         self._tagged = graph.tagged
         self._sinks: list[_Sink] = []
         self._grabs = 0
@@ -41,15 +45,10 @@ class Callbacks:
             leaf = graph.steps[step]
             assert isinstance(leaf, Leaf)
             if isinstance(leaf.node, Callback):
-                given = functions.get(leaf.node.target) if isinstance(functions, Mapping) else None
-                held = leaf.node.function if callable(leaf.node.function) else given
+                held = leaf.node.function if callable(leaf.node.function) else functions.get(leaf.node.target)
                 self._sinks.append(_Sink(1 << place, leaf.node, held))
             else:
                 self._grabs |= 1 << place
-        if not isinstance(functions, Mapping):
-            raise ExpressionError(
-                f"{functions!r} names no functions", where="callbacks", help='write `callbacks={"NAME": function}`'
-            )
         named = {sink.node.target for sink in self._sinks}
         for name, function in functions.items():
             if name not in named:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
+from ffpf_bpf.graph.classes.grab import check_snaplen
 from ffpf_bpf.graph.effect import Delivery
 from ffpf_bpf.graph.expression import NAME_PATTERN, Node, Role, check_number, check_text
 from ffpf_bpf.graph.parameters import whole_number, words
@@ -52,12 +52,7 @@ class Callback(Node):
         if not re.fullmatch(NAME_PATTERN, name) or name == "packets":
             raise ExpressionError(f"`{name}` is no function's name", where=self.where, help=HELP)
         object.__setattr__(self, "target", name)
-        if not 0 <= self.snaplen <= LONGEST_SNAPLEN:
-            raise ExpressionError(
-                f"a snaplen of {self.snaplen} bytes",
-                where=self.where,
-                help=f"1 to {LONGEST_SNAPLEN} bytes, or 0 for whole packets",
-            )
+        check_snaplen(self.snaplen, self.where)
 
     @classmethod
     def parse(cls, expression: str, *, name: str, mbuf_bytes: int) -> Self:

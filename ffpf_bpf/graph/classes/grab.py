@@ -29,12 +29,7 @@ class Grab(Node):
     def __post_init__(self) -> None:
         Node.__post_init__(self)
         check_number(self.snaplen, self.where)
-        if not 0 <= self.snaplen <= LONGEST_SNAPLEN:
-            raise ExpressionError(
-                f"a snaplen of {self.snaplen} bytes",
-                where=self.where,
-                help=f"1 to {LONGEST_SNAPLEN} bytes, or 0 for whole packets",
-            )
+        check_snaplen(self.snaplen, self.where)
 
     @classmethod
     def parse(cls, expression: str, *, name: str, mbuf_bytes: int) -> Self:
@@ -56,3 +51,13 @@ class Grab(Node):
     @property
     def effect(self) -> Delivery:
         return Delivery(self.snaplen)
+
+
+def check_snaplen(snaplen: int, where: str) -> None:
+    """Refuse a snap length that no packet has. Raises ExpressionError."""
+    if not 0 <= snaplen <= LONGEST_SNAPLEN:
+        raise ExpressionError(
+            f"a snaplen of {snaplen} bytes",
+            where=where,
+            help=f"1 to {LONGEST_SNAPLEN} bytes, or 0 for whole packets",
+        )
