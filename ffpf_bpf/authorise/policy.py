@@ -1,19 +1,23 @@
-"""Policies as values: what an administrator allows, after it was read and checked.
+"""Policies as values: what an administrator allows and forbids, after it was read and checked.
 
-A rule only ever allows. Rules do not add up: a flow is accepted if at least one rule that names its subject allows
-the complete definition, so that no two rules combine into what neither of them says.
+How rules combine is in AUTHORISATION.md: one must carry the complete flow, allows add up, a never always wins.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from fnmatch import fnmatchcase
+from ipaddress import IPv4Network, IPv6Network
 
 from ffpf_bpf.authorise.subject import Subject
 from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.graph.classes.device import Device
+from ffpf_bpf.graph.effect import Depth
 
 ANY = "*"
+Network = IPv4Network | IPv6Network
+Span = tuple[int, int]  # both ends included
 
 
 class PolicyError(FfpfError):
@@ -23,23 +27,85 @@ class PolicyError(FfpfError):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """On every path, each node of class `function` has one of class `required` in front of it (or behind it: `after` is
-    False)."""
+class PacketClass:
+    """Packets by what stands in their headers: those for which every key that is given (is not empty) holds for one of
+    its values. What "holds" means for `allow`, `never` and `order` is in AUTHORISATION.md."""
 
-    function: str
-    required: str
-    after: bool
+    src: tuple[Network, ...] = ()
+    dst: tuple[Network, ...] = ()
+    net: tuple[Network, ...] = ()
+    ethertypes: tuple[int, ...] = ()  # of `proto`: it holds if the ethertype or the protocol is one of these
+    protocols: tuple[int, ...] = ()
+    port: tuple[Span, ...] = ()
+    src_port: tuple[Span, ...] = ()
+    dst_port: tuple[Span, ...] = ()
+    tcp_port: tuple[Span, ...] = ()
+    udp_port: tuple[Span, ...] = ()
+    sctp_port: tuple[Span, ...] = ()
+    vlan: tuple[Span, ...] = ()
+    untagged: bool = False  # of `vlan`: "none"
 
     @property
-    def claim(self) -> str:
-        return f"`{self.function}` comes {'after' if self.after else 'before'} `{self.required}` on every path"
+    def keys(self) -> tuple[str, ...]:
+        """The fields that say something."""
+        return tuple(each.name for each in fields(self) if getattr(self, each.name))
+
+
+class Part(StrEnum):
+    """What a rule can hide of packets."""
+
+    PAYLOAD = "payload"
+    ADDRESSES = "addresses"
+
+
+HIDDEN_BY: dict[Depth, frozenset[Part]] = {
+    Depth.ALL: frozenset(),
+    Depth.HEADERS: frozenset({Part.PAYLOAD}),
+    Depth.ANONYMISED: frozenset({Part.PAYLOAD, Part.ADDRESSES}),
+    Depth.COUNTS: frozenset({Part.PAYLOAD}),
+}
+CARRIERS = (
+    "fragment", "extension", "tags", "llc", "mpls", "pppoe", "macsec", "pbb", "trill", "nsh", "ipip", "6in4", "gre",
+    "etherip", "l2tp", "pim", "esp", "ah", "ipcomp", "vxlan", "geneve", "gtp", "teredo", "gue", "lisp", "capwap",
+    "wireguard", "icmp-error", "other",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """Packets that must be in the class may be shown up to the depth `show`; what is in `hide` must not be told by
+    counters either."""
+
+    packets: PacketClass
+    show: Depth = Depth.ALL
+    hide: frozenset[Part] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """Packets that may possibly contain one of the class must not be shown at the depth `show` or more. What is inside
+    the carriers `ignore` is not looked for."""
+
+    packets: PacketClass
+    show: Depth = Depth.ANONYMISED
+    ignore: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """On every path, each node of class `function` has `required` in front of it (or behind it: `after` is False): a
+    node of that class; or, only in front, packets that must be in a class; or a sampler of at least 1 in N."""
+
+    function: str
+    required: str | PacketClass | int
+    after: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds; None is no bound. `buffer_bytes` is per CPU, `memory_bytes` of nodes, `snaplen` in bytes,
-    `sample_at_least` the N of 1 in N."""
+    `sample_at_least` the N of 1 in N, `packets_per_second` delivered to all sinks together, `expires_s` the seconds
+    that a flow may live."""
 
     flows: int | None = None
     nodes: int | None = None
@@ -47,16 +113,21 @@ class Limits:
     buffer_bytes: int | None = None
     memory_bytes: int | None = None
     sample_at_least: int | None = None
+    packets_per_second: int | None = None
+    expires_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One `[[rule]]`. `where` is its place in its file: `students.toml:12:1`."""
+    """One `[[rule]]`. `where` is its place in its file: `students.toml:12:1`. A rule without `classes` allows nothing
+    and only says `never`."""
 
     name: str
     subjects: tuple[str, ...]
     taps: tuple[str, ...]
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    allow: tuple[Allow, ...] = ()
+    never: tuple[Never, ...] = ()
     order: tuple[Order, ...] = ()
     limits: Limits = Limits()
     where: str = field(default="", compare=False)

@@ -20,6 +20,20 @@ class Fate(IntEnum):
     RING_FULL = 5
 
 
+class Depth(IntEnum):
+    """How much of a packet something shows, from least to most: that it was there; its headers with pseudonyms for
+    addresses; its headers; its payload too."""
+
+    COUNTS = 0
+    ANONYMISED = 1
+    HEADERS = 2
+    ALL = 3
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """A device: true for packets that arrive at the tap `interface@hook`, known when a tap's programs are compiled."""
