@@ -150,7 +150,8 @@ def shown_allowed(allows: Iterable[Allow], nevers: Iterable[Never], depth: Depth
 
 
 def payload_start(frame: bytes) -> int:
-    """Where its payload begins; the frame's length if it has none."""
+    """Where its payload begins; the frame's length if it has none. No header is shorter than its fixed part: an IHL
+    below 5 or a data offset below 5 do not make payload of addresses and ports."""
     seen = dissect(frame)
     start = seen.l3
     if seen.is_ip:
@@ -159,6 +160,7 @@ def payload_start(frame: bytes) -> int:
             start = len(frame)
         elif seen.offset == 0 and not seen.has_extension:
             start += _transport_bytes(seen, frame)
+        start = max(start, seen.l3 + 20)
     return min(start, len(frame))
 
 
@@ -196,7 +198,7 @@ def hidden(allows: Sequence[Allow], frame: bytes) -> set[int]:
 def _transport_bytes(seen: Seen, frame: bytes) -> int:
     if seen.protocol == TCP:
         words = _number(frame, seen.l4 + 12, 1)
-        return len(frame) if words is None else 4 * (words >> 4)
+        return len(frame) if words is None else 4 * max(5, words >> 4)
     return {UDP: 8, SCTP: 12, ICMP: 8, ICMP6: 8}.get(seen.protocol or 0, 0)
 
 
