@@ -25,6 +25,7 @@ from ffpf_bpf.authorise.means import (
     check_taps,
 )
 from ffpf_bpf.authorise.policy import Policies, Rule
+from ffpf_bpf.authorise.sentences import ordered
 from ffpf_bpf.authorise.shape import check_order, check_sampling
 from ffpf_bpf.authorise.subject import Subject
 from ffpf_bpf.graph.definition import Definition
@@ -69,7 +70,7 @@ def _obligations(rule: Rule, definition: Definition, live_flows: int) -> Iterato
     yield Kind.MEANS, f"every tap is one of {_quoted(rule.taps)}", partial(check_taps, graph, rule)
     yield Kind.MEANS, f"every node is a `device` or one of {_quoted(rule.classes)}", partial(check_classes, graph, rule)
     for order in rule.order:
-        yield Kind.SHAPE, order.claim, partial(check_order, graph, order)
+        yield Kind.SHAPE, ordered(order), partial(check_order, graph, order)
     if (flows := limits.flows) is not None:
         yield Kind.MEANS, f"at most {flows:,} flows at once", partial(check_flows, live_flows, flows)
     if (nodes := limits.nodes) is not None:

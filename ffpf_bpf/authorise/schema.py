@@ -162,18 +162,26 @@ class _Rule(_Table):
     @model_validator(mode="after")
     def _check(self) -> _Rule:
         allowed = {"device", *self.classes}
-        for order in (order.value() for order in self.order):
-            if allowed.isdisjoint({order.required, ANY}):
+        for required in (order.after or order.before for order in self.order):
+            if allowed.isdisjoint({required, ANY}):
                 raise _problem(
-                    f"rule `{self.name}` wants a `{order.required}` that its `classes` do not allow",
-                    f"add `{order.required}` to `classes`",
+                    f"rule `{self.name}` wants a `{required}` that its `classes` do not allow",
+                    f"add `{required}` to `classes`",
                 )
         return self
 
     def value(self, where: str) -> Rule:
         order = tuple(order.value() for order in self.order)
         limits = self.limits.value()
-        return Rule(self.name, tuple(self.subjects), tuple(self.taps), tuple(self.classes), order, limits, where)
+        return Rule(
+            self.name,
+            tuple(self.subjects),
+            tuple(self.taps),
+            tuple(self.classes),
+            order=order,
+            limits=limits,
+            where=where,
+        )
 
 
 class _File(_Table):

@@ -32,18 +32,21 @@ MOST_LISTED = 8
 
 def check_order(graph: Graph, order: Order) -> Finding:
     """Whether the order holds for each node of class `order.function`, or a path on which it does not."""
+    required = order.required
+    if not isinstance(required, str):
+        raise TypeError(f"not a node class: {required!r}")
     targets = tuple(index for index, leaf in graph.leaves() if _is(leaf.node, order.function))
     if not targets:
         return Finding(Result.PROVED, f"the flow has no `{order.function}`")
 
     def wanted(node: Node) -> bool:
-        return _is(node, order.required) and node.serves_policy
+        return _is(node, required) and node.serves_policy
 
     find = path_around if order.after else path_out
     if path := find(graph, targets, wanted):
-        return Finding(Result.REFUTED, f"no `{order.required}` on this path", _names(graph, path))
+        return Finding(Result.REFUTED, f"no `{required}` on this path", _names(graph, path))
     side = "in front of" if order.after else "behind"
-    return Finding(Result.PROVED, f"`{order.required}` is {side} {_listed(graph, targets)}")
+    return Finding(Result.PROVED, f"`{required}` is {side} {_listed(graph, targets)}")
 
 
 def _is(node: Node, class_name: str) -> bool:
