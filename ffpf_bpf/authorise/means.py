@@ -84,3 +84,7 @@ def _at_most(wanted: int, most: int, unit: str) -> Finding:
 
 def _tap(device: Device) -> str:
     return shown(f"{device.interface}@{device.hook}")
+
+
+def check_rate(graph: Graph, most: int) -> Finding:
+    return Finding(Result.REFUSED, "stub")

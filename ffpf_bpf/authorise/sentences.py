@@ -15,3 +15,8 @@ def ordered(order: Order) -> str:
         case PacketClass():
             required = "a packet class"
     return f"`{order.function}` comes {'after' if order.after else 'before'} {required} on every path"
+
+
+def packets_in_words(packets: PacketClass) -> str:
+    """Which packets those of a class are."""
+    return "packets" + "".join(f" {key}={getattr(packets, key)}" for key in packets.keys)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Fate, Primitive, Table
+from ffpf_bpf.graph.effect import Depth, Fate, Primitive, Table
 from ffpf_bpf.graph.expression import Node, Role, check_number
 from ffpf_bpf.graph.parameters import amount
 
@@ -78,7 +78,7 @@ class Head(Node):
     @property
     def effect(self) -> Primitive:
         arguments = (buckets(self.mbuf_bytes), self.bytes or self.packets, int(self.bytes > 0))
-        return Primitive("head", "ffpf_head", arguments, Table(self.mbuf_bytes))
+        return Primitive("head", "ffpf_head", arguments, Table(self.mbuf_bytes), tells=Depth.COUNTS)
 
 
 def buckets(mbuf_bytes: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Primitive, Table
+from ffpf_bpf.graph.effect import Depth, Primitive, Table
 from ffpf_bpf.graph.expression import Node, Role, check_number, check_text, word
 from ffpf_bpf.graph.parameters import whole_number, words
 
@@ -90,7 +90,8 @@ class Histogram(Node):
     def effect(self) -> Primitive:
         bins = self.bins or LOG2_BINS
         function = "ffpf_histogram_size" if self.value == "size" else "ffpf_histogram_iat"
-        return Primitive("histogram", function, (self.width, bins), Table(64) if self.value == "iat" else None)
+        table = Table(64) if self.value == "iat" else None
+        return Primitive("histogram", function, (self.width, bins), table, tells=Depth.COUNTS)
 
     def report(self, memories: Sequence[memoryview]) -> dict[str, Any]:
         """`bins`: for each bin that is not empty its least value, its largest (None: no limit), and its packets."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Fate, Primitive, Table
+from ffpf_bpf.graph.effect import Depth, Fate, Primitive, Table
 from ffpf_bpf.graph.expression import Node, Role, check_number, check_text
 from ffpf_bpf.graph.parameters import amount, words
 
@@ -107,4 +107,4 @@ class Limit(Node):
         shift = max(0, MULTIPLIER_BITS - (ticks // number).bit_length())
         filling = self.burst * ticks // number
         arguments = (int(unit == "bytes"), (ticks << shift) // number, shift, filling, self.burst)
-        return Primitive("limit", "ffpf_limit", arguments, Table(self.mbuf_bytes))
+        return Primitive("limit", "ffpf_limit", arguments, Table(self.mbuf_bytes), tells=Depth.COUNTS)

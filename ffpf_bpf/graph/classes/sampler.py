@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Fate, Primitive
+from ffpf_bpf.graph.effect import Depth, Fate, Primitive
 from ffpf_bpf.graph.expression import Node, Role, check_number
 from ffpf_bpf.graph.parameters import whole_number, words
 
@@ -95,10 +95,10 @@ class Sampler(Node):
     @property
     def effect(self) -> Primitive:
         if self.flow:
-            return Primitive("sampler", "ffpf_sampler_flow", (-(-(1 << 32) // self.flow),))
+            return Primitive("sampler", "ffpf_sampler_flow", (-(-(1 << 32) // self.flow),), tells=Depth.COUNTS)
         if self.p:
-            return Primitive("sampler", "ffpf_sampler_random", (round(self.p * (1 << 32)),))
-        return Primitive("sampler", "ffpf_sampler", (self.one_in,))
+            return Primitive("sampler", "ffpf_sampler_random", (round(self.p * (1 << 32)),), tells=Depth.COUNTS)
+        return Primitive("sampler", "ffpf_sampler", (self.one_in,), tells=Depth.COUNTS)
 
 
 def _probability(text: str, where: str) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Transform
+from ffpf_bpf.graph.effect import Depth, Transform
 from ffpf_bpf.graph.expression import Node, Role, check_number
 from ffpf_bpf.graph.parameters import whole_number
 
@@ -68,4 +68,5 @@ class Snap(Node):
 
     @property
     def effect(self) -> Transform:
-        return Transform("snap", keep="ffpf_snap_keep", arguments=(self.payload,))
+        leaves = Depth.ALL if self.payload else Depth.HEADERS
+        return Transform("snap", keep="ffpf_snap_keep", arguments=(self.payload,), leaves=leaves)
