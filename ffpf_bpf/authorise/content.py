@@ -12,7 +12,7 @@ from ffpf_bpf.authorise.proof.filters import Undecided
 from ffpf_bpf.authorise.proof.paths import depths
 from ffpf_bpf.authorise.proof.prover import Prover
 from ffpf_bpf.authorise.proof.terms import Term
-from ffpf_bpf.authorise.proof.wire import allowed
+from ffpf_bpf.authorise.proof.wire import Wire, allowed
 from ffpf_bpf.authorise.sentences import packets_in_words
 from ffpf_bpf.graph.effect import Depth
 
@@ -36,30 +36,31 @@ def content_claims(prover: Prover, carrying: Sequence[Rule], forbidding: Sequenc
                     yield rule.name, Kind.CONTENT, claim, partial(_is_not_forbidden, prover, step, never)
 
 
-def permitted(prover: Prover, depth: Depth, carrying: Sequence[Rule]) -> Term:
+def permitted(wire: Wire, depth: Depth, carrying: Sequence[Rule]) -> Term:
     """The packets that the rules allow to be shown at that depth."""
-    return allowed(prover.wire, (allow for rule in carrying for allow in rule.allow if allow.show >= depth))
+    return allowed(wire, (allow for rule in carrying for allow in rule.allow if allow.show >= depth))
 
 
 def _is_allowed(prover: Prover, step: int, depth: Depth, carrying: Sequence[Rule]) -> Finding:
-    may_be_shown = permitted(prover, depth, carrying)
-    if may_be_shown is t.TRUE:
+    if permitted(prover.wire, depth, carrying) is t.TRUE:
         return Finding(Result.PROVED, "everything may be shown so")
     try:
         reaching = prover.arriving(step)
     except Undecided as error:
         return Finding(Result.REFUSED, f"undecided: {error}", (prover.definition.graph.ids[step],))
-    truth = t.all_of((reaching, t.negated(may_be_shown)))
+
+    def violates(wire: Wire) -> Term:
+        return t.negated(permitted(wire, depth, carrying))
 
     def why(frame: bytes) -> str:
         if depth < Depth.ALL or not any(rule.allow for rule in carrying):
             return "no rule allows it to be shown so"
-        lesser = permitted(prover, Depth.ANONYMISED, carrying)
+        lesser = permitted(prover.wire, Depth.ANONYMISED, carrying)
         if prover.holds_of(lesser, frame):
             return "less of it may be shown; put `(snap)` or `(anonymise)` in front of the sink"
         return "no rule allows it"
 
-    return prover.none(truth, why)
+    return prover.none(reaching, violates, why)
 
 
 def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:
@@ -76,4 +77,4 @@ def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:
         ]
         return f"it may carry one ({', '.join(carriers)})" if carriers else "it may be one"
 
-    return prover.none(t.all_of((reaching, prover.wire.may(never))), why)
+    return prover.none(reaching, lambda wire: wire.may(never), why)

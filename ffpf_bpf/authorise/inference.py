@@ -14,9 +14,10 @@ from ffpf_bpf.authorise.decision import Finding, Kind, Result
 from ffpf_bpf.authorise.policy import Allow, Never, Part, Rule
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import Undecided
-from ffpf_bpf.authorise.proof.prover import Prover
+from ffpf_bpf.authorise.proof.cases import Case
+from ffpf_bpf.authorise.proof.prover import Prover, Twin
 from ffpf_bpf.authorise.proof.terms import Term
-from ffpf_bpf.authorise.proof.witness import described
+from ffpf_bpf.authorise.proof.witness import described, is_byte
 from ffpf_bpf.graph.effect import Predicate as Filter
 from ffpf_bpf.graph.graph import Leaf
 
@@ -40,12 +41,29 @@ def inference_claims(prover: Prover, carrying: Sequence[Rule], forbidding: Seque
 def _is_hidden(
     prover: Prover, parts: frozenset[Part], allows: Sequence[Allow], nevers: Sequence[Never]
 ) -> Finding:
-    wire = prover.wire
     try:
         truths = [each for each in dict.fromkeys(prover.truths) if each not in (t.TRUE, t.FALSE)]
     except Undecided as error:
         return Finding(Result.REFUSED, f"undecided: {error}")
-    # Those of which these parts are hidden by an allow, unless another one hides less.
+    return prover.no_pair(
+        t.any_of(truths), partial(_told, truths, parts, allows, nevers), partial(_difference, prover)
+    )
+
+
+def _told(
+    general: Sequence[Term], parts: frozenset[Part], allows: Sequence[Allow], nevers: Sequence[Never], case: Case
+) -> tuple[Term, Twin]:
+    """That two packets exist of which these parts are hidden and that something decides differently."""
+    wire = case.wire
+    truths = [each for each in t.replaced(general, case.known) if each not in (t.TRUE, t.FALSE)]
+    # The second packet has the bytes of the first, but for those that are hidden in the first. Which these are is told
+    # by bytes that are not hidden themselves, so they are the same of both.
+    read = {term for term in t.variables(truths) if is_byte(term)}
+    twin = {at: t.ite(wire.hides(int(at.args[1]), parts), t.byte(int(at.args[1]), "q"), at) for at in read}  # type: ignore[call-overload]
+    told = t.any_of(t.differ(a, b) for a, b in zip(truths, t.replaced(truths, twin), strict=True))
+    if told is t.FALSE:
+        return t.FALSE, {}
+    # The packets of which these parts are hidden by an allow, unless another one hides less.
     covered = [wire.must(allow.packets) for allow in allows]
     concerned = t.all_of(
         (
@@ -56,17 +74,14 @@ def _is_hidden(
     if parts == PAYLOAD:
         concerned = t.any_of((concerned, t.negated(t.any_of(covered)), *(wire.may(never) for never in nevers)))
     if concerned is t.FALSE:
-        return Finding(Result.PROVED, "nothing is hidden")
-    # The second packet has the bytes of the first, but for those that are hidden in the first. Which these are is told
-    # by bytes that are not hidden themselves, so they are the same of both.
-    terms = [*truths, *covered, concerned]
-    read = [int(term.args[1]) for term in t.variables(terms) if term.op == "byte"]  # type: ignore[call-overload]
-    twin = {t.byte(at): t.ite(wire.hides(at, parts), t.byte(at, "q"), t.byte(at)) for at in read}
-    twins = t.replaced(terms, twin)
-    told = t.any_of(t.differ(a, b) for a, b in zip(truths, twins, strict=False))
-    same_rights = [t.negated(t.differ(a, b)) for a, b in zip(covered, twins[len(truths) :], strict=False)]
-    truth = t.all_of((concerned, twins[-1], told, *same_rights))
-    return prover.no_pair(truth, twin, partial(_difference, prover))
+        return t.FALSE, {}
+    for at in t.variables([*covered, concerned]):
+        if is_byte(at) and at not in twin:
+            offset = int(at.args[1])  # type: ignore[call-overload]
+            twin[at] = t.ite(wire.hides(offset, parts), t.byte(offset, "q"), at)
+    *twins, twin_concerned = t.replaced([*covered, concerned], twin)
+    same_rights = [t.negated(t.differ(a, b)) for a, b in zip(covered, twins, strict=True)]
+    return t.all_of((told, concerned, twin_concerned, *same_rights)), twin
 
 
 def _difference(prover: Prover, first: bytes, second: bytes) -> str:

@@ -68,7 +68,8 @@ def _check_before(prover: Prover, targets: tuple[int, ...], wanted: Wanted, miss
         reached = prover.paths.truths(wanted)
     except Undecided:
         return around
-    finding = prover.none(t.any_of(reached[target] for target in targets), lambda _: f"no {missing} on this path")
+    comes_there = t.any_of(reached[target] for target in targets)
+    finding = prover.none(comes_there, lambda _: t.TRUE, lambda _: f"no {missing} on this path")
     if finding.result is Result.PROVED:
         return Finding(Result.PROVED, f"no packet takes the path around {missing}", around.path)
     return Finding(finding.result, finding.evidence, around.path, finding.packets)
@@ -81,8 +82,7 @@ def _check_packets(prover: Prover, targets: tuple[int, ...], packets: PacketClas
         reached = t.any_of(prover.arriving(target) for target in targets)
     except Undecided as error:
         return Finding(Result.REFUSED, f"undecided: {error}", names)
-    outside = t.all_of((reached, t.negated(prover.wire.must(packets))))
-    finding = prover.none(outside, lambda _: "it is none of these packets")
+    finding = prover.none(reached, lambda wire: t.negated(wire.must(packets)), lambda _: "it is none of these packets")
     return Finding(finding.result, finding.evidence, names[:1], finding.packets)
 
 

@@ -92,32 +92,36 @@ class Paths:
             self.filters[filter_text] = accepts(self.definition.predicates[filter_text])
         return self.filters[filter_text]
 
-    def _plain(self) -> Term:
-        """IP whose headers the dissector of the program takes for the same as the reference does."""
+    def _told(self) -> tuple[Term, Term, Term]:
+        """The packets whose IP headers the dissector of the program takes for what the reference does; those that are
+        no IP to it; and those with a fragment header that is cut, behind which it sees nothing. What is left it walks
+        through, extension header by extension header."""
         wire = self.wire
         first = wire.behind_ethernet(0, 1)
         version, words = t.extract(first.value, 7, 4), t.extract(first.value, 3, 0)
-        ip4 = (wire.is_ip4, wire.behind_ethernet(16, 4).there, t.equal(version, t.const(4, 4)), t.at_least(words, 5))
+        valid4 = t.all_of((wire.behind_ethernet(16, 4).there, t.equal(version, t.const(4, 4)), t.at_least(words, 5)))
+        valid6 = t.all_of((wire.behind_ethernet(24, 16).there, t.equal(version, t.const(6, 4))))
         walked = t.any_of(t.equal(wire.protocol6.value, t.const(each, 8)) for each in WALKED)
         whole = t.any_of((t.negated(wire.has_fragment_header), wire.behind_ethernet(44, 4).there))
-        ip6 = (wire.is_ip6, wire.behind_ethernet(24, 16).there, t.equal(version, t.const(6, 4)), whole)
-        ip6 = (*ip6, t.any_of((t.negated(walked), wire.later6)))
-        return t.any_of((t.all_of(ip4), t.all_of(ip6)))
+        straight = t.all_of((whole, t.any_of((t.negated(walked), wire.later6))))
+        other = t.all_of((wire.ethertype.there, t.negated(wire.is_ip4), t.negated(wire.is_ip6)))
+        no_ip = (t.all_of((wire.is_ip4, t.negated(valid4))), t.all_of((wire.is_ip6, t.negated(valid6))), other)
+        plain = t.any_of((t.all_of((wire.is_ip4, valid4)), t.all_of((wire.is_ip6, valid6, straight))))
+        return plain, t.any_of(no_ip), t.all_of((wire.is_ip6, valid6, t.negated(whole)))
 
     def _classified(self, effect: Primitive, name: str) -> Term | None:
         """The result of `classify`, where the formula knows it."""
         wire, unknown = self.wire, t.free(f"{name}.result", RESULT_BITS)
         none = t.const(NO_RESULT, RESULT_BITS)
-        plain = self._plain()
+        plain, no_ip, cut = self._told()
         protocol = t.ite(wire.is_ip4, wire.protocol4.value, wire.protocol6.value)
-        no_ip = self._no_ip
         match FIELDS[effect.arguments[0]]:
             case "dport" | "sport" as side:
                 port = wire.ports[side == "dport"]
                 with_ports = t.any_of(t.equal(protocol, t.const(each, 8)) for each in WITH_PORTS)
                 has = t.all_of((plain, with_ports, t.negated(wire.is_later), wire.ports[1].there))
-                has_none = t.any_of((no_ip, t.all_of((plain, t.any_of((t.negated(with_ports), wire.is_later))))))
-                return t.ite(has, t.widened(port.value, RESULT_BITS), t.ite(has_none, none, unknown))
+                is_known = t.any_of((plain, no_ip, cut))
+                return t.ite(has, t.widened(port.value, RESULT_BITS), t.ite(is_known, none, unknown))
             case "proto":
                 return t.ite(plain, t.widened(protocol, RESULT_BITS), t.ite(no_ip, none, unknown))
             case "version":
@@ -139,14 +143,8 @@ class Paths:
             holds.append(t.equal(masked, t.const(wanted, 8)))
         protocol = t.ite(wire.is_ip4, wire.protocol4.value, wire.protocol6.value)
         segment = (t.equal(protocol, t.const(TCP, 8)), t.negated(wire.is_later), wire.behind_ip(19, 1).there)
-        plain = self._plain()
-        is_known = t.any_of((plain, self._no_ip))
-        return t.ite(is_known, t.all_of((plain, *segment, t.any_of(holds))), t.free(name))
-
-    @property
-    def _no_ip(self) -> Term:
-        wire = self.wire
-        return t.all_of((wire.ethertype.there, t.negated(wire.is_ip4), t.negated(wire.is_ip6)))
+        plain, no_ip, cut = self._told()
+        return t.ite(t.any_of((plain, no_ip, cut)), t.all_of((plain, *segment, t.any_of(holds))), t.free(name))
 
 
 def depths(graph: Graph) -> dict[int, Depth]:

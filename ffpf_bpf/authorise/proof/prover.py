@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from ffpf_bpf.authorise.decision import Finding, Result
 from ffpf_bpf.authorise.proof import terms as t
-from ffpf_bpf.authorise.proof.filters import Undecided
+from ffpf_bpf.authorise.proof.cases import Case, has_tag, tagged, untagged
 from ffpf_bpf.authorise.proof.paths import Paths
 from ffpf_bpf.authorise.proof.solvers import Answer, Clock, Verdict, solve
 from ffpf_bpf.authorise.proof.terms import Term
@@ -19,6 +19,7 @@ from ffpf_bpf.graph.graph import Leaf
 from ffpf_bpf.graph.predicate import Program, run
 
 Execute = Callable[[Program, bytes], int]
+Twin = Mapping[Term, Term]
 
 
 class Prover:
@@ -42,30 +43,67 @@ class Prover:
         assert isinstance(leaf, Leaf)
         return t.TRUE if leaf.source is None else self.truths[leaf.source]
 
-    def none(self, truth: Term, why: Callable[[bytes], str]) -> Finding:
-        """That no packet exists for which `truth` holds. `why` says of one that does what is wrong with it."""
-        return self._none(truth, {}, lambda frame, _: f"{described(frame)}: {why(frame)}")
+    def none(self, concerned: Term, violates: Callable[[Wire], Term], why: Callable[[bytes], str]) -> Finding:
+        """That no packet exists of those `concerned` for which `violates` holds. `why` says of one that does what is
+        wrong with it."""
 
-    def no_pair(self, truth: Term, twin: Mapping[Term, Term], why: Callable[[bytes, bytes], str]) -> Finding:
-        """That no two packets exist for which `truth` holds: one, and another whose bytes are `twin`, of those of the
-        first and of `q`."""
-        return self._none(truth, twin, why)
+        def question(case: Case) -> tuple[Term, Twin]:
+            known = t.replaced([concerned], case.known)[0]
+            return (t.FALSE if known is t.FALSE else t.all_of((known, violates(case.wire)))), {}
 
-    def _none(self, truth: Term, twin: Mapping[Term, Term], why: Callable[[bytes, bytes], str]) -> Finding:
-        answer = solve(truth, self.clock, ordinary(self.wire))
-        match answer.verdict:
-            case Verdict.NONE:
-                return Finding(Result.PROVED, _proved(answer))
-            case Verdict.UNKNOWN:
-                return Finding(Result.REFUSED, f"undecided: {answer.why}")
-        values = self._plainest(truth, answer.values)
+        return self._none(concerned, question, lambda frame, _: f"{described(frame)}: {why(frame)}")
+
+    def no_pair(
+        self,
+        concerned: Term,
+        question: Callable[[Case], tuple[Term, Twin]],
+        why: Callable[[bytes, bytes], str],
+    ) -> Finding:
+        """That no two packets, one of them `concerned`, exist for which a truth holds: one, and another whose bytes are
+        the twin, of those of the first and of `q`; `question` gives both for each case."""
+        return self._none(concerned, question, why)
+
+    def _none(
+        self, concerned: Term, question: Callable[[Case], tuple[Term, Twin]], why: Callable[[bytes, bytes], str]
+    ) -> Finding:
+        confirmed = True
+        for case in self._cases(concerned):
+            if not case.known and self._is_none(t.all_of((concerned, case.holds))):
+                continue
+            truth, twin = question(case)
+            truth = t.all_of((truth, case.holds))
+            answer = solve(truth, self.clock, ordinary(case.wire))
+            confirmed &= answer.confirmed
+            match answer.verdict:
+                case Verdict.UNKNOWN:
+                    return Finding(Result.REFUSED, f"undecided: {answer.why}")
+                case Verdict.SOME:
+                    return self._shown(truth, twin, answer, case, why)
+        return Finding(Result.PROVED, "of every packet" + (", two solvers agree" if confirmed else ""))
+
+    def _cases(self, concerned: Term) -> Iterator[Case]:
+        yield from untagged()
+        if not self._is_none(t.all_of((concerned, has_tag()))):
+            yield from tagged()
+
+    def _is_none(self, truth: Term) -> bool:
+        """Whether it is certain that there is no such packet."""
+        answer = solve(truth, self.clock)
+        return answer.verdict is Verdict.NONE and answer.confirmed
+
+    def _shown(
+        self, truth: Term, twin: Twin, answer: Answer, case: Case, why: Callable[[bytes, bytes], str]
+    ) -> Finding:
+        """The packets that show it, if they do."""
+        known = {variable: t.value_of(value) or 0 for variable, value in case.known.items()}
+        values = self._plainest(truth, {**answer.values, **known}, set(known))
         frame = packet_of(values)
         frames = (frame, self._second(twin, values, frame)) if twin else (frame,)
         if trouble := self._replayed(truth, values, frames):
             return Finding(Result.REFUSED, f"undecided: {trouble}", packets=frames)
         return Finding(Result.REFUTED, why(frame, frames[-1]), packets=frames)
 
-    def _second(self, twin: Mapping[Term, Term], values: Mapping[Term, int], frame: bytes) -> bytes:
+    def _second(self, twin: Twin, values: Mapping[Term, int], frame: bytes) -> bytes:
         found = bytearray(frame)
         told = [(int(at.args[1]), term) for at, term in twin.items() if int(at.args[1]) < len(frame)]  # type: ignore[call-overload]
         results = t.evaluate([term for _, term in told], self._values(values, frame))
@@ -73,10 +111,14 @@ class Prover:
             found[offset] = result
         return bytes(found)
 
-    def _plainest(self, truth: Term, values: Mapping[Term, int]) -> Mapping[Term, int]:
+    def _plainest(self, truth: Term, values: Mapping[Term, int], kept: set[Term]) -> Mapping[Term, int]:
         """The values without those of fields that may as well be as usual."""
         for field in fields_of(packet_of(values)):
-            fewer = {term: value for term, value in values.items() if not (is_byte(term) and term.args[1] in field)}
+            fewer = {
+                term: value
+                for term, value in values.items()
+                if term in kept or not (is_byte(term) and term.args[1] in field)
+            }
             if len(fewer) < len(values) and t.evaluate([truth], self._values(fewer, packet_of(fewer)))[0]:
                 values = fewer
         return values
@@ -122,7 +164,3 @@ class Prover:
         """The values, where bytes and length of `p` are those of the frame."""
         others = {term: value for term, value in values.items() if not is_byte(term)}
         return {**others, t.length(): len(frame), **{t.byte(at): value for at, value in enumerate(frame)}}
-
-
-def _proved(answer: Answer) -> str:
-    return "of every packet" + (", two solvers agree" if answer.confirmed else "")

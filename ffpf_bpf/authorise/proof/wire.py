@@ -5,7 +5,8 @@ Where headers begin depends on the packet, so each field is looked up among the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from ipaddress import IPv4Network
 
@@ -43,27 +44,40 @@ ALONE_TYPES = (IPV4, ARP, RARP, IPV6, *TAG_TYPES, 0x0842, 0x8809, 0x8863, 0x888E
 ALONE_PROTOCOLS = (ICMP, 2, TCP, UDP, 33, 46, ICMP6, 59, 88, 89, 112, SCTP, 136)
 
 
+@dataclass(frozen=True, slots=True)
 class Field:
     """Bytes of the packet whose place depends on it: their value, and whether they are there."""
 
-    def __init__(self, places: Sequence[tuple[Term, int]], size: int) -> None:
-        """`places` are conditions, of which one holds, with the offset then."""
-        *others, (_, last) = places
-        value, is_there = _at(last, size), there(last + size)
-        for here, offset in reversed(others):
-            value = t.ite(here, _at(offset, size), value)
-            is_there = t.ite(here, there(offset + size), is_there)
-        self.value = value
-        self.there = is_there
+    value: Term
+    there: Term
 
 
 class Wire:
-    """The packet `p`, dissected."""
+    """The packet `p`, dissected: any packet, or those of one case, which have so many `tags`, and the bytes `known`."""
+
+    def __init__(self, tags: int | None = None, known: Mapping[Term, Term] | None = None) -> None:
+        self._tags = tags
+        self._known = known or {}
+
+    def bytes_at(self, offset: int, size: int) -> Term:
+        variables = (t.byte(offset + number) for number in range(size))
+        return t.concat(*(self._known.get(each, each) for each in variables))
+
+    def _field(self, places: Sequence[tuple[Term, int]], size: int) -> Field:
+        """`places` are conditions, of which one holds, with the offset then."""
+        *others, (_, last) = [place for place in places if place[0] is not t.FALSE] or places[-1:]
+        value, is_there = self.bytes_at(last, size), there(last + size)
+        for here, offset in reversed(others):
+            value = t.ite(here, self.bytes_at(offset, size), value)
+            is_there = t.ite(here, there(offset + size), is_there)
+        return Field(value, is_there)
 
     @cached_property
     def places(self) -> tuple[tuple[Term, int], ...]:
         """Where the layer behind Ethernet begins, for each number of tags."""
-        tagged = [_one_of(_at(12 + 4 * number, 2), TAG_TYPES) for number in range(MOST_TAGS)]
+        if self._tags is not None:
+            return ((t.TRUE, ETHERNET_BYTES + 4 * self._tags),)
+        tagged = [_one_of(self.bytes_at(12 + 4 * number, 2), TAG_TYPES) for number in range(MOST_TAGS)]
         first, second = tagged
         return (
             (t.negated(first), ETHERNET_BYTES),
@@ -76,7 +90,7 @@ class Wire:
         return t.any_of(here for here, offset in self.places if offset >= ETHERNET_BYTES + 4 * (number + 1))
 
     def behind_ethernet(self, offset: int, size: int) -> Field:
-        return Field([(here, start + offset) for here, start in self.places], size)
+        return self._field([(here, start + offset) for here, start in self.places], size)
 
     @cached_property
     def ethertype(self) -> Field:
@@ -115,10 +129,10 @@ class Wire:
     def protocol6(self) -> Field:
         """The next header, or that behind the fragment header."""
         behind, direct = self.behind_ethernet(40, 1), self.next_header
-        found = Field.__new__(Field)
-        found.value = t.ite(self.has_fragment_header, behind.value, direct.value)
-        found.there = t.ite(self.has_fragment_header, behind.there, direct.there)
-        return found
+        return Field(
+            t.ite(self.has_fragment_header, behind.value, direct.value),
+            t.ite(self.has_fragment_header, behind.there, direct.there),
+        )
 
     @cached_property
     def later4(self) -> Term:
@@ -140,16 +154,18 @@ class Wire:
         """Where the transport header begins, in a packet that is IP."""
         found: list[tuple[Term, int]] = []
         for here, start in self.places:
-            header_words = t.extract(t.byte(start), 3, 0)
+            header_words = t.extract(self.bytes_at(start, 1), 3, 0)
             for words in range(16):
                 is_so = t.all_of((here, self.is_ip4, t.equal(header_words, t.const(words, 4))))
                 found.append((is_so, start + 4 * words))
             found.append((t.all_of((here, self.is_ip6, self.has_fragment_header)), start + 48))
             found.append((t.all_of((here, self.is_ip6, t.negated(self.has_fragment_header))), start + 40))
-        return tuple(found)
+        return tuple(place for place in found if place[0] is not t.FALSE)
 
     def behind_ip(self, offset: int, size: int) -> Field:
-        return Field([(here, start + offset) for here, start in self.transport_places], size)
+        if not self.transport_places:
+            return Field(t.const(0, 8 * size), t.FALSE)
+        return self._field([(here, start + offset) for here, start in self.transport_places], size)
 
     @cached_property
     def ports(self) -> tuple[Field, Field]:
@@ -168,7 +184,7 @@ class Wire:
             placed = t.all_of((self.is_protocol(*protocols), t.negated(self.is_later)))
             holds.append(t.all_of((placed, t.any_of(self._must_have(self.ports[side], spans) for side in sides))))
         if packets.vlan or packets.untagged:
-            tag = t.all_of((self.tagged(0), there(16), _in_spans(t.extract(_at(14, 2), 11, 0), packets.vlan)))
+            tag = t.all_of((self.tagged(0), there(16), _in_spans(t.extract(self.bytes_at(14, 2), 11, 0), packets.vlan)))
             holds.append(t.any_of((tag, t.negated(self.tagged(0)) if packets.untagged else t.FALSE)))
         return t.all_of(holds)
 
@@ -192,9 +208,7 @@ class Wire:
         of6 = [net for net in nets if not isinstance(net, IPv4Network)]
         in_ip, in_arp = self.behind_ethernet(12 + 4 * side, 4), self.behind_ethernet(14 + 10 * side, 4)
         is_arp = self.is_type(ARP, RARP)
-        address4 = Field.__new__(Field)
-        address4.value = t.ite(is_arp, in_arp.value, in_ip.value)
-        address4.there = t.ite(is_arp, in_arp.there, in_ip.there)
+        address4 = Field(t.ite(is_arp, in_arp.value, in_ip.value), t.ite(is_arp, in_arp.there, in_ip.there))
         yield t.any_of((self.is_ip4, is_arp)), address4, in_nets(address4.value, of4)
         address6 = self.behind_ethernet(8 + 16 * side, 16)
         yield self.is_ip6, address6, in_nets(address6.value, of6)
@@ -259,7 +273,7 @@ class Wire:
         ids = [
             t.all_of((self.tagged(number), t.any_of((t.negated(there(16 + 4 * number)), _in_spans(id, packets.vlan)))))
             for number in range(MOST_TAGS)
-            for id in (t.extract(_at(14 + 4 * number, 2), 11, 0),)
+            for id in (t.extract(self.bytes_at(14 + 4 * number, 2), 11, 0),)
         ]
         third = self.is_type(*TAG_TYPES)  # behind two
         return t.any_of((*ids, third, t.negated(self.tagged(0)) if packets.untagged else t.FALSE))
@@ -359,10 +373,6 @@ class Wire:
 def allowed(wire: Wire, allows: Iterable[Allow]) -> Term:
     """The packet must be in one of the classes."""
     return t.any_of(wire.must(allow.packets) for allow in allows)
-
-
-def _at(offset: int, size: int) -> Term:
-    return t.concat(*(t.byte(offset + number) for number in range(size)))
 
 
 def _one_of(value: Term, numbers: Iterable[int]) -> Term:
