@@ -13,7 +13,7 @@ from ffpf_bpf.authorise.proof.paths import depths
 from ffpf_bpf.authorise.proof.prover import Prover
 from ffpf_bpf.authorise.proof.terms import Term
 from ffpf_bpf.authorise.proof.wire import Wire, allowed
-from ffpf_bpf.authorise.sentences import packets_in_words
+from ffpf_bpf.authorise.sentences import packets
 from ffpf_bpf.graph.effect import Depth
 
 Claim = tuple[str, Kind, str, "partial[Finding]"]
@@ -32,7 +32,7 @@ def content_claims(prover: Prover, carrying: Sequence[Rule], forbidding: Sequenc
         for rule in forbidding:
             for never in rule.never:
                 if depth >= never.show:
-                    claim = f"`{name}` never shows {packets_in_words(never.packets)}"
+                    claim = f"`{name}` never shows {packets(never.packets)}"
                     yield rule.name, Kind.CONTENT, claim, partial(_is_not_forbidden, prover, step, never)
 
 

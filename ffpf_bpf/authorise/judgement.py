@@ -20,7 +20,7 @@ from ffpf_bpf.authorise.means import (
     check_flows,
     check_memory,
     check_nodes,
-    check_rate,
+    check_packet_rate,
     check_snaplen,
     check_taps,
 )
@@ -125,7 +125,7 @@ def _bounds(rule: Rule, prover: Prover, live_flows: int) -> Iterator[Claim]:
     if (memory := limits.memory_bytes) is not None:
         yield means(f"at most {memory:,} bytes of memory for nodes", check_memory, graph, memory)
     if (rate := limits.packets_per_second) is not None:
-        yield means(f"at most {rate:,} packets/s delivered", check_rate, graph, rate)
+        yield means(f"at most {rate:,} packets per second", check_packet_rate, graph, rate)
     if (one_in := limits.sample_at_least) is not None:
         claim = f"a sampler of 1 in {one_in:,} or more on every path to a sink"
         yield means(claim, check_sampling, prover, one_in)
