@@ -64,7 +64,7 @@ class Decision:
     """Yes or no to the definition whose digest is `digest`, and to no other. `rule` is the one that accepted, or "".
 
     An accepted decision has the obligations of the rule that accepted; a rejected one those of every rule that names
-    the subject, with a reason for each that does not hold.
+    the subject, with a reason for each that does not hold. `expires_s` is how long the flow may live.
     """
 
     accepted: bool
@@ -72,6 +72,7 @@ class Decision:
     obligations: tuple[Obligation, ...]
     digest: str
     rule: str = ""
+    expires_s: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for `json.dumps`."""
