@@ -68,7 +68,7 @@ class Decision:
     "", or several joined by ` + `; `expires_s` how long the flow may live, if that is bounded.
 
     An accepted decision has the obligations of the rule that accepted; a rejected one those of every rule that names
-    the subject, with a reason for each that does not hold.
+    the subject, with a reason for each that does not hold. `expires_s` is how long the flow may live.
     """
 
     accepted: bool
