@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import Enum
 
@@ -10,7 +11,7 @@ from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.classes.grab import Grab
 from ffpf_bpf.graph.effect import Fate
 from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role, Select, Then, any_of, nodes, then
-from ffpf_bpf.graph.graph import Case, Complement, Graph, Intersection, Leaf, Step, Stop, Union, check, sources
+from ffpf_bpf.graph.graph import Case, Complement, Graph, Intersection, Leaf, Step, Stop, Union, check, dead_ends
 from ffpf_bpf.graph.views import views
 
 MOST_NODES = 1_000
@@ -58,6 +59,7 @@ class _Builder:
         self.ids: list[str] = []
         self.stops: list[Stop] = []
         self._taken = {node.name for node in leaves}
+        self._numbers: Counter[str] = Counter()
 
     def add(self, expression: Expression, source: int | None, unless: tuple[int, ...], inverted: bool = False) -> int:
         """Append `expression` fed by step `source`; the step that says whether the packet goes on."""
@@ -112,15 +114,10 @@ class _Builder:
 
     def ends(self) -> Iterator[int]:
         """The functions at the end of a path: a packet that gets there and to no sink was counted."""
-        read = {source for step in self.steps for source in sources(step)}
+        unread = dead_ends(self.steps)
         for index, step in enumerate(self.steps):
-            if isinstance(step, Leaf) and step.node.role is Role.DOES and self._leads_nowhere(index, read):
+            if index in unread and isinstance(step, Leaf) and step.node.role is Role.DOES:
                 yield index
-
-    def _leads_nowhere(self, index: int, read: set[int]) -> bool:
-        """No step reads it, but for joins that lead nowhere themselves."""
-        readers = [i for i, step in enumerate(self.steps) if index in sources(step)]
-        return all(isinstance(self.steps[i], Union) and self._leads_nowhere(i, read) for i in readers)
 
     def _goes_on(self, index: int) -> bool:
         match self.steps[index]:
@@ -137,11 +134,12 @@ class _Builder:
         return len(self.steps) - 1
 
     def _fresh(self, kind: str) -> str:
-        number = 1
-        while f"{kind}{number}" in self._taken:
-            number += 1
-        self._taken.add(f"{kind}{number}")
-        return f"{kind}{number}"
+        while True:
+            self._numbers[kind] += 1
+            name = f"{kind}{self._numbers[kind]}"
+            if name not in self._taken:
+                self._taken.add(name)
+                return name
 
 
 class _Ends(Enum):
