@@ -248,6 +248,20 @@ def test_graphs_that_cannot_be(wrong: str, message: str) -> None:
     assert error.value.message == message
 
 
+@pytest.mark.parametrize(
+    "joined",
+    [A >> classify("dport"), A | classify("dport"), ~classify("dport"), classify("dport").on({1: A})],
+    ids=text,
+)
+def test_on_is_of_a_node(joined: Expression) -> None:
+    with pytest.raises(ExpressionError) as error:
+        joined.on({80: grab()})
+    assert str(error.value) == (
+        "`.on` is of a node: edges select on the result of one\n"
+        'help: call it on the node itself: `a >> classify("dport").on({80: b})`'
+    )
+
+
 def test_the_steps_of_a_select() -> None:
     """`-*->` holds what no other edge does, wherever it stands."""
     expression = device("eth0") >> classify("dport").on({"*": grab(), (443, 80): packetcount(), 53: bytecount()})

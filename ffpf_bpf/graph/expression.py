@@ -37,6 +37,13 @@ class Expression:
     def __invert__(self) -> Expression:
         return Not(self)
 
+    def on(self, cases: Mapping[Label, Expression]) -> Select:
+        """Refused, but for nodes: an edge selects on the result of one."""
+        raise ExpressionError(
+            "`.on` is of a node: edges select on the result of one",
+            help='call it on the node itself: `a >> classify("dport").on({80: b})`',
+        )
+
     def __bool__(self) -> bool:
         raise ExpressionError(
             "a flow expression is neither true nor false",
