@@ -194,21 +194,8 @@ def _check_devices(expression: Expression, *, first: bool) -> bool:
     """Every path begins with a device, no device stands later, nothing follows a sink, `&` and `!` hold only nodes
     that pass packets on or decide. Returns whether packets can leave `expression`."""
     match expression:
-        case Node(role=Role.DEVICE):
-            if not first:
-                raise ExpressionError(
-                    f"`{expression.expression}` stands behind another node",
-                    where=expression.where,
-                    help="devices come first: `(device,eth0) | (device,eth1) -> ...`",
-                )
-            return True
         case Node():
-            if first:
-                raise ExpressionError(
-                    "a path begins without a device",
-                    where=expression.where,
-                    help=f"put `(device,NAME) ->` before `({expression.class_name})`",
-                )
+            _check_place(expression, first)
             return expression.role is not Role.SINK
         case AnyOf(branches=branches):
             every = [_check_devices(branch, first=first) for branch in branches]
@@ -217,27 +204,11 @@ def _check_devices(expression: Expression, *, first: bool) -> bool:
             _check_devices(node, first=first)
             every = [_check_devices(case, first=False) for _, case in cases]
             return any(every)
-        case AllOf(branches=branches):
-            if first and len({node.expression for node in nodes(expression) if node.role is Role.DEVICE}) > 1:
-                raise ExpressionError(
-                    "`&` joins two devices, and no packet arrives at both", help="join devices with `|`"
-                )
-            for branch in branches:
-                if not _check_devices(branch, first=first) or _has_role(branch, Role.SINK):
-                    raise ExpressionError(
-                        "`&` holds a sink, which passes nothing on", help="put the sink behind: `a & b -> (grab)`"
-                    )
+        case AllOf():
+            _check_all_of(expression, first)
             return True
         case Not(inner=inner):
-            for node in nodes(inner):
-                if node.role is not Role.DECIDES:
-                    raise ExpressionError(
-                        f"`!` stands before `({node.class_name})`, which does not decide",
-                        where=node.where,
-                        help="`!` takes filters only, as in `!(bpf,udp)`",
-                    )
-            if first:
-                raise ExpressionError("a path begins without a device", help="put `(device,NAME) ->` before `!`")
+            _check_not(inner, first)
             return True
         case Then(stages=(head, *tail)):
             goes_on = _check_devices(head, first=first)
@@ -252,6 +223,46 @@ def _check_devices(expression: Expression, *, first: bool) -> bool:
             return goes_on
         case _:
             raise TypeError(f"not a flow expression: {expression!r}")
+
+
+def _check_place(node: Node, first: bool) -> None:
+    """A node is first on its path if it is a device, and only then."""
+    if node.role is Role.DEVICE and not first:
+        raise ExpressionError(
+            f"`{node.expression}` stands behind another node",
+            where=node.where,
+            help="devices come first: `(device,eth0) | (device,eth1) -> ...`",
+        )
+    if node.role is not Role.DEVICE and first:
+        raise ExpressionError(
+            "a path begins without a device",
+            where=node.where,
+            help=f"put `(device,NAME) ->` before `({node.class_name})`",
+        )
+
+
+def _check_all_of(expression: AllOf, first: bool) -> None:
+    """`&` joins what packets of one device can all leave."""
+    if first and len({node.expression for node in nodes(expression) if node.role is Role.DEVICE}) > 1:
+        raise ExpressionError("`&` joins two devices, and no packet arrives at both", help="join devices with `|`")
+    for branch in expression.branches:
+        if not _check_devices(branch, first=first) or _has_role(branch, Role.SINK):
+            raise ExpressionError(
+                "`&` holds a sink, which passes nothing on", help="put the sink behind: `a & b -> (grab)`"
+            )
+
+
+def _check_not(inner: Expression, first: bool) -> None:
+    """`!` holds only nodes that decide, behind a device."""
+    for node in nodes(inner):
+        if node.role is not Role.DECIDES:
+            raise ExpressionError(
+                f"`!` stands before `({node.class_name})`, which does not decide",
+                where=node.where,
+                help="`!` takes filters only, as in `!(bpf,udp)`",
+            )
+    if first:
+        raise ExpressionError("a path begins without a device", help="put `(device,NAME) ->` before `!`")
 
 
 def _has_role(expression: Expression, role: Role) -> bool:
