@@ -43,7 +43,7 @@ class Classify(Node):
     def __post_init__(self) -> None:
         Node.__post_init__(self)
         check_text(self.field, self.where)
-        check_number(self.parts, self.where)
+        check_number(self.parts, self.where, 'classify("flow", parts=16)')
         object.__setattr__(self, "field", self.field.strip().lower())
         if self.field not in FIELDS:
             raise ExpressionError(f"unknown field `{self.field}`", where=self.where, help=HELP)

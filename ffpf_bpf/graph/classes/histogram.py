@@ -41,8 +41,8 @@ class Histogram(Node):
 
     def __post_init__(self) -> None:
         check_text(self.value, self.where)
-        check_number(self.width, self.where)
-        check_number(self.bins, self.where)
+        check_number(self.width, self.where, 'histogram("size", width=64, bins=24)')
+        check_number(self.bins, self.where, 'histogram("size", width=64, bins=24)')
         if self.value not in VALUES:
             raise ExpressionError(f"`{self.value}` is no value of a packet", where=self.where, help=HELP)
         is_linear = 1 <= self.bins <= MOST_BINS and 1 <= self.width < 1 << 63

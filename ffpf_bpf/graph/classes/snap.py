@@ -39,7 +39,7 @@ class Snap(Node):
 
     def __post_init__(self) -> None:
         Node.__post_init__(self)
-        check_number(self.payload, self.where)
+        check_number(self.payload, self.where, "snap(payload=64)")
         if not 0 <= self.payload <= MOST_PAYLOAD:
             raise ExpressionError(
                 f"{self.payload} bytes of payload", where=self.where, help=f"0 to {MOST_PAYLOAD} bytes"
