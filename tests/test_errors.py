@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,10 +16,12 @@ from ffpf_bpf import compiler
 from ffpf_bpf.compiler import emit
 from ffpf_bpf.errors import ExpressionError, FfpfError, KernelError, VerifierError
 from ffpf_bpf.flow import Flow
+from ffpf_bpf.graph.classes import CLASSES
 from ffpf_bpf.graph.classes.bpf import Bpf
 from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.effect import Primitive
-from ffpf_bpf.graph.expression import Node, Role
+from ffpf_bpf.graph.expression import Node, Role, nodes
+from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.kernel import calls
 from tests.network import Network
 
@@ -234,3 +236,12 @@ def test_wrong_values_in_python_end_in_a_message(make) -> None:
     with pytest.raises(ExpressionError) as error:
         make()
     assert error.value.help
+
+
+@pytest.mark.parametrize("node", [node for known in CLASSES.values() for node in nodes(parse(known.example)) if isinstance(node, known)], ids=lambda node: node.class_name)  # fmt: skip
+def test_a_number_that_is_none_is_shown_as_the_class_takes_it(node: Node) -> None:
+    for field in fields(node):
+        if field.type == "int":
+            with pytest.raises(ExpressionError, match="1.5 is no whole number") as error:
+                replace(node, **{field.name: 1.5})
+            assert error.value.help.startswith(f"write it as in `{node.class_name}(")

@@ -11,6 +11,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 from ffpf_bpf.authorise.decision import shown
@@ -23,18 +25,25 @@ LARGEST_FILE = 1 << 20
 def read_policies(directory: Path) -> Policies:
     """The rules of every `*.toml` in `directory` (its subdirectories are not read), by file name. Raises PolicyError,
     with file, line and column, if anything about any of them is wrong. No file at all denies everybody."""
-    rules: dict[str, Rule] = {}
     with _opened(str(directory), os.O_DIRECTORY, None, str(directory)) as directory_fd:
-        for name in sorted(name for name in os.listdir(directory_fd) if name.endswith(".toml")):
-            for rule in parse_policy(_read(directory_fd, name), shown(name).strip("`")):
-                if rule.name in rules:
-                    raise PolicyError(
-                        f"a second rule is called `{rule.name}`",
-                        where=rule.where,
-                        help=f"the first is at {rules[rule.name].where}; give each rule its own name",
-                    )
-                rules[rule.name] = rule
-    return Policies(tuple(rules.values()))
+        names = sorted(name for name in os.listdir(directory_fd) if name.endswith(".toml"))
+        return _parsed(tuple((name, _read(directory_fd, name)) for name in names))
+
+
+@lru_cache(maxsize=4)
+def _parsed(files: tuple[tuple[str, str], ...]) -> Policies:
+    """The policies that files of these names and contents are; kept, since they seldom change."""
+    rules: dict[str, Rule] = {}
+    for name, content in files:
+        for rule in parse_policy(content, shown(name).strip("`")):
+            if rule.name in rules:
+                raise PolicyError(
+                    f"a second rule is called `{rule.name}`",
+                    where=rule.where,
+                    help=f"the first is at {rules[rule.name].where}; give each rule its own name",
+                )
+            rules[rule.name] = rule
+    return Policies(tuple(rules.values()), sha256(repr(files).encode()).hexdigest())
 
 
 def _read(directory_fd: int, name: str) -> str:

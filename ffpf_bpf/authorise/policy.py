@@ -152,9 +152,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """The rules of a directory, in the order of the file names and of the files. None at all denies everybody."""
+    """The rules of a directory, in the order of the file names and of the files. None at all denies everybody. `digest`
+    is SHA-256 over the files they come from, names and contents; "" if they come from none."""
 
     rules: tuple[Rule, ...] = ()
+    digest: str = field(default="", compare=False)
 
 
 def split_tap(glob: str) -> tuple[str, str]:

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from ffpf_bpf.authorise import Subject, subject_of
+from ffpf_bpf.authorise import Decision, Subject, subject_of
+from ffpf_bpf.authorise.decision import shown
 from ffpf_bpf.cli import options
+from ffpf_bpf.errors import Rejected
 from ffpf_bpf.flow import Flow
 
 REJECTED = 3
@@ -39,8 +41,13 @@ def check(
     decisions = []
     for argument in expressions:
         flow = Flow.create(policies=policies, subject=subject)
-        flow.populate(options.expression_text(argument), buffer_bytes=options.size_in_bytes(buffer))
-        decisions.append((flow.definition.text, flow.authorise()))
+        try:
+            flow.populate(options.expression_text(argument), buffer_bytes=options.size_in_bytes(buffer))
+        except Rejected as error:
+            assert isinstance(error.decision, Decision)
+            decisions.append((shown(argument).strip("`"), error.decision))
+        else:
+            decisions.append((flow.definition.text, flow.authorise()))
     if json:
         documents = [{"expression": text, **decision.as_json()} for text, decision in decisions]
         print(json_module.dumps(documents[0] if len(documents) == 1 else documents))

@@ -30,6 +30,7 @@ def grab(
     duration: options.Duration = None,
     buffer: options.Buffer = "4MiB",
     policies: options.Policies = None,
+    audit: options.Audit = None,
     json: options.Json = False,
 ) -> None:
     """Grab from one interface with one pcap filter: print packets, or write them to a file."""
@@ -38,7 +39,7 @@ def grab(
         stages.append(Bpf(" ".join(filter_words)))
     stages.append(Grab(snaplen))
     session = Session([], write, write is None and not json, count, duration, json)
-    _run([then(*stages)], session, options.size_in_bytes(buffer), policies)
+    _run([then(*stages)], session, options.size_in_bytes(buffer), policies, audit)
 
 
 def run(
@@ -49,13 +50,14 @@ def run(
     duration: options.Duration = None,
     buffer: options.Buffer = "4MiB",
     policies: options.Policies = None,
+    audit: options.Audit = None,
     stats: Annotated[bool, typer.Option("--stats", help="Show the counters of every node, each second.")] = False,
     json: options.Json = False,
 ) -> None:
     """Run one or more flow expressions; their counters and loss ledgers at the end."""
     session = Session([], write, print_packets, count, duration, json, stats)
     texts: list[Expression | str] = [options.expression_text(argument) for argument in expressions]
-    _run(texts, session, options.size_in_bytes(buffer), policies)
+    _run(texts, session, options.size_in_bytes(buffer), policies, audit)
 
 
 def _run(
@@ -63,12 +65,13 @@ def _run(
     session: Session,
     buffer_bytes: int,
     policies: options.Policies,
+    audit: options.Audit,
 ) -> None:
     interfaces = 0
     with ExitStack() as stack:
         stack.callback(Flow.close_all, session.flows)
         for expression in expressions:
-            flow = Flow.create(policies=policies, first_interface=interfaces)
+            flow = Flow.create(policies=policies, first_interface=interfaces, audit=audit)
             flow.populate(expression, buffer_bytes=buffer_bytes)
             interfaces += len(flow.interfaces)
             session.flows.append(flow)

@@ -21,6 +21,14 @@ Policies = Annotated[
         help="Directory of policy files; what no rule in it allows is denied.",
     ),
 ]
+Audit = Annotated[
+    Path | None,
+    typer.Option(
+        "--audit",
+        metavar="FILE",
+        help="Append each decision to FILE, a JSON line; refuse what cannot be written there.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs to read.")]
 Write = Annotated[
     str | None,

@@ -19,8 +19,8 @@ from ffpf_bpf.capture.pcapng import InterfaceDescription, InterfaceStatistics, P
 from ffpf_bpf.capture.ring import Batch, Pace
 from ffpf_bpf.capture.words import line
 from ffpf_bpf.cli import report
-from ffpf_bpf.errors import FfpfError
-from ffpf_bpf.flow import Flow
+from ffpf_bpf.errors import FfpfError, IllegalState
+from ffpf_bpf.flow import Flow, State
 
 PROGRESS_PERIOD_S = 0.5
 STATS_PERIOD_S = 1.0
@@ -69,36 +69,54 @@ class Session:
         return 128 + self.signal if self.signal else 0
 
     def _grab(self) -> None:
-        for flow in self.flows:
-            flow.activate()
+        self._each(lambda flow: flow.activate())
         self._shown_s = time.monotonic() if self.stats else 0.0
         end_s = None if self.duration_s is None else time.monotonic() + self.duration_s
         pace = Pace()
         while not self._ended(end_s):
-            taken = max(flow.waiting() for flow in self.flows)
-            for flow in self.flows:
-                for batch in flow.poll():
-                    self._consume(flow, batch)
+            taken = self._waiting()
+            self._each(self._poll)
             self._show_progress()
             self._show_stats()
-            for flow in self.flows:
-                flow.check_taps()
+            self._each(lambda flow: flow.check_taps())
             left_s = None if end_s is None else end_s - time.monotonic()
-            pace.rest(taken, max(flow.waiting() for flow in self.flows), left_s)
+            pace.rest(taken, self._waiting(), left_s)
+        last = [flow for flow in self.flows if not _is_over(flow)][-1:]
+        self._each(lambda flow: flow.pause(wait=flow in last))
+        self._each(self._drain)
         for flow in self.flows:
-            flow.pause(wait=flow is self.flows[-1])
+            if _is_over(flow):
+                print(f"ffpf: {flow.id}: its time was over", file=sys.stderr)
+
+    def _each(self, act: Callable[[Flow], object]) -> None:
+        """Do something with each flow that is not over: a policy may let it live for some time only."""
         for flow in self.flows:
-            self._drain(flow)
+            if _is_over(flow):
+                continue
+            try:
+                act(flow)
+            except (IllegalState, ValueError):
+                if not _is_over(flow):
+                    raise
+
+    def _waiting(self) -> float:
+        """How full the fullest ring is."""
+        found = [0.0]
+        self._each(lambda flow: found.append(flow.waiting()))
+        return max(found)
+
+    def _poll(self, flow: Flow) -> int:
+        """What waits; the number of its batches."""
+        batches = 0
+        for batch in flow.poll():
+            batches += 1
+            self._consume(flow, batch)
+        return batches
 
     def _drain(self, flow: Flow) -> None:
         """What was recorded before the pause."""
-        while True:
-            batches = 0
-            for batch in flow.poll():
-                batches += 1
-                self._consume(flow, batch)
-            if not batches:
-                return
+        while self._poll(flow):
+            pass
 
     def _consume(self, flow: Flow, batch: Batch) -> None:
         records = batch.records
@@ -126,6 +144,8 @@ class Session:
 
     def _ended(self, end_s: float | None) -> bool:
         if self.signal or (self.count is not None and self.grabbed >= self.count) or self._reader_gone():
+            return True
+        if all(_is_over(flow) for flow in self.flows):
             return True
         return end_s is not None and time.monotonic() >= end_s
 
@@ -232,6 +252,10 @@ class Session:
             print(f"\x1b[{self._stats_lines}A\r\x1b[J", end="", file=sys.stderr, flush=True)
         elif self._shown_s and sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _is_over(flow: Flow) -> bool:
+    return flow.state is State.CLOSED
 
 
 def announce(flows: list[Flow], warn: Callable[[str], None]) -> None:

@@ -38,17 +38,20 @@ LOG_LINES_SHOWN = 6
 TOO_LARGE = "the verifier gave up on its size: split the filter into several nodes, or the flow into several flows"
 DEFECT = "this is a defect of the compiler or a limit of this kernel: report it with the flow expression"
 
+BeforeLoad = Callable[[str, Mapping[str, bytes]], None]  # a tap, and instructions by the name of the program
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Member:
     """A flow as a chain sees it: what to compile, and the maps to bind. Flows of one `group` may share steps, those of
-    equal `keys`."""
+    equal `keys`. `before_load` is told of the programs that the flow joins with, and may refuse by raising."""
 
     part: SegmentFlow
     stores: Mapping[int, Store]
     ring_map: Descriptor | None
     group: object = None
     keys: Mapping[int, Key] = field(default_factory=dict)
+    before_load: BeforeLoad | None = None
 
     @property
     def homes_by_key(self) -> dict[Key, Home]:
@@ -81,7 +84,8 @@ class Chain:
         segment of its own. Fold the chain if it has become long."""
         joined = self.segments_of(member.part.used)
         try:
-            self._replace(joined, (*(other for shared in joined for other in shared.members), member))
+            others = tuple(other for shared in joined for other in shared.members)
+            self._replace(joined, (*others, member), member.before_load)
         except BaseException:
             # Refused, or interrupted when it was in already, while the old segments were waited for.
             self.leave([member])
@@ -146,11 +150,11 @@ class Chain:
         if len(tail) > 1:
             self._replace(tail, tuple(member for shared in tail for member in shared.members))
 
-    def _replace(self, old: list[_Shared], members: tuple[Member, ...]) -> None:
+    def _replace(self, old: list[_Shared], members: tuple[Member, ...], before_load: BeforeLoad | None = None) -> None:
         """One segment with `members` in place of the neighbours `old`."""
         at = self._shared.index(old[0]) if old else len(self._shared)
         with ExitStack() as undo:
-            new = self._load(members) if members else None
+            new = self._load(members, before_load) if members else None
             if new is not None:
                 undo.callback(new.close)
             self.tap.link([shared.segment for shared in old], new)
@@ -158,7 +162,7 @@ class Chain:
         self._shared[at : at + len(old)] = [_Shared(members, new)] if new is not None else []
         self.tap.retire([shared.segment for shared in old])
 
-    def _load(self, members: tuple[Member, ...]) -> tap.Segment:
+    def _load(self, members: tuple[Member, ...], before_load: BeforeLoad | None) -> tap.Segment:
         parts = tuple(member.part for member in members)
         compiled = compiler.compile_segment(parts, self.name, calls.possible_cpus())
         stores = {number: store.map for member in members for number, store in member.stores.items()}
@@ -170,6 +174,8 @@ class Chain:
             if member.ring_map is not None:
                 bindings[f"ffpf_ring_{number}"] = Binding(member.ring_map, False)
         programs = {name: found.programs[name] for name, found in compiled.items()}
+        if before_load is not None:
+            before_load(self.name, {name: program.instructions for name, program in programs.items()})
         try:
             return self.tap.load_segment(programs[SEGMENT_PROGRAM], programs.get(DELIVER_PROGRAM), bindings)
         except VerifierError as error:

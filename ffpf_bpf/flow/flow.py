@@ -4,6 +4,8 @@
 
 `instantiate` is all or nothing: authorise the complete definition, compile, load, link into the chains; a failure at
 any step undoes the earlier ones. Nothing is pinned in the kernel, so the death of the process closes its flows.
+
+With policies, what a user wrote is compiled and decided on in the sandbox (`flow/sandbox.py`), by this process never.
 """
 
 from __future__ import annotations
@@ -18,25 +20,28 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ffpf_bpf import authorise, compiler
+from ffpf_bpf import authorise
 from ffpf_bpf.authorise import Decision, Subject
+from ffpf_bpf.authorise.journal import Journal
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.ring import Batch
-from ffpf_bpf.errors import ExpressionError, IllegalState, KernelError, Rejected
+from ffpf_bpf.errors import ExpressionError, FfpfError, IllegalState, KernelError, Rejected
+from ffpf_bpf.flow.authority import Authority
 from ffpf_bpf.flow.callbacks import Callbacks
 from ffpf_bpf.flow.chains import CHAINS
+from ffpf_bpf.flow.expiry import Expiry
 from ffpf_bpf.flow.grabber import Grabber, close_all
 from ffpf_bpf.flow.node import FlowNode
+from ffpf_bpf.flow.sandbox import SANDBOX
 from ffpf_bpf.flow.statistics import Statistics, no_node
-from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.expression import Expression
-from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.kernel import maps
 
 DEFAULT_BUFFER_BYTES = 4 << 20
@@ -58,6 +63,7 @@ class State(StrEnum):
 ALLOWED: dict[str, tuple[State, ...]] = {
     "populate": (State.CREATED, State.POPULATED),
     "instantiate": (State.POPULATED,),
+    "reauthorise": (State.INSTANTIATED, State.ACTIVE, State.PAUSED),
     "activate": (State.INSTANTIATED, State.PAUSED),
     "pause": (State.ACTIVE,),
     "batches": (State.INSTANTIATED, State.ACTIVE, State.PAUSED),
@@ -65,7 +71,8 @@ ALLOWED: dict[str, tuple[State, ...]] = {
     "node": (State.INSTANTIATED, State.ACTIVE, State.PAUSED),
 }
 _live_flows: Counter[str] = Counter()  # of this process, by user: policies limit them
-_counting = threading.RLock()
+_deciding = threading.RLock()  # so that two flows cannot both be the last that is allowed
+_counting = threading.Lock()
 _numbers = itertools.count(1)
 _flows: weakref.WeakSet[Flow] = weakref.WeakSet()  # instantiated
 
@@ -83,11 +90,12 @@ class Flow:
     After `with`, or `close`, nothing of it is left in the kernel.
     """
 
-    def __init__(self, policies: Path | None, subject: Subject | None, first_interface: int) -> None:
+    def __init__(
+        self, policies: Path | None, subject: Subject | None, first_interface: int, journal: Journal | None
+    ) -> None:
         self.id = f"flow{next(_numbers)}"
         self.first_interface = first_interface
-        self._policies = policies
-        self._asks = subject or authorise.current_subject()
+        self._authority = Authority(subject or authorise.current_subject(), policies, journal)
         self._definition: Definition | None = None
         self._decision: Decision | None = None
         self._grabber: Grabber | None = None
@@ -96,16 +104,27 @@ class Flow:
         self._snaplen = self._slots = 0
         self._checked_s = 0.0
         self._unread: collections.deque[Packet] = collections.deque()
+        self._switching = threading.RLock()  # of the state: a flow may be closed by any thread
+        self._expiry: Expiry | None = None
         self.state = State.CREATED
 
     @classmethod
     def create(
-        cls, *, policies: Path | str | None = None, subject: Subject | None = None, first_interface: int = 0
+        cls,
+        *,
+        policies: Path | str | None = None,
+        subject: Subject | None = None,
+        first_interface: int = 0,
+        audit: Path | str | None = None,
     ) -> Self:
         """A new flow: nothing in the kernel. `policies` is a directory of policy files; with one, what no rule allows
         is denied. `subject` is who asks, by default the user of this process. Records number the flow's taps from
-        `first_interface`, so that several flows can write one file."""
-        return cls(Path(policies) if policies is not None else None, subject, first_interface)
+        `first_interface`, so that several flows can write one file. Each decision, and what is loaded because of it, is
+        a line of the file `audit` (`authorise/journal.py`); if it cannot be written, the flow is refused."""
+        if policies is not None:
+            SANDBOX.start()
+        journal = Journal(Path(audit)) if audit is not None else None
+        return cls(Path(policies) if policies is not None else None, subject, first_interface, journal)
 
     def populate(
         self,
@@ -115,25 +134,23 @@ class Flow:
         callbacks: Mapping[str, Callable[[Any], object]] | None = None,
     ) -> Self:
         """Give the flow its definition: a flow expression, as text or as a value, the ring's size in bytes per CPU, and
-        the functions that `(callback,NAME)` names. May be repeated; the last wins. Raises ExpressionError; nothing in
-        the kernel yet."""
+        the functions that `(callback,NAME)` names. May be repeated; the last wins. Raises ExpressionError, and with
+        policies Rejected if its filters take too long to compile, or too much memory; nothing in the kernel yet."""
         self._require("populate")
         if not isinstance(expression, Expression | str):
             raise ExpressionError(f"{expression!r} is no flow expression", help="give text, or nodes joined by `>>`")
         if not isinstance(buffer_bytes, int) or not 4096 <= buffer_bytes <= LARGEST_BUFFER_BYTES:
             raise ExpressionError(f"a buffer of {buffer_bytes} bytes", help="between 4 KiB and 1 GiB for each CPU")
-        graph = build(parse(expression) if isinstance(expression, str) else expression)
-        self._definition = Definition(graph, compiler.compile_predicates(graph), buffer_bytes)
-        self._callbacks = Callbacks(graph, callbacks or {})
+        definition = self._authority.define(expression, buffer_bytes, self.id)
+        self._callbacks = Callbacks(definition.graph, callbacks or {})
+        self._definition = definition
         self._decision = None
         self.state = State.POPULATED
         return self
 
     def authorise(self) -> Decision:
         """The policy's decision on the definition, without instantiating it."""
-        definition = self.definition
-        policies = authorise.read_policies(self._policies) if self._policies is not None else None
-        return authorise.decide(definition, policies, self._asks, live_flows=_live_flows[self._asks.user])
+        return self._decide(_live_flows[self._user])[0]
 
     def instantiate(self) -> Self:
         """Authorise, compile, load and link; all or nothing. The flow is paused at first: no packet is captured.
@@ -141,43 +158,67 @@ class Flow:
         Raises Rejected with the decision, TapBusy, VerifierError, KernelError."""
         self._require("instantiate")
         self._callbacks.check()
-        user = self._asks.user
-        with _counting:
-            decision = self.authorise()
+        user = self._user
+        with _deciding:
+            decision, line = self._decide(_live_flows[user])
             if not decision.accepted:
-                raise self._rejected(decision)
-            _live_flows[user] += 1
+                raise self._authority.rejected(decision)
+            _count(user, 1)
         try:
-            self._grabber = self._build(decision)
+            self._grabber = self._build(decision, line)
         except BaseException:
-            _live_flows[user] -= 1
+            _count(user, -1)
             raise
         grabber = self._grabber
         self._taps, self._snaplen, self._slots = grabber.taps, grabber.snaplen, grabber.slots
         self._decision = decision
         self.state = State.INSTANTIATED
         _flows.add(self)
+        self._expiry = Expiry(self)
+        self._expiry.set(decision.expires_s)
         return self
+
+    def reauthorise(self) -> Decision:
+        """Decide once more on a flow that is there, by the policies as they are now. A flow that is rejected, or about
+        which nothing can be decided, is closed, and Rejected or PolicyError raised."""
+        self._require("reauthorise")
+        try:
+            with _deciding:
+                decision, _ = self._decide(_live_flows[self._user] - 1)
+            if not decision.accepted:
+                raise self._authority.rejected(decision)
+        except Exception:
+            self.close()
+            raise
+        with self._switching:
+            self._require("reauthorise")  # it may have been closed meanwhile
+            assert self._expiry is not None
+            self._decision = decision
+            self._expiry.set(decision.expires_s)
+        return decision
 
     def activate(self) -> Self:
         """Switch on: a store into a mapped word, no system call."""
-        self._require("activate")
-        self._running.activate()
-        self.state = State.ACTIVE
+        with self._switching:
+            self._require("activate")
+            self._running.activate()
+            self.state = State.ACTIVE
         return self
 
     def pause(self, *, wait: bool = False) -> Self:
         """Switch off; counters, memory and rings stay. Packets on their way may still be recorded for some
         microseconds; with `wait` it returns only when none can be, which takes about 10 ms."""
-        self._require("pause")
-        self._running.pause()
-        self.state = State.PAUSED
-        if wait:
-            self._running.wait()
+        with self._switching:
+            self._require("pause")
+            self._running.pause()
+            self.state = State.PAUSED
+            if wait:
+                self._running.wait()
         return self
 
     def close(self) -> None:
-        """Take everything out of the kernel. May be called in any state, and again. `stats` keeps the final counts."""
+        """Take everything out of the kernel. May be called in any state, by any thread, and again. `stats` keeps the
+        final counts."""
         self.close_all([self])
 
     @staticmethod
@@ -185,19 +226,26 @@ class Flow:
         """Close several flows, in less time than one after the other."""
         grabbers: list[Grabber] = []
         owners: list[Flow] = []
-        for flow in flows:
-            flow.state = State.CLOSED
-            if flow._grabber is not None:
-                grabbers.append(flow._grabber)
-                owners.append(flow)
-                flow._grabber = None
-                _live_flows[flow._asks.user] -= 1
-        if grabbers:
-            for flow, final in zip(owners, close_all(grabbers), strict=True):
-                flow._final = final
+        with ExitStack() as switching:
+            for flow in sorted(flows, key=id):
+                switching.enter_context(flow._switching)
+                flow.state = State.CLOSED
+                if flow._expiry is not None:
+                    flow._expiry.cancel()
+                if flow._grabber is not None:
+                    grabbers.append(flow._grabber)
+                    owners.append(flow)
+                    flow._grabber = None
+                    _count(flow._user, -1)
+            if grabbers:
+                for flow, final in zip(owners, close_all(grabbers), strict=True):
+                    flow._final = final
 
     def stats(self) -> Statistics:
         """What was counted so far, or in all when the flow is closed."""
+        if self.state is State.CLOSED:
+            with self._switching:
+                pass  # where another thread closes it, the final counts are there in a moment
         if self._final is not None:
             return self._final
         self._require("stats")
@@ -206,25 +254,23 @@ class Flow:
     def batches(self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None) -> Iterator[Batch]:
         """Packets as they come, in numpy batches that are views of ring memory, each valid until the next one.
 
-        Ends after `duration_s`, or when `idle`, called whenever nothing waits, returns True; without either, never.
+        Ends after `duration_s`, or when `idle`, called whenever nothing waits, returns True, or the flow is closed,
+        be it because its time is over.
         """
         self._require("batches")
         until_s = None if duration_s is None else time.monotonic() + duration_s
-        batches = self._running.reader.batches(until_s)
-        while (grabber := self._grabber) is not None:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except ValueError:
-                if self._grabber is None:  # closed meanwhile, in another thread
-                    return
-                raise
+        grabber = self._running
+        for batch in self._while_open(grabber.reader.batches(until_s)):
             if batch is not None:
                 yield from self._callbacks.dispatch(batch, self)
                 continue
-            grabber.set_clock()
-            self.check_taps()
+            try:
+                grabber.set_clock()
+                self.check_taps()
+            except (ValueError, FfpfError):
+                if self._grabber is None:
+                    return
+                raise
             if idle is not None and idle():
                 return
 
@@ -243,8 +289,8 @@ class Flow:
         """The packets that are there now, at most one batch per CPU; does not wait."""
         self._require("batches")
         self._running.set_clock()
-        found = self._running.reader.poll()
-        return (grabbed for batch in found for grabbed in self._callbacks.dispatch(batch, self))
+        found = self._while_open(self._running.reader.poll())
+        return (grabbed for batch in found if batch is not None for grabbed in self._callbacks.dispatch(batch, self))
 
     def dispatch(self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None) -> None:
         """Run the callbacks of the flow on packets as they come, until `duration_s` is over or `idle`, called whenever
@@ -325,26 +371,39 @@ class Flow:
     @property
     def _group(self) -> tuple[object, ...]:
         """Flows of one group may see the same: one user, under the same policies."""
-        return (self._asks.user, self._asks.uid, self._policies)
+        return (self._user, self._authority.subject.uid, self._authority.policies)
+
+    @property
+    def _user(self) -> str:
+        return self._authority.subject.user
 
     @property
     def _running(self) -> Grabber:
-        assert self._grabber is not None
-        return self._grabber
+        if (grabber := self._grabber) is None:  # closed meanwhile, by another thread
+            raise IllegalState("the flow is closed", help="its final counts are in `stats`")
+        return grabber
 
-    def _build(self, decision: Decision) -> Grabber:
+    def _while_open(self, batches: Iterator[Batch | None]) -> Iterator[Batch | None]:
+        """What the reader gives, until the flow is closed, be it by another thread."""
+        while self._grabber is not None:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except ValueError:
+                if self._grabber is None:
+                    return
+                raise
+            yield batch
+
+    def _decide(self, live_flows: int) -> tuple[Decision, str]:
+        return self._authority.decide(self.definition, live_flows, self.id)
+
+    def _build(self, decision: Decision, line: str) -> Grabber:
         definition = self.definition
         if decision.digest != definition.digest:
             raise Rejected("the decision is about another definition", decision=decision, help="authorise it again")
-        return Grabber(definition, self.first_interface, self._group)
-
-    def _rejected(self, decision: Decision) -> Rejected:
-        reasons = "".join(f"\n    {reason}" for reason in decision.reasons)
-        if self._policies is None:
-            remedy = "run as root, or name a directory of policies that allow it (`--policies`)"
-        else:
-            remedy = f"`ffpf check` shows every obligation; the policies are in {self._policies}"
-        return Rejected(f"rejected by policy{reasons}", decision=decision, help=remedy)
+        return Grabber(definition, self.first_interface, self._group, self._authority.before_load(decision, line))
 
     def _require(self, call: str) -> None:
         if self.state not in ALLOWED[call]:
@@ -358,11 +417,18 @@ class Flow:
         )
 
 
+def _count(user: str, change: int) -> None:
+    with _counting:
+        _live_flows[user] += change
+
+
 def _forget_in_child() -> None:
     """After a fork the flows are the parent's: the child closes its copies of their descriptors, and they are closed
     for it. A child that exits, or closes a flow, must not disturb its parent's."""
+    global _deciding, _counting  # threads that the child does not have may hold them
+    _deciding, _counting = threading.RLock(), threading.Lock()
     for flow in _flows:
-        flow._grabber, flow.state = None, State.CLOSED
+        flow._grabber, flow.state, flow._switching = None, State.CLOSED, threading.RLock()
     _flows.clear()
     _live_flows.clear()
     CHAINS.forget()

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from ffpf_bpf.capture.ring import RingReader
 from ffpf_bpf.compiler import SegmentFlow
 from ffpf_bpf.errors import VerifierError
-from ffpf_bpf.flow.chains import CHAINS, Chain, Member, find_interface
+from ffpf_bpf.flow.chains import CHAINS, BeforeLoad, Chain, Member, find_interface
 from ffpf_bpf.flow.statistics import Statistics, read
 from ffpf_bpf.flow.store import NodeMemory, Store
 from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
@@ -38,10 +38,17 @@ def planned_parts(definition: Definition) -> list[tuple[str, SegmentFlow, int]]:
 class Grabber:
     """Builds everything or nothing; `close_all` takes it down, in reverse.
 
-    Flows of one `group` run once what they have in common; None shares nothing.
+    Flows of one `group` run once what they have in common; None shares nothing. `before_load` is told of the programs
+    of each tap when they are compiled and not loaded yet; what it raises undoes everything.
     """
 
-    def __init__(self, definition: Definition, first_interface: int, group: object = None) -> None:
+    def __init__(
+        self,
+        definition: Definition,
+        first_interface: int,
+        group: object = None,
+        before_load: BeforeLoad | None = None,
+    ) -> None:
         graph = definition.graph
         found = [find_interface(device.interface, device.hook) for device in graph.taps]
         longest = min(max(interface.longest_frame for interface in found), LONGEST_SNAPLEN)
@@ -49,6 +56,7 @@ class Grabber:
         self._definition = definition
         self._first_interface = first_interface
         self._group = group
+        self._before_load = before_load
         self._graph = graph
         self._keys = keys(graph)
         self._chains: list[Chain] = []
@@ -108,7 +116,8 @@ class Grabber:
         at_home = homes(graph, memory, own, elsewhere)
         predicates = self._definition.predicates
         part = SegmentFlow(graph, predicates, memory, self.ring, own, at_home, self._first_interface)
-        return Member(part, stores, self._ring_map if stores else None, self._group, self._keys)
+        ring_map = self._ring_map if stores else None
+        return Member(part, stores, ring_map, self._group, self._keys, self._before_load)
 
     @property
     def snaplen(self) -> int:
