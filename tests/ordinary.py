@@ -356,8 +356,8 @@ REFUTED: tuple[Refuted, ...] = (
         pseudonyms("tcp port 80"),
     ),
     Refuted(
-        "the last byte", counting("ether[len - 1] = 0"), COUNT,
-        "the last byte may be payload",
+        "a byte far in", counting("ether[60] = 0"), COUNT,
+        "what is there may be payload",
         counting("ip"),
     ),
     Refuted(
