@@ -45,6 +45,7 @@ SOLVERS = ("z3", "bitwuzla")
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_NO_NEW_PRIVS = 1, 4, 15, 38
 CAPABILITY_VERSION_3 = 0x2008_0522
+CLONE_NEWIPC, CLONE_NEWNET = 0x0800_0000, 0x4000_0000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ def main(control_fd: int, parent: int) -> NoReturn:
     control = socket.socket(fileno=control_fd)
     control.set_inheritable(False)
     _follow(parent)
+    _leave_namespaces()
     missing = _prepare()
     control.send(READY)
     _Zygote(control, missing).serve()
@@ -120,6 +122,12 @@ def _follow(parent: int) -> None:
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     _prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
     look(0, None)
+
+
+def _leave_namespaces() -> None:
+    """Keep no network of the parent's alive, and have none; only root may."""
+    with suppress(OSError):
+        _checked(_libc().unshare(CLONE_NEWNET | CLONE_NEWIPC), "unshare")
 
 
 def _prepare() -> str:
@@ -208,12 +216,21 @@ class _Zygote:
             confine(channel, zygote, cpu_s)
             with socket.socket(fileno=CHANNEL) as connection:
                 question: Question = pickle.loads(_read_all(connection))
-                connection.sendall(json.dumps(question.answer(policies, self._missing)).encode())
+                connection.sendall(json.dumps(_answered(question, policies, self._missing)).encode())
             status = 0
         except MemoryError:
             status = OUT_OF_MEMORY
         finally:
             os._exit(status)
+
+
+def _answered(question: Question, policies: Policies | None, missing: str) -> Any:
+    try:
+        return question.answer(policies, missing)
+    except MemoryError:
+        raise
+    except Exception as error:  # a defect of ours: it is told
+        return {"defect": f"{type(error).__name__}: {error}"}
 
 
 def confine(channel: int, zygote: int, cpu_s: int) -> None:
