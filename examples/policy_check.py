@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ffpf_bpf import Expression, Flow, Subject, bpf, device, grab, sampler
+from ffpf_bpf import Expression, Flow, Subject, bpf, device, grab, sampler, snap
 
 POLICIES = Path(__file__).resolve().parents[1] / "policies"
+# Between hosts of the lab, from a port that is no mail server's: what the rules allow and do not forbid.
+LAB_WEB = "ip and src net 10.20.0.0/16 and dst net 10.20.0.0/16 and tcp dst port 443 and tcp src portrange 1024-65535"
 # `subject_of("alice")` would ask the user database instead.
 ALICE = Subject("alice", frozenset({"students"}), 1000)
 
@@ -23,7 +25,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     decide(device(asked.interface) >> bpf("udp") >> grab(), asked.policies)
-    decide(device(asked.interface) >> sampler(10) >> bpf("udp") >> grab(snaplen=96), asked.policies)
+    decide(device(asked.interface) >> sampler(10) >> bpf(LAB_WEB) >> snap() >> grab(snaplen=96), asked.policies)
 
 
 def decide(expression: Expression, policies: Path) -> None:

@@ -134,7 +134,7 @@ def test_check_says_yes_no_and_json(tmp_path: Path) -> None:
     policies = tmp_path / "policies"
     policies.mkdir(mode=0o755)
     (policies / "one.toml").write_text(
-        '[[rule]]\nname = "counting"\nsubjects = ["*"]\ntaps = ["lo@xdp"]\nclasses = ["bpf", "packetcount"]\n'
+        '[[rule]]\nname = "counting"\nsubjects = ["*"]\ntaps = ["lo@xdp"]\nclasses = ["bpf", "packetcount"]\nallow = "everything"\n'
     )
     accepted = ffpf("check", "(device,lo) -> (packetcount)", "--policies", str(policies)).stdout
     assert "ACCEPTED by rule counting" in accepted
@@ -360,7 +360,7 @@ def test_without_privileges(network: Network) -> None:
     with tempfile.TemporaryDirectory() as readable:
         Path(readable).chmod(0o755)
         (Path(readable) / "nobody.toml").write_text(
-            '[[rule]]\nname = "nobody"\nsubjects = ["user:nobody"]\ntaps = ["tap*"]\nclasses = ["*"]\n'
+            '[[rule]]\nname = "nobody"\nsubjects = ["user:nobody"]\ntaps = ["tap*"]\nclasses = ["*"]\nallow = "everything"\n'
         )
         command = network.command(*nobody, FFPF, "grab", "-i", "tap0", "--policies", readable)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -375,7 +375,7 @@ def test_without_privileges(network: Network) -> None:
 @root
 def test_a_policy_rejects_with_its_reasons(network: Network, tmp_path: Path) -> None:
     (tmp_path / "one.toml").write_text(
-        '[[rule]]\nname = "counting"\nsubjects = ["*"]\ntaps = ["tap*"]\nclasses = ["bpf", "packetcount"]\n'
+        '[[rule]]\nname = "counting"\nsubjects = ["*"]\ntaps = ["tap*"]\nclasses = ["bpf", "packetcount"]\nallow = "everything"\n'
     )
     tmp_path.chmod(0o755)
     shown = ffpf("grab", "-i", "tap0", "--policies", str(tmp_path), network=network, code=3).stderr

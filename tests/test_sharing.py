@@ -180,7 +180,7 @@ def test_a_shared_node_runs_if_one_of_its_flows_is_on(inside: Network) -> None:
 @pytest.mark.root
 def test_other_users_share_nothing(inside: Network, tmp_path) -> None:
     (tmp_path / "all.toml").write_text(
-        '[[rule]]\nname = "all"\nsubjects = ["*"]\ntaps = ["*"]\nclasses = ["sampler", "bpf", "grab", "packetcount"]\n'
+        '[[rule]]\nname = "all"\nsubjects = ["*"]\ntaps = ["*"]\nclasses = ["sampler", "bpf", "grab", "packetcount"]\nallow = "everything"\n'
     )
     users = [Subject(name, frozenset(), 1000) for name in ("alice", "bob", "alice")]
     flows = [flow(COUNTING, subject=user, policies=tmp_path) for user in users]
@@ -199,7 +199,9 @@ def test_more_memory_than_a_map_takes_is_refused_with_the_nodes_name() -> None:
 
 @pytest.mark.root
 def test_what_a_rule_asks_for_cannot_be_written_away(inside: Network, tmp_path) -> None:
-    (tmp_path / "all.toml").write_text('[[rule]]\nname = "all"\nsubjects = ["*"]\ntaps = ["*"]\nclasses = ["*"]\n')
+    (tmp_path / "all.toml").write_text(
+        '[[rule]]\nname = "all"\nsubjects = ["*"]\ntaps = ["*"]\nclasses = ["*"]\nallow = "everything"\n'
+    )
     with flow("(device,tap0) -> (sampler,2) -> (limit,5/h) -> (packetcount as hits)", policies=tmp_path) as made:
         for node in ("sampler1", "limit1"):
             memory = made.node(node).mbuf

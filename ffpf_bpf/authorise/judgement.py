@@ -21,6 +21,7 @@ from ffpf_bpf.authorise.means import (
     check_flows,
     check_memory,
     check_nodes,
+    check_packet_rate,
     check_snaplen,
     check_taps,
 )
@@ -87,6 +88,8 @@ def _obligations(rule: Rule, definition: Definition, live_flows: int) -> Iterato
             f"a sampler of 1 in {one_in:,} or more on every path to a sink",
             partial(check_sampling, graph, one_in),
         )
+    if (rate := limits.packets_per_second) is not None:
+        yield Kind.MEANS, f"at most {rate:,} packets per second", partial(check_packet_rate, graph, rate)
 
 
 def _examined(rule: Rule, claim: Claim) -> Obligation:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 from ffpf_bpf.authorise.decision import Finding, Result, shown
 from ffpf_bpf.authorise.policy import Rule
+from ffpf_bpf.authorise.shape import path_around
 from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
+from ffpf_bpf.graph.classes.limit import Limit
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.effect import Delivery
-from ffpf_bpf.graph.expression import Role
-from ffpf_bpf.graph.graph import Graph
+from ffpf_bpf.graph.expression import Node, Role
+from ffpf_bpf.graph.graph import Complement, Graph, Leaf, Step, sources
 from ffpf_bpf.graph.memory import size_ring, table_of
 
 
@@ -75,6 +80,42 @@ def check_memory(graph: Graph, most: int) -> Finding:
         table = table_of(leaf.node)
         wanted += leaf.node.cpu_bytes + (table.size_bytes if table else 0)
     return _at_most(wanted, most, "byte")
+
+
+def check_packet_rate(graph: Graph, most: int) -> Finding:
+    """Every path to a sink passes a `limit` of packets, and all that stand in front of sinks pass at most `most` a
+    second together, and at most `most` at once after a pause. A `limit` of bytes bounds no number of packets."""
+    if not graph.sinks:
+        return Finding(Result.PROVED, "the flow has no sink")
+    if path := path_around(graph, graph.sinks, lambda node: _packet_limit(node) is not None):
+        names = tuple(graph.ids[i] for i in path if isinstance(graph.steps[i], Leaf | Complement))
+        return Finding(Result.REFUTED, "no `limit` of packets on this path", names)
+    limits = [found for index in _in_front(graph) if (found := _packet_limit(graph.steps[index]))]
+    rate, burst = sum(rate for rate, _ in limits), sum(burst for _, burst in limits)
+    text = f"{math.ceil(rate):,} packets per second" if rate > 1 else "1 packet per second"
+    if burst > most >= rate:
+        return Finding(Result.REFUTED, f"{burst:,} packets at once after a pause")
+    return Finding(Result.PROVED if rate <= most else Result.REFUTED, text)
+
+
+def _packet_limit(of: Node | Step) -> tuple[Fraction, int] | None:
+    """Packets per second, and at once; None of what is no `limit`, or one of bytes."""
+    node = of.node if isinstance(of, Leaf) else of
+    if not isinstance(node, Limit) or (rate := node.packets_per_second) is None:
+        return None
+    return rate, node.burst
+
+
+def _in_front(graph: Graph) -> set[int]:
+    """The steps that lead to a sink."""
+    found: set[int] = set()
+    pending = list(graph.sinks)
+    while pending:
+        at = pending.pop()
+        if at not in found:
+            found.add(at)
+            pending += sources(graph.steps[at])
+    return found
 
 
 def _at_most(wanted: int, most: int, unit: str) -> Finding:

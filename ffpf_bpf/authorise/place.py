@@ -7,6 +7,7 @@ accepts: this reads structure only and checks nothing.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 
 Path = tuple[str | int, ...]
 
@@ -24,6 +25,28 @@ def places(text: str) -> dict[Path, int]:
 def line_and_column(text: str, offset: int) -> tuple[int, int]:
     """Both from 1."""
     return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+
+
+class Places:
+    """Where the parts of one file are, as `students.toml:12:1`."""
+
+    def __init__(self, text: str, file: str) -> None:
+        self._file = file
+        self._places = places(text)
+        self._lines = [0, *(match.end() for match in re.finditer("\n", text))]
+
+    def offset(self, path: Path) -> int:
+        """Of the path, or of the innermost part of it that is in the text: one value may stand for a list of one."""
+        found: Path = ()
+        for part in path:
+            if (*found, part) in self._places:
+                found += (part,)
+        return self._places.get(found, 0)
+
+    def where(self, path: Path) -> str:
+        offset = self.offset(path)
+        line = bisect_right(self._lines, offset)
+        return f"{self._file}:{line}:{offset - self._lines[line - 1] + 1}"
 
 
 class _Scanner:

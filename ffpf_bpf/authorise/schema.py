@@ -6,33 +6,62 @@ errors, not defaults. policies/README.md explains every key to administrators.
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Iterable
-from fnmatch import fnmatchcase
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
-from ffpf_bpf.authorise.place import Path, line_and_column, places
-from ffpf_bpf.authorise.policy import ANY, Limits, Order, PolicyError, Rule, split_tap
+from ffpf_bpf.authorise import scalars
+from ffpf_bpf.authorise.mistake import MISTAKE, mistake, nearest, quoted
+from ffpf_bpf.authorise.packets import PacketTable, Table
+from ffpf_bpf.authorise.place import Path, Places, line_and_column
+from ffpf_bpf.authorise.policy import (
+    ANY,
+    CARRIERS,
+    HIDDEN_BY,
+    Allow,
+    Limits,
+    Never,
+    Order,
+    PacketClass,
+    Part,
+    PolicyError,
+    Rule,
+)
 from ffpf_bpf.graph.classes import CLASSES
-from ffpf_bpf.graph.classes.device import HOOKS
 from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
+from ffpf_bpf.graph.effect import Depth
 from ffpf_bpf.graph.expression import Role
 
-UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-LARGEST_LIMIT = 1 << 40
+EVERYTHING = "everything"
+CLASS, PACKETS, SAMPLED = "<class>", "<packets>", "<sampled>"  # in paths of pydantic: what an `after` is
+LARGEST_RATE = 10**9
 HELP = {
     "rule": "a rule begins with `[[rule]]`",
     "name": 'every rule has a name, as in `name = "students"`',
     "subjects": '`subjects` lists whom the rule is about, as in `subjects = ["group:students"]`; `"*"` is everybody',
     "taps": '`taps` lists interfaces, as in `taps = ["eth*"]`',
     "classes": '`classes` lists the node classes allowed, as in `classes = ["bpf", "grab"]`; `"*"` is all',
+    "allow": '`allow = "everything"`, or packet classes, as in `allow = { net = "10.1.0.0/16", show = "headers" }`',
+    "never": "`never` lists packet classes, as in `never = [{ tcp_port = [25, 143] }]`",
+    "show": '`show` is how much of a packet, as in `show = "headers"`',
+    "hide": '`hide` lists what counters must not tell, as in `hide = ["payload", "addresses"]`',
+    "ignore": '`ignore` lists carriers not looked into, as in `ignore = ["gre"]`; `"*"` is all',
     "order": '`order` lists what comes first, as in `order = [{ function = "grab", after = "sampler" }]`',
     "function": '`function` is a node class, as in `{ function = "grab", after = "sampler" }`',
+    "after": "`after` is a node class, a packet class, or a sampler, as in `after = { sample_at_least = 10 }`",
+    "before": '`before` is a node class, as in `{ function = "bytecount", before = "grab" }`',
     "limits": "`limits` is a table, as in `limits = { flows = 2, snaplen = 96 }`",
     "flows": "`flows` is how many flows the subject may have at once, as in `flows = 2`",
     "nodes": "`nodes` is how many nodes a flow may have, as in `nodes = 20`",
@@ -40,6 +69,8 @@ HELP = {
     "buffer": '`buffer` is in bytes per CPU, as in `buffer = "4MiB"`',
     "memory": '`memory` is in bytes of nodes, as in `memory = "4MiB"`',
     "sample_at_least": "`sample_at_least = 10` allows 1 packet in 10 or fewer",
+    "packets_per_second": f"`packets_per_second` is what all sinks deliver together, 1 to {LARGEST_RATE:,}",
+    "expires": '`expires` is how long a flow may live, as in `expires = "8h"`',
 }
 
 
@@ -49,199 +80,219 @@ def parse_policy(text: str, file: str) -> tuple[Rule, ...]:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise _syntax_error(error, text, file) from None
-    place = _Place(text, file)
+    places = Places(text, file)
     try:
         content = _File.model_validate(table)
     except ValidationError as error:
-        # What is missing comes last: it is often there, misspelled.
-        first = min(error.errors(), key=lambda detail: (detail["type"] == "missing", place.offset(detail["loc"])))
-        message, help = _explained(first)
-        raise PolicyError(message, where=place.where(first["loc"]), help=help) from None
-    return tuple(rule.value(place.where(("rule", index))) for index, rule in enumerate(content.rule))
+        raise _explained(error, places) from None
+    return tuple(rule.value(places.where(("rule", index))) for index, rule in enumerate(content.rule))
 
 
-def _check_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
-        raise _problem(f"`{text}` is not a name for a rule", "up to 64 letters, digits, `_`, `.` and `-`")
-    return text
+def _listed(value: object) -> object:
+    """A table stands for a list of one."""
+    return [value] if isinstance(value, dict) else value
 
 
-def _check_subject(text: str) -> str:
-    kind, colon, name = text.partition(":")
-    if text == ANY or (kind in ("user", "group") and re.fullmatch(r"[^\s:,*]+", name)):
-        return text
-    near = difflib.get_close_matches(kind, ("user", "group"), n=1)
-    raise _problem(
-        f"`{text}` is no subject",
-        f"did you mean `{near[0]}:{name}`?" if near and colon and name else 'write "user:NAME", "group:NAME" or "*"',
-    )
-
-
-def _check_tap(text: str) -> str:
-    interface, hook = split_tap(text)
-    if not interface or set(interface) & set("/ \t\n:") or not text.isprintable():
-        raise _problem(f"`{text}` is no tap", 'write a glob on INTERFACE@HOOK, as in "eth*" or "veth*@*"')
-    if not any(fnmatchcase(known, hook) for known in HOOKS):
-        raise _problem(f"`{text}` has an unknown hook `{hook}`", _near(hook, HOOKS, "the hooks are"))
-    return text
-
-
-def _check_class(text: str) -> str:
-    if text not in CLASSES:
-        raise _problem(f"unknown node class `{text}`", _near(text.lower(), CLASSES, "the classes are"))
-    return text
-
-
-def _check_class_or_any(text: str) -> str:
-    return text if text == ANY else _check_class(text)
-
-
-def _check_size(value: int | str) -> int:
+def _listed_or_everything(value: object) -> object:
     if isinstance(value, str):
-        match = re.fullmatch(r"([0-9]{1,15}) ?([A-Za-z]*)", value)
-        if not match or match[2] not in UNITS:
-            raise _problem(f"`{value}` is not a number of bytes", 'write bytes, or a text such as "64KiB" or "4MiB"')
-        value = int(match[1]) * UNITS[match[2]]
-    if not 1 <= value <= LARGEST_LIMIT:
-        raise _problem(f"{value:,} bytes", f"1 to {LARGEST_LIMIT:,} bytes")
-    return value
+        if value != EVERYTHING:
+            raise mistake(f"{quoted(value)} is no packet class", HELP["allow"])
+        return [{}]
+    return _listed(value)
 
 
-NodeClass = Annotated[str, AfterValidator(_check_class)]
-Limit = Annotated[int, Field(ge=1, le=LARGEST_LIMIT)]
+def _kind_of_requirement(value: object) -> str:
+    if isinstance(value, dict):
+        return SAMPLED if "sample_at_least" in value else PACKETS
+    return CLASS
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+NodeClass = Annotated[str, AfterValidator(scalars.node_class)]
+ClassOrAny = Annotated[str, AfterValidator(scalars.node_class_or_any)]
+Size = Annotated[int, BeforeValidator(scalars.size_bytes), AfterValidator(scalars.size_in_range)]
+Limit = Annotated[int, Field(ge=1, le=scalars.LARGEST_LIMIT)]
 
 
-class _Order(_Table):
+class _Allow(PacketTable):
+    show: Annotated[Depth, PlainValidator(scalars.depth)] = Depth.ALL
+    hide: list[Annotated[str, AfterValidator(scalars.part)]] | None = None
+
+    def value(self) -> Allow:
+        hide = HIDDEN_BY[self.show] if self.hide is None else frozenset(map(Part, self.hide))
+        return Allow(self.packets, self.show, hide)
+
+
+class _Never(PacketTable):
+    show: Annotated[Depth, PlainValidator(scalars.forbidden_depth)] = Depth.ANONYMISED
+    ignore: list[Annotated[str, AfterValidator(scalars.carrier)]] = []
+
+    def value(self) -> Never:
+        ignored = CARRIERS if ANY in self.ignore else self.ignore
+        return Never(self.packets, self.show, frozenset(ignored))
+
+
+class _Sampled(Table):
+    sample_at_least: Limit
+
+
+class _Order(Table):
     function: NodeClass
-    after: NodeClass | None = None
+    after: (
+        Annotated[
+            Annotated[NodeClass, Tag(CLASS)] | Annotated[PacketTable, Tag(PACKETS)] | Annotated[_Sampled, Tag(SAMPLED)],
+            Discriminator(_kind_of_requirement),
+        ]
+        | None
+    ) = None
     before: NodeClass | None = None
 
     @model_validator(mode="after")
     def _check(self) -> _Order:
         if (self.after is None) == (self.before is None):
-            raise _problem("an order has one of `after` and `before`", HELP["order"])
-        first, second = (self.after, self.function) if self.after else (self.function, self.before)
-        assert first and second
+            raise mistake("an order has one of `after` and `before`", HELP["order"])
+        first, second = (self.after, self.function) if self.before is None else (self.function, self.before)
         if first == second:
-            raise _problem(f"`{first}` cannot come before itself", "name two classes")
-        if CLASSES[first].role is Role.SINK:
-            raise _problem(f"nothing comes after `{first}`", "a sink ends its path; turn the order around")
+            raise mistake(f"`{first}` cannot come before itself", "name two classes")
+        if isinstance(first, str) and CLASSES[first].role is Role.SINK:
+            raise mistake(f"nothing comes after `{first}`", "a sink ends its path; turn the order around")
         if CLASSES[second].role is Role.DEVICE:
-            raise _problem(f"nothing comes before `{second}`", "every path begins with a device")
+            raise mistake(f"nothing comes before `{second}`", "every path begins with a device")
+        if isinstance(first, PacketTable) and first.packets == PacketClass():
+            raise mistake("a packet class of an order without a key asks for nothing", HELP["after"], "after")
         return self
 
+    @property
+    def required_class(self) -> str:
+        """The node class that must be there, "" if there need not be one."""
+        match self.after:
+            case PacketTable():
+                return ""
+            case _Sampled():
+                return "sampler"
+            case name:
+                return name or self.before or ""
+
     def value(self) -> Order:
-        return Order(self.function, self.after or self.before or "", after=self.after is not None)
+        match self.after:
+            case None:
+                return Order(self.function, self.before or "", after=False)
+            case PacketTable():
+                return Order(self.function, self.after.packets)
+            case _Sampled():
+                return Order(self.function, self.after.sample_at_least)
+            case name:
+                return Order(self.function, name)
 
 
-class _Limits(_Table):
+class _Limits(Table):
     flows: Limit | None = None
     nodes: Limit | None = None
     snaplen: Annotated[int, Field(ge=1, le=LONGEST_SNAPLEN)] | None = None
-    buffer: Annotated[int | str, AfterValidator(_check_size)] | None = None
-    memory: Annotated[int | str, AfterValidator(_check_size)] | None = None
+    buffer: Size | None = None
+    memory: Size | None = None
     sample_at_least: Limit | None = None
+    packets_per_second: Annotated[int, Field(ge=1, le=LARGEST_RATE)] | None = None
+    expires: Annotated[float, BeforeValidator(scalars.seconds)] | None = None
 
     def value(self) -> Limits:
-        buffer_bytes, memory_bytes = (size if isinstance(size, int) else None for size in (self.buffer, self.memory))
-        return Limits(self.flows, self.nodes, self.snaplen, buffer_bytes, memory_bytes, self.sample_at_least)
+        return Limits(
+            *(self.flows, self.nodes, self.snaplen, self.buffer, self.memory),
+            *(self.sample_at_least, self.packets_per_second, self.expires),
+        )
 
 
-class _Rule(_Table):
-    name: Annotated[str, AfterValidator(_check_name)]
-    subjects: Annotated[list[Annotated[str, AfterValidator(_check_subject)]], Field(min_length=1)]
-    taps: Annotated[list[Annotated[str, AfterValidator(_check_tap)]], Field(min_length=1)]
-    classes: Annotated[list[Annotated[str, AfterValidator(_check_class_or_any)]], Field(min_length=1)]
+class _Rule(Table):
+    name: Annotated[str, AfterValidator(scalars.rule_name)]
+    subjects: Annotated[list[Annotated[str, AfterValidator(scalars.subject)]], Field(min_length=1)]
+    taps: Annotated[list[Annotated[str, AfterValidator(scalars.tap)]], Field(min_length=1)]
+    classes: Annotated[list[ClassOrAny], Field(min_length=1)] | None = None
+    allow: Annotated[list[_Allow], BeforeValidator(_listed_or_everything), Field(min_length=1)] | None = None
+    never: Annotated[list[_Never], BeforeValidator(_listed), Field(min_length=1)] | None = None
     order: list[_Order] = []
-    limits: _Limits = _Limits()
+    limits: _Limits | None = None
 
     @model_validator(mode="after")
     def _check(self) -> _Rule:
-        allowed = {"device", *self.classes}
-        for required in (order.after or order.before for order in self.order):
-            if allowed.isdisjoint({required, ANY}):
-                raise _problem(
-                    f"rule `{self.name}` wants a `{required}` that its `classes` do not allow",
-                    f"add `{required}` to `classes`",
+        if self.classes is None:
+            self._check_only_forbids()
+        elif self.allow is None:
+            raise mistake(f"rule `{self.name}` has `classes`, and no `allow`", HELP["allow"])
+        allowed = {"", "device", *(self.classes or ())}
+        for index, order in enumerate(self.order):
+            if allowed.isdisjoint({order.required_class, ANY}):
+                raise mistake(
+                    f"rule `{self.name}` wants a `{order.required_class}` that its `classes` do not allow",
+                    f"add `{order.required_class}` to `classes`",
+                    *("order", index),
                 )
         return self
 
+    def _check_only_forbids(self) -> None:
+        for key in ("allow", "order", "limits"):
+            if getattr(self, key):
+                raise mistake(f"rule `{self.name}` has `{key}`, and no `classes`", HELP["classes"], key)
+        if self.never is None:
+            raise mistake(
+                f"rule `{self.name}` neither allows nor forbids anything",
+                "give it `classes` and `allow`, or `never`, or both",
+            )
+
     def value(self, where: str) -> Rule:
-        order = tuple(order.value() for order in self.order)
-        limits = self.limits.value()
         return Rule(
-            self.name,
-            tuple(self.subjects),
-            tuple(self.taps),
-            tuple(self.classes),
-            order=order,
-            limits=limits,
+            *(self.name, tuple(self.subjects), tuple(self.taps), tuple(self.classes or ())),
+            allow=tuple(allow.value() for allow in self.allow or ()),
+            never=tuple(never.value() for never in self.never or ()),
+            order=tuple(order.value() for order in self.order),
+            limits=(self.limits or _Limits()).value(),
             where=where,
         )
 
 
-class _File(_Table):
+class _File(Table):
     rule: list[_Rule] = []
 
 
-TABLES: dict[str, type[_Table]] = {"rule": _Rule, "order": _Order, "limits": _Limits}
+TABLES: dict[str, type[Table]] = {
+    "rule": _Rule, "allow": _Allow, "never": _Never, "order": _Order, "limits": _Limits,
+    PACKETS: PacketTable, SAMPLED: _Sampled,
+}  # fmt: skip
 
 
-class _Place:
-    """Where the errors of one file are."""
-
-    def __init__(self, text: str, file: str) -> None:
-        self._text = text
-        self._file = file
-        self._places = places(text)
-
-    def offset(self, path: Path) -> int:
-        """Of the path, or of the innermost table around it when it is not in the text."""
-        while path and path not in self._places:
-            path = path[:-1]
-        return self._places.get(path, 0)
-
-    def where(self, path: Path) -> str:
-        line, column = line_and_column(self._text, self.offset(path))
-        return f"{self._file}:{line}:{column}"
+def _explained(error: ValidationError, places: Places) -> PolicyError:
+    """The first mistake. What is missing comes last: it is often there, misspelled."""
+    found = [(_path(detail), detail) for detail in error.errors(include_url=False, include_input=False)]
+    path, detail = min(found, key=lambda one: (one[1]["type"] == "missing", places.offset(one[0])))
+    message, help = _message_and_help(detail)
+    return PolicyError(message, where=places.where(path), help=help)
 
 
-def _explained(detail: ErrorDetails) -> tuple[str, str]:
-    """Message and help of what pydantic found."""
+def _path(detail: ErrorDetails) -> Path:
+    return (*detail["loc"], *detail["ctx"]["at"]) if detail["type"] == MISTAKE else detail["loc"]
+
+
+def _message_and_help(detail: ErrorDetails) -> tuple[str, str]:
+    """Of what pydantic found."""
     names = [part for part in detail["loc"] if isinstance(part, str)]
     key = names[-1] if names else ""
+    known = next((name for name in reversed(names) if name in HELP), "rule")
     match detail["type"]:
         case "policy":
-            context: dict[str, Any] = detail["ctx"]
-            return context["message"], context["help"]
+            return detail["ctx"]["message"], detail["ctx"]["help"]
         case "extra_forbidden":
             keys = _table_of(names[:-1]).model_fields
-            return f"unknown key `{key}`", _near(key, keys, "the keys are")
+            return f"unknown key {quoted(key)}", nearest(key, keys, "the keys are")
         case "missing":
             return f"`{key}` is missing", HELP[key]
         case "too_short":
             return f"`{key}` is empty, which allows nothing", HELP[key]
+        case "model_type":
+            return f"`{known}`: input should be a table", HELP[known]
         case _:
-            known = next((name for name in reversed(names) if name in HELP), "rule")
             return f"`{known}`: {detail['msg'][:1].lower()}{detail['msg'][1:]}", HELP[known]
 
 
-def _table_of(names: list[str]) -> type[_Table]:
+def _table_of(names: list[str]) -> type[Table]:
     return TABLES.get(names[-1], _File) if names else _File
-
-
-def _near(word: str, known: Iterable[str], otherwise: str) -> str:
-    known = tuple(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean `{near[0]}`?" if near else f"{otherwise} {', '.join(known)}"
-
-
-def _problem(message: str, help: str) -> PydanticCustomError:
-    return PydanticCustomError("policy", "{message}", {"message": message, "help": help})
 
 
 def _syntax_error(error: Exception, text: str, file: str) -> PolicyError:

@@ -2,7 +2,83 @@
 
 from __future__ import annotations
 
-from ffpf_bpf.authorise.policy import Order, PacketClass
+from collections.abc import Iterable
+
+from ffpf_bpf.authorise.policy import (
+    ANY,
+    CARRIERS,
+    HIDDEN_BY,
+    Allow,
+    Limits,
+    Never,
+    Order,
+    PacketClass,
+    Rule,
+    Span,
+    split_tap,
+)
+from ffpf_bpf.authorise.protocols import SCTP, TCP, UDP, ethertype_word, protocol_word
+from ffpf_bpf.graph.effect import Depth
+
+MOST_LISTED = 4
+SHOWN = {
+    Depth.ALL: "with payload",
+    Depth.HEADERS: "headers only",
+    Depth.ANONYMISED: "headers only, with pseudonyms for addresses",
+    Depth.COUNTS: "counts only",
+}
+LEFT_BY = {
+    Depth.ALL: "no more than headers",
+    Depth.HEADERS: "no more than headers with pseudonyms for addresses",
+    Depth.ANONYMISED: "no more than counts",
+}
+WITH_PORTS = frozenset({TCP, UDP, SCTP})
+PORTS = {
+    "port": ("port", WITH_PORTS), "src_port": ("source port", WITH_PORTS), "dst_port": ("destination port", WITH_PORTS),
+    "tcp_port": ("port", frozenset({TCP})), "udp_port": ("port", frozenset({UDP})),
+    "sctp_port": ("port", frozenset({SCTP})),
+}  # fmt: skip
+LIMITS = {
+    "flows": "at most {:,} flows at once",
+    "nodes": "at most {:,} nodes",
+    "snaplen": "at most {:,} bytes of a packet",
+    "buffer_bytes": "at most {:,} bytes of buffer per CPU",
+    "memory_bytes": "at most {:,} bytes of memory for nodes",
+    "sample_at_least": "a sampler of 1 in {:,} or more on every path to a sink",
+    "packets_per_second": "at most {:,} packets per second",
+}
+UNITS_S = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def packets(one: PacketClass) -> str:
+    """`packets from or to 10.1.0.0/16 by TCP port 80 or 443`; lists are cut short."""
+    parts = [f"from {_any(map(str, one.src))}"] if one.src else []
+    parts += [f"to {_any(map(str, one.dst))}"] if one.dst else []
+    parts += [f"from or to {_any(map(str, one.net))}"] if one.net else []
+    parts += _transport(one)
+    tags = [f"in VLAN {_spans(one.vlan)}"] if one.vlan else []
+    tags += ["without a VLAN tag"] if one.untagged else []
+    parts += [" or ".join(tags)] if tags else []
+    return " ".join(["packets", *parts]) if parts else "every packet"
+
+
+def allowed(allow: Allow) -> str:
+    """`packets to 10.1.0.0/16: headers only`."""
+    hidden = f"; counters must not tell {_all(sorted(allow.hide))}" if allow.hide else "; counters may tell all of it"
+    hidden = "" if allow.hide == HIDDEN_BY[allow.show] else hidden
+    return f"{packets(allow.packets)}: {SHOWN[allow.show]}{hidden}"
+
+
+def forbidden(never: Never) -> str:
+    """`packets by TCP port 25, and what may carry them: no more than counts`."""
+    if never.packets == PacketClass():
+        return f"every packet: {LEFT_BY[never.show]}"
+    ignored = sorted(never.ignore, key=CARRIERS.index)
+    if len(ignored) == len(CARRIERS):
+        carriers = "but not what may carry them"
+    else:
+        carriers = "and what may carry them" + (f", but for {_all(f'`{name}`' for name in ignored)}" if ignored else "")
+    return f"{packets(never.packets)}, {carriers}: {LEFT_BY[never.show]}"
 
 
 def ordered(order: Order) -> str:
@@ -12,6 +88,85 @@ def ordered(order: Order) -> str:
             required = f"`{name}`"
         case int(one_in):
             required = f"a sampler of 1 in {one_in:,} or more"
-        case PacketClass():
-            required = "a packet class"
+        case PacketClass() as one:
+            return f"`{order.function}` sees only {packets(one)} on every path"
     return f"`{order.function}` comes {'after' if order.after else 'before'} {required} on every path"
+
+
+def limited(limits: Limits) -> dict[str, str]:
+    """The claim of each limit that is set, by its field."""
+    values = {name: getattr(limits, name) for name in LIMITS}
+    texts = {name: LIMITS[name].format(value) for name, value in values.items() if value is not None}
+    return texts if limits.expires_s is None else {**texts, "expires_s": f"closed after {_duration(limits.expires_s)}"}
+
+
+def explained(rule: Rule) -> tuple[str, ...]:
+    """The rule as lines of text, those about packets indented."""
+    where = f" ({rule.where})" if rule.where else ""
+    lines = [f"Rule {rule.name}{where} is about {_subjects(rule.subjects)} at {_taps(rule.taps)}."]
+    if rule.classes:
+        lines.append(f"Flows may use {_classes(rule.classes)}, and show:")
+        lines += [f"  {allowed(allow)}" for allow in rule.allow]
+    bounds = [*map(ordered, rule.order), *limited(rule.limits).values()]
+    if bounds:
+        lines += ["Of each flow it wants:", *(f"  {bound}" for bound in bounds)]
+    if rule.never:
+        lines.append("Whatever any rule allows, they are never shown more than this:")
+        lines += [f"  {forbidden(never)}" for never in rule.never]
+    return tuple(lines)
+
+
+def _transport(one: PacketClass) -> list[str]:
+    """What is said of protocols and ports: `by TCP port 80`."""
+    said = [f"by {_protocols(one.protocols, one.ethertypes)}"] if one.protocols or one.ethertypes else []
+    keys = [key for key in PORTS if getattr(one, key)]
+    if not keys:
+        return said
+    protocols = frozenset.intersection(WITH_PORTS, *(PORTS[key][1] for key in keys))
+    if one.protocols and not one.ethertypes:
+        said, protocols = [], protocols & set(one.protocols)
+    ports = " and ".join(f"{PORTS[key][0]} {_spans(getattr(one, key))}" for key in keys)
+    return [" and ".join([*said, f"by {_protocols(tuple(sorted(protocols)), ()) or 'no protocol'} {ports}"])]
+
+
+def _protocols(protocols: tuple[int, ...], ethertypes: tuple[int, ...]) -> str:
+    return _any([*map(ethertype_word, ethertypes), *map(protocol_word, protocols)])
+
+
+def _subjects(texts: tuple[str, ...]) -> str:
+    return "everybody" if ANY in texts else _all(text.replace(":", " ", 1) for text in texts)
+
+
+def _taps(globs: tuple[str, ...]) -> str:
+    return _all(f"`{'@'.join(split_tap(glob))}`" for glob in globs)
+
+
+def _classes(names: tuple[str, ...]) -> str:
+    return "every class of node" if ANY in names else _all((f"`{name}`" for name in names), len(names))
+
+
+def _duration(seconds: float) -> str:
+    size, unit = next((size, unit) for size, unit in UNITS_S if seconds % size == 0 or size == 1)
+    return f"{seconds / size:,g} {unit}"
+
+
+def _spans(spans: tuple[Span, ...]) -> str:
+    return _any(f"{first}" if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def _any(texts: Iterable[str]) -> str:
+    return _list(tuple(texts), "or", MOST_LISTED)
+
+
+def _all(texts: Iterable[str], most: int = MOST_LISTED) -> str:
+    return _list(tuple(texts), "and", most)
+
+
+def _list(texts: tuple[str, ...], word: str, most: int) -> str:
+    """`a, b or c`, or the first and `1,999 more`."""
+    if not texts:
+        return ""
+    if len(texts) > most:
+        return f"{texts[0]} and {len(texts) - 1:,} more"
+    *others, last = texts
+    return f"{', '.join(others)} {word} {last}" if others else last

@@ -32,12 +32,12 @@ MOST_LISTED = 8
 
 def check_order(graph: Graph, order: Order) -> Finding:
     """Whether the order holds for each node of class `order.function`, or a path on which it does not."""
-    required = order.required
-    if not isinstance(required, str):
-        raise TypeError(f"not a node class: {required!r}")
     targets = tuple(index for index, leaf in graph.leaves() if _is(leaf.node, order.function))
     if not targets:
         return Finding(Result.PROVED, f"the flow has no `{order.function}`")
+    required = order.required
+    if not isinstance(required, str):
+        raise TypeError(f"not a node class: {required!r}")
 
     def wanted(node: Node) -> bool:
         return _is(node, required) and node.serves_policy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
@@ -70,6 +71,12 @@ class Limit(Node):
         if found is None or not slash or period.strip() not in PERIODS_NS or not 1 <= found[0] <= 10**12:
             raise ExpressionError(f"`{self.rate}` is not a rate", where=self.where, help=HELP)
         return found[0], found[1], period.strip()
+
+    @property
+    def packets_per_second(self) -> Fraction | None:
+        """The rate; None if it is of bytes, which bounds no number of packets."""
+        number, unit, period = self._rate
+        return Fraction(number * PERIODS_NS["s"], PERIODS_NS[period]) if unit == "packets" else None
 
     @property
     def _default_burst(self) -> int:
