@@ -20,6 +20,7 @@ import pytest
 from ffpf_bpf.authorise import PolicyError, Subject
 from ffpf_bpf.authorise import journal as journal_module
 from ffpf_bpf.authorise.journal import append
+from ffpf_bpf.compiler import DELIVER_PROGRAM, SEGMENT_PROGRAM
 from ffpf_bpf.errors import IllegalState, Rejected
 from ffpf_bpf.flow import Flow, State, questions
 from ffpf_bpf.kernel import calls
@@ -240,8 +241,8 @@ class TestFlows:
         assert [line.get("tap") for line in found] == [None, "tap0", "lo"]
         for line in found[1:]:
             assert {name: len(digest) for name, digest in line["objects"].items()} == {
-                "ffpf_segment": 64,
-                "ffpf_deliver": 64,
+                SEGMENT_PROGRAM: 64,
+                DELIVER_PROGRAM: 64,
             }
         assert seen[0] == ["decision"]  # the entry program, which is everybody's
         assert seen[1][-1] == "load"
