@@ -23,6 +23,7 @@ really_decide = authorise.decide
 
 def main(control_fd: int, parent: int) -> None:
     authorise.decide = act  # type: ignore[assignment]
+    decider.MEMORY_BYTES = 256 << 20
     decider.main(control_fd, parent)
 
 
@@ -93,6 +94,25 @@ def leave_a_child(argument: str, _definition: Definition) -> None:
     os._exit(0)
 
 
+def solve(_argument: str, _definition: Definition) -> None:
+    """Both solvers, with the threads that their time limits are."""
+    import bitwuzla
+    import z3
+
+    solver = z3.Solver()
+    solver.set("timeout", 20_000)
+    a, b = z3.BitVecs("a b", 32)
+    solver.add(a * b == 0x1234567, a > 3, b > 3)
+    assert solver.check() == z3.sat
+    terms = bitwuzla.TermManager()
+    options = bitwuzla.Options()
+    options.set(bitwuzla.Option.TIME_LIMIT_PER, 20_000)
+    other = bitwuzla.Bitwuzla(terms, options)
+    sort = terms.mk_bv_sort(8)
+    other.assert_formula(terms.mk_term(bitwuzla.Kind.DISTINCT, [terms.mk_const(sort), terms.mk_const(sort)]))
+    assert other.check_sat() == bitwuzla.Result.SAT
+
+
 def raise_it(_argument: str, _definition: Definition) -> None:
     raise ValueError("\x1b[31mno")
 
@@ -109,8 +129,9 @@ ACTS: dict[str, Any] = {
     "grow": allocate,
     "grow-in-c": allocate_in_c,
     "segfault": segfault,
+    "solve": solve,
     "exit": lambda argument, _definition: os._exit(int(argument)),
-    "stop": lambda _argument, _definition: os.kill(os.getpid(), signal.SIGSTOP),
+    "stop": lambda _argument, _definition: signal.raise_signal(signal.SIGSTOP),
     "raise": raise_it,
     "recurse": lambda _argument, _definition: recurse(),
     "answer": answer,
@@ -134,6 +155,10 @@ def state() -> dict[str, Any]:
         "setuid": lambda: os.setuid(0),
         "kill-parent": lambda: os.kill(os.getppid(), 0),
         "connect": lambda: socket.create_connection(("127.0.0.1", 1), 0.2),
+        "fork": fork,
+        "exec": lambda: os.execv("/bin/true", ["true"]),
+        "kill-itself": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        "thread": start_thread,
     }.items():
         try:
             attempt()
@@ -149,6 +174,17 @@ def state() -> dict[str, Any]:
         "session": os.getsid(0) == os.getpid(),
         "tried": tried,
     }
+
+
+def fork() -> None:
+    if os.fork() == 0:
+        os._exit(0)
+
+
+def start_thread() -> None:
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
 
 
 def fds() -> dict[str, str]:

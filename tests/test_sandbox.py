@@ -33,7 +33,7 @@ from ffpf_bpf.graph.printer import text as printed
 WEB = '(device,eth0) -> (bpf,"tcp port 80") -> (grab,snaplen=96)'
 RULE = '[[rule]]\nname = "all"\nsubjects = ["*"]\ntaps = ["*@*"]\nclasses = ["*"]\n'
 RULE += "allow = [{}]\n" if "allow" in schema.TABLES["rule"].model_fields else ""
-LIMIT_S = 1.0
+LIMIT_S = 0.6
 LATEST_S = LIMIT_S + 0.5
 
 
@@ -142,17 +142,17 @@ class TestWithoutAnAnswer:
     @pytest.mark.parametrize(
         ("user", "reason"),
         [
-            ("sleep", "undecided after 1 s"),
-            ("spin", "undecided after 1 s"),
-            ("threads", "undecided after 1 s"),
-            ("deaf", "undecided after 1 s"),
-            ("stop", "undecided after 1 s"),
+            ("sleep", "undecided after 0.6 s"),
+            ("spin", "undecided after 0.6 s"),
+            ("threads", "undecided after 0.6 s"),
+            ("deaf", "undecided after 0.6 s"),
+            ("stop", "undecided after 0.6 s"),
             ("segfault", "the decider crashed (SIGSEGV)"),
             ("exit:7", "the decider ended without an answer (exit status 7)"),
             ("exit:0", "a malformed answer of the decider"),
             ("raise", "the decider failed: ValueError: \N{REPLACEMENT CHARACTER}[31mno"),
             ("recurse", "the decider failed: RecursionError: maximum recursion depth exceeded"),
-            ("leave", "a malformed answer of the decider"),
+            ("leave", "the decider failed: PermissionError"),
             ("flood", "the decider's answer is longer than 8,388,608 bytes"),
         ],
     )
@@ -263,17 +263,17 @@ class TestWithoutAnAnswer:
     ],
     ids=["ports", "hosts", "parentheses", "nots", "nested", "inverted", "nodes", "text", "sum"],
 )
-def test_huge_expressions(directory: Path, text: str) -> None:
+def test_huge_expressions(text: str) -> None:
     """A definition, or an error with help; in time, and it hurts nobody."""
     questions.define(WEB, 1 << 16)
     began_s = time.monotonic()
     try:
-        Flow.create(policies=directory).populate(text)
+        questions.define(text, 1 << 16, limit_s=2)
     except (ExpressionError, Rejected) as error:
         assert error.help
         print(str(error)[:200])
     # The parent repeats what a child could do in time.
-    assert time.monotonic() - began_s < 2 * sandbox.LIMIT_S
+    assert time.monotonic() - began_s < 2 * 2 + 0.5
     assert questions.define(WEB, 1 << 16) == definition()
 
 
@@ -341,11 +341,19 @@ def test_what_the_child_has(policies: Policies, bad: Sandbox, monkeypatch: pytes
     assert status["NoNewPrivs"] == "1"
     assert state["tried"]["setuid"] == "PermissionError"
     assert state["tried"]["write"] in ("OSError", "PermissionError")
+    assert state["tried"]["thread"] == "done"
+    for name in ("fork", "exec", "kill-itself", "kill-parent", "connect"):
+        assert state["tried"][name] == "PermissionError", name
     if os.geteuid() == 0:
         assert status["Uid"].split() == status["Gid"].split() == ["65534"] * 4
         assert status["Groups"] == ""
-        assert state["tried"]["shadow"] == state["tried"]["kill-parent"] == "PermissionError"
-        assert state["tried"]["connect"] == "OSError"  # no network at all, not even a loopback that is up
+        assert state["tried"]["shadow"] == "PermissionError"
+
+
+def test_solvers_work_there(policies: Policies, bad: Sandbox) -> None:
+    """What they need is not among what is refused."""
+    decision = decide(policies, "solve", limit_s=20)
+    assert decision.accepted, decision.text()
 
 
 class TestTheZygote:
@@ -439,14 +447,14 @@ class TestTheZygote:
         began_s = time.monotonic()
 
         def one(number: int) -> None:
-            found[number] = decide(policies, users[number], limit_s=3)
+            found[number] = decide(policies, users[number], limit_s=2)
 
         threads = [threading.Thread(target=one, args=(number,)) for number in range(len(users))]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert time.monotonic() - began_s < 3.5
+        assert time.monotonic() - began_s < 2.5
         for number, user in enumerate(users):
             assert found[number].accepted is (user in ("alice", "bob", "carol")), (user, found[number])
 
@@ -461,8 +469,7 @@ class TestTheZygote:
         for user in ("alice", "segfault", "exit:3", "flood", "alice"):
             decide(policies, user)
         questions.decide(definition(), Policies(policies.rules), subject("alice"))
-        wait_for(lambda: children_of(bad.pid) == [])
-        assert count() == before
+        wait_for(lambda: count() == before)
 
     def test_policies_are_sent_when_they_change(self, policies: Policies, bad: Sandbox) -> None:
         none = Policies((), "of nothing")

@@ -29,6 +29,7 @@ from pydantic import TypeAdapter
 from ffpf_bpf import authorise, compiler
 from ffpf_bpf.authorise import Decision, Policies, Subject
 from ffpf_bpf.errors import ExpressionError, FfpfError
+from ffpf_bpf.flow import seccomp
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.parser import parse
@@ -235,7 +236,7 @@ def _answered(question: Question, policies: Policies | None, missing: str) -> An
 
 def confine(channel: int, zygote: int, cpu_s: int) -> None:
     """Give up all but memory, `cpu_s` seconds of CPU and the channel, which becomes descriptor 3. For a child of the
-    zygote: root becomes nobody, no file can be written, nothing is left that a program it starts could gain."""
+    zygote: root becomes nobody, no file can be written, no process started, no program run, no socket opened."""
     os.setsid()  # a group of its own, to be killed as one
     if channel != CHANNEL:
         os.dup2(channel, CHANNEL)
@@ -264,6 +265,7 @@ def confine(channel: int, zygote: int, cpu_s: int) -> None:
     _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != zygote:
         os._exit(1)
+    seccomp.restrict()
 
 
 def _be_first_to_go() -> None:
