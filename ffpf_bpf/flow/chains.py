@@ -169,7 +169,7 @@ class Chain:
         for number, member in enumerate(members):
             if member.ring_map is not None:
                 bindings[f"ffpf_ring_{number}"] = Binding(member.ring_map, False)
-        programs = {name: found.programs[name] for name, found in compiled.items()}
+        programs = {name: found.audited(name) for name, found in compiled.items()}
         try:
             return self.tap.load_segment(programs[SEGMENT_PROGRAM], programs.get(DELIVER_PROGRAM), bindings)
         except VerifierError as error:
@@ -320,7 +320,7 @@ def _fit(parts: list[SegmentFlow]) -> bool:
 def _attach(interface: Interface) -> Chain:
     cpus = calls.possible_cpus()
     control_bytes = TAP_BYTES + cpus * SCRATCH_BYTES
-    entry = compiler.compile_entry(cpus).programs[compiler.ENTRY_PROGRAM]
+    entry = compiler.compile_entry(cpus).audited(compiler.ENTRY_PROGRAM)
     return Chain(interface.name, tap.attach(interface, entry, control_bytes, FLOW_SEED))
 
 

@@ -107,4 +107,4 @@ class Limit(Node):
         shift = max(0, MULTIPLIER_BITS - (ticks // number).bit_length())
         filling = self.burst * ticks // number
         arguments = (int(unit == "bytes"), (ticks << shift) // number, shift, filling, self.burst)
-        return Primitive("limit", "ffpf_limit", arguments, Table(self.mbuf_bytes))
+        return Primitive("limit", "ffpf_limit", arguments, Table(self.mbuf_bytes), calls=("ktime_get_ns",))

@@ -34,4 +34,5 @@ class Newflow(Node):
 
     @property
     def effect(self) -> Primitive:
-        return Primitive("head", "ffpf_head", (buckets(self.mbuf_bytes), 1, 0), Table(self.mbuf_bytes))
+        arguments = (buckets(self.mbuf_bytes), 1, 0)
+        return Primitive("head", "ffpf_head", arguments, Table(self.mbuf_bytes), calls=("jiffies64",))

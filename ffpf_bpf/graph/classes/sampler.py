@@ -97,7 +97,7 @@ class Sampler(Node):
         if self.flow:
             return Primitive("sampler", "ffpf_sampler_flow", (-(-(1 << 32) // self.flow),))
         if self.p:
-            return Primitive("sampler", "ffpf_sampler_random", (round(self.p * (1 << 32)),))
+            return Primitive("sampler", "ffpf_sampler_random", (round(self.p * (1 << 32)),), calls=("get_prandom_u32",))
         return Primitive("sampler", "ffpf_sampler", (self.one_in,))
 
 
