@@ -15,7 +15,7 @@ import pytest
 from ffpf_bpf import compiler
 from ffpf_bpf.compiler import emit
 from ffpf_bpf.errors import ExpressionError, FfpfError, KernelError, VerifierError
-from ffpf_bpf.flow import Flow
+from ffpf_bpf.flow import Flow, chains
 from ffpf_bpf.graph.classes.bpf import Bpf
 from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.effect import Primitive
