@@ -70,9 +70,13 @@ class Rejected(FfpfError):
 
 
 class AuditError(FfpfError):
-    """A compiled program does more than the effects of its graph grant: it is not loaded."""
+    """A compiled program does more than the effects of its graph grant: it is not loaded. `at` is the instruction."""
 
     exit_code = 3
+
+    def __init__(self, message: str, *, at: int = 0, where: str = "", help: str = "") -> None:
+        super().__init__(message, where=where, help=help)
+        self.at = at
 
 
 class KernelError(FfpfError):

@@ -557,9 +557,9 @@ ROGUES = [
 @pytest.mark.parametrize("behind", [Packetcount(), Grab(64)], ids=["counts", "grabs"])
 def test_a_node_class_gets_no_more_than_its_effect_says(function: str, does: str, behind: Node) -> None:
     with pytest.raises(AuditError) as error:
-        compiled(Device("tap0") >> Rogue(function) >> behind)
+        compiled(Device("tap0") >> Tcpflags("syn") >> Rogue(function, name="guest") >> behind)
     assert does in error.value.message, error.value.message
-    assert "program `ffpf_segment`, instruction " in error.value.where
+    assert re.fullmatch(r"node `guest`, program `ffpf_segment`, instruction \d+", error.value.where)
 
 
 @pytest.mark.usefixtures("rogue")

@@ -109,7 +109,7 @@ class _Auditor:
 
     def refuse(self, at: int, does: str, granted: str) -> NoReturn:
         raise AuditError(
-            f"{does}; granted: {granted}", where=f"program `{self.program.name}`, instruction {at}", help=HELP
+            f"{does}; granted: {granted}", at=at, where=f"program `{self.program.name}`, instruction {at}", help=HELP
         )
 
     def store(self, at: int, instruction: Instruction, target: Value, stored: Value) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from ffpf_bpf import compiler
 from ffpf_bpf.compiler import DELIVER_PROGRAM, SEGMENT_PROGRAM, Object, SegmentFlow
-from ffpf_bpf.compiler.lines import node_at
+from ffpf_bpf.compiler.lines import node_before
 from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
 from ffpf_bpf.flow.store import Store
 from ffpf_bpf.graph.expression import Role
@@ -381,8 +381,7 @@ def _node_at(compiled: Object, parts: tuple[SegmentFlow, ...], log: list[str]) -
     for text in reversed(log):
         number = text.partition(":")[0]
         if number.isdecimal():
-            before = [at for at in lines if at <= int(number)]
-            place = node_at(lines[max(before)]) if before else None
+            place = node_before(lines, int(number))
             if place is not None:
                 graph = parts[place[0]].graph
                 return f"node `{graph.ids[place[1]]}`"
