@@ -46,13 +46,11 @@ def coins(graph: Graph) -> Iterator[Coins]:
 
 
 def showing(graph: Graph) -> dict[int, Depth]:
-    """The steps that show something of what reaches them, and how much."""
+    """The steps that show something of what reaches them, and how much. Counting is not showing."""
     shown = {sink: _depth([_node(graph, at) for at in view]) for sink, view in views(graph).items()}
     for index, leaf in graph.leaves():
         if isinstance(leaf.node, Scan):
             shown[index] = Depth.ALL
-        elif leaf.node.role is Role.DOES:
-            shown[index] = Depth.COUNTS
     return shown
 
 

@@ -46,3 +46,9 @@ def test_refuted(case: Refuted) -> None:
 def test_repaired(case: Refuted) -> None:
     decision = decided(case.repaired, case.policy)
     assert decision.accepted, decision.text()
+
+
+def test_undecided_is_refused() -> None:
+    decision = decided('(bpf,"ether[len - 1] = 0") -> (packetcount)', 'allow = [{ show = "counts" }]')
+    assert not decision.accepted
+    assert [each.result for each in decision.obligations if each.result is not Result.PROVED] == [Result.REFUSED]

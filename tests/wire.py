@@ -39,6 +39,7 @@ UDP_PORTS = {
     6635: "mpls", 6636: "mpls", 1701: "l2tp", 4500: "esp", 4789: "vxlan", 8472: "vxlan", 4790: "vxlan", 6081: "geneve",
     2152: "gtp", 3544: "teredo", 6080: "gue", 4341: "lisp", 5247: "capwap", 51820: "wireguard",
 }  # fmt: skip
+LOWEST_OTHER_PORT = 1024  # of the other end of a tunnel
 ICMP_ERRORS = (3, 4, 5, 11, 12)
 ICMP6_ERRORS = range(128)
 PLAIN_ETHERTYPES = (ARP, RARP, 0x0842, 0x8809, 0x8863, 0x888E, 0x88CC, 0x88F7)
@@ -226,7 +227,8 @@ def _upper_carriers(seen: Seen, frame: bytes) -> frozenset[str]:
         ports = _ports(seen, frame)
         if None in ports:
             return OVER_UDP
-        return frozenset(UDP_PORTS[port] for port in ports if port in UDP_PORTS)
+        pairs = (ports, tuple(reversed(ports)))
+        return frozenset(UDP_PORTS[port] for port, other in pairs if port in UDP_PORTS and other >= LOWEST_OTHER_PORT)
     if seen.protocol in (ICMP, ICMP6):
         kind = _number(frame, seen.l4, 1)
         if kind is None or kind in (ICMP_ERRORS if seen.protocol == ICMP else ICMP6_ERRORS):

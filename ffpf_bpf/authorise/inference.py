@@ -13,8 +13,8 @@ from ffpf_bpf.authorise.content import Claim
 from ffpf_bpf.authorise.decision import Finding, Kind, Result
 from ffpf_bpf.authorise.policy import Allow, Never, Part, Rule
 from ffpf_bpf.authorise.proof import terms as t
-from ffpf_bpf.authorise.proof.filters import Undecided
 from ffpf_bpf.authorise.proof.cases import Case
+from ffpf_bpf.authorise.proof.filters import Undecided
 from ffpf_bpf.authorise.proof.prover import Prover, Twin
 from ffpf_bpf.authorise.proof.terms import Term
 from ffpf_bpf.authorise.proof.witness import described, is_byte
@@ -38,16 +38,12 @@ def inference_claims(prover: Prover, carrying: Sequence[Rule], forbidding: Seque
         yield names, Kind.INFERENCE, claim, partial(_is_hidden, prover, parts, allows, nevers)
 
 
-def _is_hidden(
-    prover: Prover, parts: frozenset[Part], allows: Sequence[Allow], nevers: Sequence[Never]
-) -> Finding:
+def _is_hidden(prover: Prover, parts: frozenset[Part], allows: Sequence[Allow], nevers: Sequence[Never]) -> Finding:
     try:
         truths = [each for each in dict.fromkeys(prover.truths) if each not in (t.TRUE, t.FALSE)]
     except Undecided as error:
         return Finding(Result.REFUSED, f"undecided: {error}")
-    return prover.no_pair(
-        t.any_of(truths), partial(_told, truths, parts, allows, nevers), partial(_difference, prover)
-    )
+    return prover.no_pair(t.any_of(truths), partial(_told, truths, parts, allows, nevers), partial(_difference, prover))
 
 
 def _told(

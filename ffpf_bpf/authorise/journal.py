@@ -1,7 +1,7 @@
 """The audit journal: each decision, and what was compiled and loaded because of it, as one JSON line of a file.
 
     {"event": "decision", "id": ..., "time": ..., "subject": ..., "definition": ..., "accepted": ..., ...}
-    {"event": "load", "id": ..., "time": ..., "tap": "eth0@xdp", "objects": {"ffpf_segment": SHA-256, ...}}
+    {"event": "load", "id": ..., "time": ..., "tap": "eth0", "objects": {"ffpf_segment": SHA-256, ...}}
 
 Two kinds of lines, because what is compiled for a tap depends on the flows that are there already, and is known only
 when the flow is about to join them: a decision stands in the file before anything is made in the kernel, and the digest

@@ -29,6 +29,7 @@ from pydantic import TypeAdapter
 from ffpf_bpf import authorise, compiler
 from ffpf_bpf.authorise import Decision, Policies, Subject
 from ffpf_bpf.errors import ExpressionError, FfpfError
+from ffpf_bpf.flow import seccomp
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.parser import parse
@@ -45,6 +46,7 @@ SOLVERS = ("z3", "bitwuzla")
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_NO_NEW_PRIVS = 1, 4, 15, 38
 CAPABILITY_VERSION_3 = 0x2008_0522
+CLONE_NEWIPC, CLONE_NEWNET = 0x0800_0000, 0x4000_0000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def main(control_fd: int, parent: int) -> NoReturn:
     control = socket.socket(fileno=control_fd)
     control.set_inheritable(False)
     _follow(parent)
+    _leave_namespaces()
     missing = _prepare()
     control.send(READY)
     _Zygote(control, missing).serve()
@@ -120,6 +123,12 @@ def _follow(parent: int) -> None:
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     _prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
     look(0, None)
+
+
+def _leave_namespaces() -> None:
+    """Keep no network of the parent's alive, and have none; only root may."""
+    with suppress(OSError):
+        _checked(_libc().unshare(CLONE_NEWNET | CLONE_NEWIPC), "unshare")
 
 
 def _prepare() -> str:
@@ -208,7 +217,7 @@ class _Zygote:
             confine(channel, zygote, cpu_s)
             with socket.socket(fileno=CHANNEL) as connection:
                 question: Question = pickle.loads(_read_all(connection))
-                connection.sendall(json.dumps(question.answer(policies, self._missing)).encode())
+                connection.sendall(json.dumps(_answered(question, policies, self._missing)).encode())
             status = 0
         except MemoryError:
             status = OUT_OF_MEMORY
@@ -216,9 +225,18 @@ class _Zygote:
             os._exit(status)
 
 
+def _answered(question: Question, policies: Policies | None, missing: str) -> Any:
+    try:
+        return question.answer(policies, missing)
+    except MemoryError:
+        raise
+    except Exception as error:  # a defect of ours: it is told
+        return {"defect": f"{type(error).__name__}: {error}"}
+
+
 def confine(channel: int, zygote: int, cpu_s: int) -> None:
     """Give up all but memory, `cpu_s` seconds of CPU and the channel, which becomes descriptor 3. For a child of the
-    zygote: root becomes nobody, no file can be written, nothing is left that a program it starts could gain."""
+    zygote: root becomes nobody, no file can be written, no process started, no program run, no socket opened."""
     os.setsid()  # a group of its own, to be killed as one
     if channel != CHANNEL:
         os.dup2(channel, CHANNEL)
@@ -247,6 +265,7 @@ def confine(channel: int, zygote: int, cpu_s: int) -> None:
     _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != zygote:
         os._exit(1)
+    seccomp.restrict()
 
 
 def _be_first_to_go() -> None:

@@ -79,6 +79,8 @@ def _raise_error(answer: dict[str, Any]) -> None:
             raise ExpressionError(message, where=where, help=help, excerpt=excerpt)
         case {"failure": [str(message), str(where), str(help)]}:
             raise FfpfError(_printable(message), where=_printable(where), help=_printable(help))
+        case {"defect": str(what)}:
+            raise Unanswered(f"the decider failed: {_printable(what)}")
 
 
 def _programs(answer: dict[str, Any], filters: set[str]) -> dict[str, Program]:
@@ -105,6 +107,8 @@ def _instruction(value: Any) -> Instruction:
 
 def _decision(answer: dict[str, Any], digest: str) -> Decision:
     match answer:
+        case {"defect": str(what)}:
+            raise Unanswered(f"the decider failed: {_printable(what)}")
         case {"missing": str(name)}:
             raise Unanswered(f"the solver {_printable(name)} is missing: run `pip install -e .` for what ffpf needs")
         case {"decision": dict(found)}:

@@ -69,6 +69,9 @@ class Primitive:
 
     `tells` is the most of a packet that its verdicts, results and memory tell the application. COUNTS, if what they
     depend on is no payload.
+
+    `calls` are the names of what it calls of the kernel: of `ktime_get_ns`, `jiffies64`, `get_prandom_u32` and
+    `bpf_iter_num`. The compiled program is held against it before it is loaded (compiler/audit.py).
     """
 
     module: str
@@ -77,6 +80,7 @@ class Primitive:
     table: Table | None = None
     selects: bool = False
     tells: Depth = Depth.ALL
+    calls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class Transform:
     `copy_bytes` (a multiple of 4) at the beginning of the mbuf: of the first node, if several rewrite. It is as long as
     the nodes that rewrite keep, however little of it the sink takes, so that they find whole headers.
 
-    `leaves` is the most of a packet that the copy shows then.
+    `leaves` is the most of a packet that the copy shows then. `calls` as those of a `Primitive`.
     """
 
     module: str
@@ -102,6 +106,7 @@ class Transform:
     table: Table | None = None
     copy_bytes: int = 0
     leaves: Depth = Depth.ALL
+    calls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

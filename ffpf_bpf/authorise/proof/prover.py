@@ -151,7 +151,9 @@ class Prover:
             if effect.tells is Depth.COUNTS and not effect.selects and effect.function != "ffpf_tcpflags":
                 continue  # by chance or by what came before: it may let pass any packet
             name = self.definition.graph.ids[index]
-            own = [term for term in t.variables([truth]) if term.op == "free" and str(term.args[0]).split(".")[0] == name]
+            own = [
+                term for term in t.variables([truth]) if term.op == "free" and str(term.args[0]).split(".")[0] == name
+            ]
             for variable in own:
                 largest = (1 << max(variable.width, 1)) - 1
                 others = (0, largest, values.get(variable, 0) ^ 1)

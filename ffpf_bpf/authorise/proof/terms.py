@@ -265,8 +265,12 @@ def subtract(a: Term, b: Term) -> Term:
     if a is b:
         return const(0, a.width)
     if b.op == "const":
-        return add(a, const(-value_of(b), a.width)) if a.op == "const" or value_of(b) == 0 else _term(  # type: ignore[operator]
-            "sub", (a, b), a.width
+        return (
+            add(a, const(-value_of(b), a.width))
+            if a.op == "const" or value_of(b) == 0
+            else _term(  # type: ignore[operator]
+                "sub", (a, b), a.width
+            )
         )
     return _term("sub", (a, b), a.width)
 
@@ -350,7 +354,9 @@ def less(a: Term, b: Term) -> Term:
             return FALSE
         if high >> short.width:
             return TRUE
-        return equal(short, const(0, short.width)) if high == 1 else _term("ult", (short, const(high, short.width)), BOOL)
+        return (
+            equal(short, const(0, short.width)) if high == 1 else _term("ult", (short, const(high, short.width)), BOOL)
+        )
     if low is not None:
         short = _stripped(b)
         if low >> short.width or low == (1 << short.width) - 1:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from ipaddress import IPv4Network
 
 from ffpf_bpf.authorise.policy import CARRIERS, Allow, Network, Never, PacketClass, Part, Span
 from ffpf_bpf.authorise.proof import terms as t
@@ -145,22 +144,30 @@ class Wire:
         """Likewise, of IPv6 with a fragment header."""
         field = self.behind_ethernet(42, 2)
         offset = t.extract(field.value, 15, 3)
-        return t.all_of(
-            (self.has_fragment_header, t.negated(t.all_of((field.there, t.equal(offset, t.const(0, 13))))))
-        )
+        return t.all_of((self.has_fragment_header, t.negated(t.all_of((field.there, t.equal(offset, t.const(0, 13)))))))
 
     @cached_property
-    def transport_places(self) -> tuple[tuple[Term, int], ...]:
-        """Where the transport header begins, in a packet that is IP."""
-        found: list[tuple[Term, int]] = []
+    def _transports(self) -> tuple[tuple[Term, int, int], ...]:
+        found: list[tuple[Term, int, int]] = []
         for here, start in self.places:
             header_words = t.extract(self.bytes_at(start, 1), 3, 0)
             for words in range(16):
                 is_so = t.all_of((here, self.is_ip4, t.equal(header_words, t.const(words, 4))))
-                found.append((is_so, start + 4 * words))
-            found.append((t.all_of((here, self.is_ip6, self.has_fragment_header)), start + 48))
-            found.append((t.all_of((here, self.is_ip6, t.negated(self.has_fragment_header))), start + 40))
+                found.append((is_so, start + 4 * words, start + 20))
+            ip6 = t.all_of((here, self.is_ip6))
+            found.append((t.all_of((ip6, self.has_fragment_header)), start + 48, start + 48))
+            found.append((t.all_of((ip6, t.negated(self.has_fragment_header))), start + 40, start + 40))
         return tuple(place for place in found if place[0] is not t.FALSE)
+
+    @property
+    def transport_places(self) -> tuple[tuple[Term, int], ...]:
+        """Where the transport header begins, in a packet that is IP."""
+        return tuple((here, start) for here, start, _ in self._transports)
+
+    @property
+    def _header_ends(self) -> tuple[int, ...]:
+        """For each of these places, how far the IP header goes at least, whatever it says."""
+        return tuple(end for _, _, end in self._transports)
 
     def behind_ip(self, offset: int, size: int) -> Field:
         if not self.transport_places:
@@ -200,18 +207,28 @@ class Wire:
     def _must_address(self, nets: tuple[Network, ...], side: int) -> Term:
         if not nets:
             return t.TRUE
-        return t.any_of(t.all_of((is_it, field.there, inside)) for is_it, field, inside in self._addresses(nets, side))
+        return t.any_of(t.all_of((is_it, is_there, inside)) for is_it, is_there, inside in self._addresses(nets, side))
 
-    def _addresses(self, nets: tuple[Network, ...], side: int) -> Iterable[tuple[Term, Field, Term]]:
-        """For IPv4 and ARP, and for IPv6: whether it is that, the address, and whether that is in one of the nets."""
-        of4 = [net for net in nets if isinstance(net, IPv4Network)]
-        of6 = [net for net in nets if not isinstance(net, IPv4Network)]
-        in_ip, in_arp = self.behind_ethernet(12 + 4 * side, 4), self.behind_ethernet(14 + 10 * side, 4)
+    def _addresses(self, nets: tuple[Network, ...], side: int) -> Iterable[tuple[Term, Term, Term]]:
+        """For IPv4 and ARP, and for IPv6, and nets of the same number of bytes: whether it is that, whether these bytes
+        of the address are there, and whether they are of one of the nets."""
+        by_bytes: dict[tuple[int, int], list[Network]] = {}
+        for net in nets:
+            by_bytes.setdefault((net.version, -(-net.prefixlen // 8)), []).append(net)
         is_arp = self.is_type(ARP, RARP)
-        address4 = Field(t.ite(is_arp, in_arp.value, in_ip.value), t.ite(is_arp, in_arp.there, in_ip.there))
-        yield t.any_of((self.is_ip4, is_arp)), address4, in_nets(address4.value, of4)
-        address6 = self.behind_ethernet(8 + 16 * side, 16)
-        yield self.is_ip6, address6, in_nets(address6.value, of6)
+        for (version, size), some in by_bytes.items():
+            if version == 6:
+                address = self.behind_ethernet(8 + 16 * side, 16)
+                yield self.is_ip6, self.behind_ethernet(8 + 16 * side, size).there, in_nets(address.value, some)
+                continue
+            in_ip, in_arp = (self.behind_ethernet(start, 4) for start in (12 + 4 * side, 14 + 10 * side))
+            is_there = t.ite(
+                is_arp,
+                self.behind_ethernet(14 + 10 * side, size).there,
+                self.behind_ethernet(12 + 4 * side, size).there,
+            )
+            inside = in_nets(t.ite(is_arp, in_arp.value, in_ip.value), some)
+            yield t.any_of((self.is_ip4, is_arp)), is_there, inside
 
     def is_protocol(self, *protocols: int) -> Term:
         """It is IP, and its protocol is there and one of these."""
@@ -250,8 +267,8 @@ class Wire:
 
     def _may_address(self, nets: tuple[Network, ...], side: int) -> Term:
         return t.any_of(
-            t.all_of((is_it, t.any_of((t.negated(field.there), inside))))
-            for is_it, field, inside in self._addresses(nets, side)
+            t.all_of((is_it, t.any_of((t.negated(is_there), inside))))
+            for is_it, is_there, inside in self._addresses(nets, side)
         )
 
     @cached_property
@@ -317,9 +334,7 @@ class Wire:
         known_types = [*ALONE_TYPES, *(kind for kinds in ETHERTYPE_CARRIERS.values() for kind in kinds)]
         known = (*ALONE_PROTOCOLS, *(each for each in PROTOCOL_CARRIERS.values() for each in each))
         # IPv4 has no extension headers: there these are unknown protocols.
-        unknown4 = t.all_of(
-            (self.is_ip4, self.protocol4.there, t.negated(_one_of(self.protocol4.value, known)))
-        )
+        unknown4 = t.all_of((self.is_ip4, self.protocol4.there, t.negated(_one_of(self.protocol4.value, known))))
         unknown6 = t.all_of(
             (self.is_ip6, self.protocol6.there, t.negated(_one_of(self.protocol6.value, (*known, *EXTENSIONS))))
         )
@@ -342,8 +357,8 @@ class Wire:
         """The ways in which the byte is behind the headers."""
         no_ip = t.negated(t.any_of((self.is_ip4, self.is_ip6)))
         yield from (t.all_of((here, no_ip)) for here, start in self.places if start <= offset)
-        for here, start in self.transport_places:
-            if start <= offset:
+        for (here, start), floor in zip(self.transport_places, self._header_ends, strict=True):
+            if max(start, floor) <= offset:
                 yield t.all_of((here, t.negated(self._in_transport_header(offset - start))))
 
     @cache  # noqa: B019 - lives as long as the proof

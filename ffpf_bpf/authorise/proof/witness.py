@@ -26,6 +26,7 @@ from ffpf_bpf.authorise.proof.wire import (
     UDP,
     Wire,
 )
+
 MACS = bytes.fromhex("020000000002020000000001")
 SOURCE4, TARGET4 = ip_address("192.0.2.1").packed, ip_address("198.51.100.2").packed
 SOURCE6, TARGET6 = ip_address("2001:db8::1").packed, ip_address("2001:db8::2").packed

@@ -80,7 +80,9 @@ class Head(Node):
     @property
     def effect(self) -> Primitive:
         arguments = (buckets(self.mbuf_bytes), self.bytes or self.packets, int(self.bytes > 0))
-        return Primitive("head", "ffpf_head", arguments, Table(self.mbuf_bytes), tells=Depth.COUNTS)
+        return Primitive(
+            "head", "ffpf_head", arguments, Table(self.mbuf_bytes), tells=Depth.COUNTS, calls=("jiffies64",)
+        )
 
 
 def buckets(mbuf_bytes: int) -> int:

@@ -89,9 +89,16 @@ class Histogram(Node):
     @property
     def effect(self) -> Primitive:
         bins = self.bins or LOG2_BINS
-        function = "ffpf_histogram_size" if self.value == "size" else "ffpf_histogram_iat"
-        table = Table(64) if self.value == "iat" else None
-        return Primitive("histogram", function, (self.width, bins), table, tells=Depth.COUNTS)
+        if self.value == "size":
+            return Primitive("histogram", "ffpf_histogram_size", (self.width, bins), tells=Depth.COUNTS)
+        return Primitive(
+            "histogram",
+            "ffpf_histogram_iat",
+            (self.width, bins),
+            Table(64),
+            tells=Depth.COUNTS,
+            calls=("ktime_get_ns",),
+        )
 
     def report(self, memories: Sequence[memoryview]) -> dict[str, Any]:
         """`bins`: for each bin that is not empty its least value, its largest (None: no limit), and its packets."""

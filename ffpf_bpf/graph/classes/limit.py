@@ -114,7 +114,9 @@ class Limit(Node):
         shift = max(0, MULTIPLIER_BITS - (ticks // number).bit_length())
         filling = self.burst * ticks // number
         arguments = (int(unit == "bytes"), (ticks << shift) // number, shift, filling, self.burst)
-        return Primitive("limit", "ffpf_limit", arguments, Table(self.mbuf_bytes), tells=Depth.COUNTS)
+        return Primitive(
+            "limit", "ffpf_limit", arguments, Table(self.mbuf_bytes), tells=Depth.COUNTS, calls=("ktime_get_ns",)
+        )
 
 
 def _instead(rate: str) -> str:

@@ -35,4 +35,6 @@ class Newflow(Node):
     @property
     def effect(self) -> Primitive:
         arguments = (buckets(self.mbuf_bytes), 1, 0)
-        return Primitive("head", "ffpf_head", arguments, Table(self.mbuf_bytes), tells=Depth.COUNTS)
+        return Primitive(
+            "head", "ffpf_head", arguments, Table(self.mbuf_bytes), tells=Depth.COUNTS, calls=("jiffies64",)
+        )

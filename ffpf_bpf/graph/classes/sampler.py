@@ -99,7 +99,13 @@ class Sampler(Node):
         if self.flow:
             return Primitive("sampler", "ffpf_sampler_flow", (-(-(1 << 32) // self.flow),), tells=Depth.COUNTS)
         if self.p:
-            return Primitive("sampler", "ffpf_sampler_random", (round(self.p * (1 << 32)),), tells=Depth.COUNTS)
+            return Primitive(
+                "sampler",
+                "ffpf_sampler_random",
+                (round(self.p * (1 << 32)),),
+                tells=Depth.COUNTS,
+                calls=("get_prandom_u32",),
+            )
         return Primitive("sampler", "ffpf_sampler", (self.one_in,), tells=Depth.COUNTS)
 
 
