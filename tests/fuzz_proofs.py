@@ -125,38 +125,40 @@ def _shown(case: Case, chance: random.Random, packets: int, report: Report) -> I
 
 
 def _told(case: Case, chance: random.Random, packets: int, report: Report) -> Iterator[str]:
-    """Two packets that are told apart by what is hidden."""
-    allows = case.pair.rule.allow
+    """Two packets that are told apart by what is hidden of both."""
+    rule = case.pair.rule
     count = min(packets, HIDING)
     rows = _rows(case, chance, count)
     secret = np.zeros(rows.data.shape, np.bool_)
     for row in range(count):
-        secret[row, list(wire.hidden(allows, rows[row]))] = True
-    noise = changed(chance, rows, list(case.programs.values()), [each.packets for each in allows])
+        secret[row, list(_secret(case, rows[row]))] = True
+    noise = changed(chance, rows, list(case.programs.values()), [each.packets for each in rule.allow])
     others = Packets(np.where(secret, noise.data, rows.data), rows.lengths)
     differs = tell_apart(Walk(case.graph, case.programs, rows), Walk(case.graph, case.programs, others))
     for row in np.flatnonzero(differs).tolist():
-        if _differ_in_secret(case, rows[row], others[row]):
-            yield f"these are told apart: {rows[row].hex()} and {others[row].hex()}"
+        one, other = rows[row], others[row]
+        if _alike(case, one, other) and _secret(case, one) == _secret(case, other):
+            yield f"these are told apart: {one.hex()} and {other.hex()}"
             return
+
+
+def _secret(case: Case, packet: bytes) -> set[int]:
+    return wire.hidden(case.pair.rule.allow, case.pair.rule.never, packet)
+
+
+def _alike(case: Case, one: bytes, other: bytes) -> bool:
+    """Whether two packets are in the same allows, and equal but for what is hidden of one of them."""
+    allows = case.pair.rule.allow
+    if len(one) != len(other) or wire.in_allows(allows, one) != wire.in_allows(allows, other):
+        return False
+    differs = {at for at, (mine, theirs) in enumerate(zip(one, other, strict=True)) if mine != theirs}
+    return differs <= _secret(case, one) or differs <= _secret(case, other)
 
 
 def _rows(case: Case, chance: random.Random, count: int) -> Packets:
     rule = case.pair.rule
     classes = [each.packets for each in (*rule.allow, *rule.never)]
     return near(chance, list(case.programs.values()), classes, count)
-
-
-def _differ_in_secret(case: Case, one: bytes, other: bytes) -> bool:
-    """Whether two packets are equal but for what is hidden of both, and in the same allows."""
-    allows = case.pair.rule.allow
-    places = wire.hidden(allows, one)
-    return (
-        len(one) == len(other)
-        and wire.in_allows(allows, one) == wire.in_allows(allows, other)
-        and wire.hidden(allows, other) == places
-        and all(mine == theirs or at in places for at, (mine, theirs) in enumerate(zip(one, other, strict=True)))
-    )
 
 
 def _why(case: Case, packet: bytes) -> str:
@@ -180,7 +182,7 @@ def _refutation(case: Case, obligation: Obligation, kernel: bool) -> Iterator[st
         yield from _content_refutation(case, packets[0], kernel)
     elif len(packets) != 2:
         yield f"{len(packets)} packets"
-    elif not _differ_in_secret(case, *packets):
+    elif not _alike(case, *packets):
         yield f"these differ in more than what is hidden: {packets[0].hex()} and {packets[1].hex()}"
     elif not tell_apart(*(Walk(case.graph, case.programs, packed([packet])) for packet in packets)).any():
         yield f"these are not told apart: {packets[0].hex()} and {packets[1].hex()}"

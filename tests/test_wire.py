@@ -269,11 +269,13 @@ class TestHidden:
         payload, addresses = set(range(42, 46)), {*range(12), *range(26, 34)}
 
         def hidden(*depths: Depth) -> set[int]:
-            return wire.hidden([Allow(EVERYTHING, depth, HIDDEN_BY[depth]) for depth in depths], frame)
+            return wire.hidden([Allow(EVERYTHING, depth, HIDDEN_BY[depth]) for depth in depths], (), frame)
 
         assert hidden() == payload, "of packets that no allow is about"
         assert hidden(Depth.ALL) == set()
         assert hidden(Depth.HEADERS) == hidden(Depth.COUNTS) == payload
         assert hidden(Depth.ANONYMISED) == payload | addresses
         assert hidden(Depth.ANONYMISED, Depth.HEADERS) == payload
-        assert wire.hidden([Allow(EVERYTHING, Depth.COUNTS, frozenset({Part.ADDRESSES}))], frame) == addresses
+        assert wire.hidden([Allow(EVERYTHING, Depth.COUNTS, frozenset({Part.ADDRESSES}))], (), frame) == addresses
+        never = Never(PacketClass(udp_port=((53, 53),)), Depth.ALL)
+        assert wire.hidden([Allow(EVERYTHING)], (never,), frame) == payload

@@ -8,7 +8,8 @@ Where AUTHORISATION.md leaves room, the reading that protects more is taken:
 - a frame whose type is not there may be any carrier, an IP packet whose protocol is not there any carrier of IP;
 - AH behind IPv6 is an extension header and `ah`, a fragment header behind a fragment header `extension` and `other`:
   both have to be ignored;
-- a third VLAN tag holds for `vlan` even where `tags` are ignored.
+- a third VLAN tag holds for `vlan` even where `tags` are ignored;
+- of packets that a `never` forbids, however little it forbids to show, the payload is hidden.
 """
 
 from __future__ import annotations
@@ -184,10 +185,18 @@ def in_allows(allows: Sequence[Allow], frame: bytes) -> tuple[bool, ...]:
     return tuple(must(allow.packets, frame) for allow in allows)
 
 
-def hidden(allows: Sequence[Allow], frame: bytes) -> set[int]:
-    """The places of a packet that no verdict may depend on. Allows add up: what one of them shows is not hidden."""
+def in_nevers(nevers: Sequence[Never], frame: bytes) -> tuple[bool, ...]:
+    """Which nevers the packet may contain something of."""
+    return tuple(may(never, frame) for never in nevers)
+
+
+def hidden(allows: Sequence[Allow], nevers: Sequence[Never], frame: bytes) -> set[int]:
+    """The places of a packet that no verdict may depend on. Allows add up: what one of them shows is not hidden. Of what
+    a never forbids, as of what no allow is about, the payload is hidden."""
     about = [allow.hide for allow, here in zip(allows, in_allows(allows, frame), strict=True) if here]
     parts = frozenset.intersection(*about) if about else frozenset({Part.PAYLOAD})
+    if any(in_nevers(nevers, frame)):
+        parts |= {Part.PAYLOAD}
     places: set[int] = set()
     if Part.PAYLOAD in parts:
         places |= set(range(payload_start(frame), len(frame)))
