@@ -233,11 +233,10 @@ def _ip_carriers(seen: Seen, frame: bytes) -> frozenset[str]:
 def _upper_carriers(seen: Seen, frame: bytes) -> frozenset[str]:
     """What its UDP ports or its ICMP type say."""
     if seen.protocol == UDP:
-        ports = _ports(seen, frame)
-        if None in ports:
-            return OVER_UDP
-        pairs = (ports, tuple(reversed(ports)))
-        return frozenset(UDP_PORTS[port] for port, other in pairs if port in UDP_PORTS and other >= LOWEST_OTHER_PORT)
+        ports = [port for port in _ports(seen, frame) if port is not None]
+        if any(port < LOWEST_OTHER_PORT for port in ports):
+            return frozenset()
+        return OVER_UDP if len(ports) < 2 else frozenset(UDP_PORTS[port] for port in ports if port in UDP_PORTS)
     if seen.protocol in (ICMP, ICMP6):
         kind = _number(frame, seen.l4, 1)
         if kind is None or kind in (ICMP_ERRORS if seen.protocol == ICMP else ICMP6_ERRORS):
