@@ -332,7 +332,7 @@ class Wire:
             t.all_of((first, self.is_protocol(ICMP6), errors6)),
         ]
         known_types = [*ALONE_TYPES, *(kind for kinds in ETHERTYPE_CARRIERS.values() for kind in kinds)]
-        known = (*ALONE_PROTOCOLS, *(each for each in PROTOCOL_CARRIERS.values() for each in each))
+        known = (*ALONE_PROTOCOLS, *(number for numbers in PROTOCOL_CARRIERS.values() for number in numbers))
         # IPv4 has no extension headers: there these are unknown protocols.
         unknown4 = t.all_of((self.is_ip4, self.protocol4.there, t.negated(_one_of(self.protocol4.value, known))))
         unknown6 = t.all_of(
