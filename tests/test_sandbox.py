@@ -320,8 +320,12 @@ class TestInstructions:
             questions.define(WEB, 1 << 16)
 
     @pytest.mark.parametrize(
-        "program", [[], [[5, 0, 0, 0]], [[0x15, 9, 9, 0], [6, 0, 0, 0]], [[0x30, 0, 0, 0xFFFFF000], [6, 0, 0, 0]]]
-    )
+        "program",
+        [
+            [], [[5, 0, 0, 0]], [[0x15, 9, 9, 0], [6, 0, 0, 0]], [[0x30, 0, 0, 0xFFFFF000], [6, 0, 0, 0]],
+            [[0x38, 0, 0, 0], [6, 0, 0, 0]], [[0x4006, 0, 0, 0]], [[0x128, 0, 0, 0], [6, 0, 0, 0]], [[0x0E, 0, 0, 0]],
+        ],
+    )  # fmt: skip
     def test_harmful(self, program: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(questions.SANDBOX, "ask", lambda *_: {"predicates": {"tcp port 80": program}})
         with pytest.raises(ExpressionError):
@@ -348,6 +352,21 @@ def test_what_the_child_has(policies: Policies, bad: Sandbox, monkeypatch: pytes
         assert status["Uid"].split() == status["Gid"].split() == ["65534"] * 4
         assert status["Groups"] == ""
         assert state["tried"]["shadow"] == "PermissionError"
+
+
+def test_check_says_so(directory: Path) -> None:
+    text = '(device,eth0) -> (bpf,"' + " or ".join(f"port {n}" for n in range(1000)) + '")'
+    command = [str(Path(sys.executable).parent / "ffpf"), "check", text, "--policies", str(directory), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    found = json.loads(done.stdout)
+    assert (found["decision"], found["reasons"], found["expression"]) == ("rejected", ["undecided after 5 s"], text)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root leaves namespaces")
+def test_it_keeps_no_network_alive(policies: Policies, bad: Sandbox) -> None:
+    decide(policies)
+    assert os.readlink(f"/proc/{bad.pid}/ns/net") != os.readlink("/proc/self/ns/net")
 
 
 def test_solvers_work_there(policies: Policies, bad: Sandbox) -> None:
@@ -465,6 +484,7 @@ class TestTheZygote:
         def count() -> tuple[int, int]:
             return len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{bad.pid}/fd"))
 
+        time.sleep(0.2)  # the zygote closes its own once the answer is here
         before = count()
         for user in ("alice", "segfault", "exit:3", "flood", "alice"):
             decide(policies, user)
