@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 from benchmarks import rivals
 from ffpf_bpf.errors import KernelError
-from ffpf_bpf.kernel import calls, interfaces
+from ffpf_bpf.kernel import calls, interfaces, structures
 from ffpf_bpf.kernel.maps import Descriptor, MappedArray
 from ffpf_bpf.kernel.programs import Binding, load
 from tests.network import Network
@@ -43,8 +43,8 @@ class Generator:
 
     def send(self, packets: int) -> int:
         """Send, receive included; nanoseconds of this thread's CPU time. Call it in the namespace it was made in."""
-        options = calls._TestOptions(
-            sz=ctypes.sizeof(calls._TestOptions),
+        options = structures.TestOptions(
+            sz=ctypes.sizeof(structures.TestOptions),
             data_in=self._frame,
             data_size_in=len(self._frame),
             repeat=packets,

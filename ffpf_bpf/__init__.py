@@ -23,6 +23,7 @@ from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.pcapng import InterfaceDescription, PcapngWriter
 from ffpf_bpf.capture.ring import Batch
 from ffpf_bpf.errors import (
+    AuditError,
     CaptureError,
     ExpressionError,
     FfpfError,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "AuditError",
     "Batch",
     "CaptureError",
     "Decision",

@@ -5,6 +5,7 @@
     |-- IllegalState        a life-cycle call in the wrong state
     |-- Rejected            the policy says no (carries the decision)
     |-- PolicyError         a policy that cannot be read, which denies (authorise/policy.py)
+    |-- AuditError          a compiled program does more than the graph's effects grant
     |-- KernelError         the kernel or the privileges do not allow it
     |   |-- VerifierError   the verifier refused a program (names the node)
     |   `-- TapBusy         somebody else holds the interface
@@ -66,6 +67,16 @@ class Rejected(FfpfError):
     def __init__(self, message: str, *, decision: object, where: str = "", help: str = "") -> None:
         super().__init__(message, where=where, help=help)
         self.decision = decision
+
+
+class AuditError(FfpfError):
+    """A compiled program does more than the effects of its graph grant: it is not loaded. `at` is the instruction."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, at: int = 0, where: str = "", help: str = "") -> None:
+        super().__init__(message, where=where, help=help)
+        self.at = at
 
 
 class KernelError(FfpfError):

@@ -128,10 +128,10 @@ def loaded(*expressions: str | Expression, snaplen: int = 96, tap: str = "tap0")
                 if leaf.node.cpu_bytes or table_of(leaf.node)
             }
             flows.append(LoadedFlow(part.graph, part.memory, -1, flow_map, reader, nodes, control))
-        segment = stack.enter_context(load(objects[SEGMENT_PROGRAM].programs[SEGMENT_PROGRAM], bindings))
+        segment = stack.enter_context(load(objects[SEGMENT_PROGRAM].audited(SEGMENT_PROGRAM), bindings))
         if DELIVER_PROGRAM in objects:
-            links.set(DELIVER, stack.enter_context(load(objects[DELIVER_PROGRAM].programs[DELIVER_PROGRAM], bindings)))
-        entry_object = compiler.compile_entry(cpus).programs[compiler.ENTRY_PROGRAM]
+            links.set(DELIVER, stack.enter_context(load(objects[DELIVER_PROGRAM].audited(DELIVER_PROGRAM), bindings)))
+        entry_object = compiler.compile_entry(cpus).audited(compiler.ENTRY_PROGRAM)
         entry = stack.enter_context(load(entry_object, {**shared, "ffpf_links": Binding(entry_links, False)}))
         entry_links.set(NEXT, segment)
         for flow in flows:

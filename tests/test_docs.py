@@ -15,7 +15,7 @@ import typer
 
 from ffpf_bpf.cli import app
 from ffpf_bpf.compiler import segment
-from ffpf_bpf.errors import CaptureError, ExpressionError, FfpfError, KernelError, Rejected
+from ffpf_bpf.errors import AuditError, CaptureError, ExpressionError, FfpfError, KernelError, Rejected
 from ffpf_bpf.flow import Ledger, chains
 from ffpf_bpf.graph import memory
 from ffpf_bpf.graph.classes import CLASSES
@@ -97,7 +97,7 @@ def test_exit_codes_are_those_of_the_errors() -> None:
     codes = {code.split()[0]: words[0] for code, *words in table(README, "| exit code")}
     assert list(codes) == ["0", "1", "2", "3", "4", "130"]
     for error, word in ((FfpfError, "failed"), (CaptureError, "failed"), (ExpressionError, "usage"),
-                        (Rejected, "policy"), (KernelError, "kernel")):  # fmt: skip
+                        (Rejected, "policy"), (AuditError, "audit"), (KernelError, "kernel")):  # fmt: skip
         assert word in codes[str(error.exit_code)]
 
 

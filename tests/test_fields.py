@@ -6,7 +6,9 @@ which takes packets apart by hand. Frames are padded so that no load lies outsid
 
 from __future__ import annotations
 
+import copy
 import operator
+import pickle
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 
 import numpy as np
@@ -256,10 +258,28 @@ def test_conditions_are_values() -> None:
     assert (pkt.tcp.dport == 80) != (pkt.tcp.dport == 81)
     with pytest.raises(TypeError, match="unhashable"):
         {pkt.tcp.dport}  # noqa: B018
-    with pytest.raises(AttributeError, match="'Tcp' object has no attribute 'foo'"):
-        pkt.tcp.foo  # noqa: B018
-    with pytest.raises(AttributeError):
-        pkt.http  # noqa: B018
+
+
+@pytest.mark.parametrize("owner", [pkt, pkt.eth, pkt.tcp, pkt.vlan, pkt.tcp.dport, pkt.ip.src], ids=repr)
+def test_a_name_that_is_not_there_is_an_attribute_error_too(owner: object) -> None:
+    assert not hasattr(owner, "foo")
+    assert getattr(owner, "foo", None) is None
+    for error in (AttributeError, ExpressionError):
+        with pytest.raises(error):
+            owner.foo  # type: ignore[attr-defined]  # noqa: B018
+    assert repr(copy.deepcopy(owner)) == repr(owner)
+    assert repr(pickle.loads(pickle.dumps(owner))) == repr(owner)
+
+
+@pytest.mark.parametrize("field", [pkt.tcp.dport, pkt.ip.src, pkt.tcp, pkt.tcp.dport == 80], ids=repr)
+def test_python_cannot_calculate_with_what_is_of_packets_yet_to_come(field: Field | Condition) -> None:
+    operations = ["x + 1", "1 + x", "x - 1", "1 - x", "x * 2", "x / 2", "x // 2", "x % 2", "2 % x", "x ** 2", "x << 1"]
+    operations += ["x ^ 1", "-x", "+x", "abs(x)", "int(x)", "float(x)", "divmod(x, 2)", "1 >> x", "x + x"]
+    for operation in operations:
+        with pytest.raises(ExpressionError) as error:
+            eval(operation, {"x": field})
+        assert error.value.message == f"`{field!r}` is of packets yet to come, so Python cannot calculate with it"
+        assert "`pkt.tcp.dport == 8000 + 80`" in error.value.help
 
 
 PARENTHESES = "put parentheses around each comparison, as in `(pkt.tcp.dport == 443) & (pkt.ip.ttl < 5)`"
@@ -278,6 +298,16 @@ NETWORK = 'no name is resolved; write it as in `pkt.ip.src.in_net("10.0.0.0/8")`
 MAC = 'write `pkt.eth.src == "00:11:22:33:44:55"`'
 FLAGS = "one or more of fin, syn, rst, push, psh, ack, urg, ece, cwr"
 REFUSED = [
+    ("pkt.tcp.foo", "`pkt.tcp` has no `foo`", "its fields are sport, dport, port, seq, ack, flags, window"),
+    ("pkt.tcp.dst_port == 80", "`pkt.tcp` has no `dst_port`", "did you mean `pkt.tcp.sport` or `pkt.tcp.dport`?"),
+    ("pkt.udp.Len", "`pkt.udp` has no `Len`", "did you mean `pkt.udp.len`?"),
+    ("pkt.http", "`pkt` has no `http`", "its fields are len, eth, vlan, arp, ip, ip6, tcp, udp, sctp, icmp, icmp6"),
+    ("pkt.ipv6", "`pkt` has no `ipv6`", "did you mean `pkt.ip6` or `pkt.ip`?"),
+    ("pkt.eth.vendor", "`pkt.eth` has no `vendor`", "its fields are src, dst, host, type"),
+    ("pkt.tcp.dport.is_in([80])", "`pkt.tcp.dport` has no `is_in`", "did you mean `pkt.tcp.dport.isin`?"),
+    ("pkt.ip.src.lower()", "`pkt.ip.src` has no `lower`", 'compare it, as in `pkt.ip.src == "10.0.0.1"`'),
+    ("pkt.tcp > 5", "`pkt.tcp` is a condition on packets, not a value: got 5", "compare a field, as in `pkt.ip.ttl < 5`"),
+    ("5 >= (pkt.ip.ttl == 5)", "`pkt.ip.ttl == 5` is a condition on packets, not a value: got 5", "compare a field, as in `pkt.ip.ttl < 5`"),
     ("not pkt.tcp", "`pkt.tcp` is a condition on packets, neither true nor false", TRUTH),
     ("(pkt.tcp.dport == 1) and pkt.tcp", "`pkt.tcp.dport == 1` is a condition on packets, neither true nor false", TRUTH),
     ("1 < pkt.ip.ttl < 5", "`pkt.ip.ttl > 1` is a condition on packets, neither true nor false", TRUTH),

@@ -69,7 +69,7 @@ def test_nodes_of_no_such_class() -> None:
 
 def test_draw_marks_what_flows_share(tmp_path: Path) -> None:
     assert ffpf("draw", *SHARED).stdout == (
-        "shared by flows 1, 2\n"
+        "shared by 2 flows: 1, 2\n"
         "  device1       (device,tap0)\n"
         "  sampler1      (sampler,2)  <- device1\n"
         "flow 1\n"
@@ -82,7 +82,7 @@ def test_draw_marks_what_flows_share(tmp_path: Path) -> None:
     ffpf("draw", *SHARED, "-o", str(picture))
     frames = ElementTree.parse(picture).getroot().findall("{http://www.w3.org/2000/svg}rect[@rx]")
     assert [frame.get("stroke-width") for frame in frames] == ["3", "3", "1", "1", "1"]
-    assert "sampler1  [flows 1, 2]" in picture.read_text()
+    assert "sampler1  [shared by 2 flows: 1, 2]" in picture.read_text()
 
 
 def test_draw_hides_keys() -> None:

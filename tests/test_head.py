@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.classes.head import Head, buckets
+from ffpf_bpf.graph.classes.head import HELP, Head, buckets
+from ffpf_bpf.graph.parser import parse
 from tests.corpus.packets import ALICE, BOB, EVERYBODY, arp, ether, ipv4, ipv6, packets, sctp, tcp, udp, vlan
 from tests.dissection import flow_hash
 from tests.network import Network
@@ -50,11 +51,11 @@ def occupied(flow: LoadedFlow, node: str) -> int:
     ("written", "node", "shown_text", "shown_python"),
     [
         ("(head,10)", Head(10), "(head,10)", "head(10)"),
-        ("(HEAD,64KiB)", Head(bytes=65_536), "(head,65536B)", "head(bytes=65536)"),
+        ("(HEAD,64KiB)", Head(bytes=65_536), "(head,64KiB)", "head(bytes=65536)"),
         ("(head,1500B)", Head(bytes=1_500), "(head,1500B)", "head(bytes=1500)"),
-        ("(head,5MB)", Head(bytes=5_000_000), "(head,5000000B)", "head(bytes=5000000)"),
-        ("(head,8Mbit)", Head(bytes=10**6), "(head,1000000B)", "head(bytes=1000000)"),
-        ("(head,256GiB)", Head(bytes=1 << 38), "(head,274877906944B)", "head(bytes=274877906944)"),
+        ("(head,5MB)", Head(bytes=5_000_000), "(head,5MB)", "head(bytes=5000000)"),
+        ("(head,8Mbit)", Head(bytes=10**6), "(head,1MB)", "head(bytes=1000000)"),
+        ("(head,256GiB)", Head(bytes=1 << 38), "(head,256GiB)", "head(bytes=274877906944)"),
         ("(head,10,1048576)", Head(10), "(head,10)", "head(10)"),
         ("(head,10,128)", Head(10, mbuf_bytes=128), "(head,10,128)", "head(10, mbuf_bytes=128)"),
     ],
@@ -103,6 +104,16 @@ def test_refused_in_python(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ExpressionError) as error:
         Head(**arguments)  # type: ignore[arg-type]
     assert error.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("expression", "help"),
+    [("(head,1.5KiB)", "whole numbers only: write `1536B`"), ("(head,1.5)", HELP), ("(head)", HELP)],
+)
+def test_what_to_write_instead(expression: str, help: str) -> None:
+    with pytest.raises(ExpressionError) as error:
+        parse(expression)
+    assert error.value.help == help
 
 
 @pytest.mark.root

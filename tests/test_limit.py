@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.classes.limit import Limit
+from ffpf_bpf.graph.classes.limit import HELP, Limit
+from ffpf_bpf.graph.parser import parse
 from tests.corpus.packets import ether, ipv4, packets, tcp, udp
 from tests.network import Network
 from tests.nodes import (
@@ -44,17 +46,19 @@ HOUR_NS = 3600 * 10**9
         (
             '(limit,"5MB/s burst=64KiB")',
             Limit("5MB/s", 65_536),
-            '(limit,"5000000B/s burst=65536B")',
-            "limit('5000000B/s', burst=65536)",
+            '(limit,"5MB/s burst=64KiB")',
+            "limit('5MB/s', burst=65536)",
         ),
-        ("(limit,10Mbit/s)", Limit("1250kB/s"), "(limit,1250000B/s)", "limit('1250000B/s')"),
-        ("(limit,1MiB/m)", Limit("1024KiB/m"), "(limit,1048576B/m)", "limit('1048576B/m')"),
-        ("(limit,1000GB/s)", Limit("1000GB/s"), "(limit,1000000000000B/s)", "limit('1000000000000B/s')"),
+        ("(limit,1001B/s)", Limit("1001B/s"), "(limit,1001B/s)", "limit('1001B/s')"),
+        ("(limit,1024000B/s)", Limit("1024kB/s"), "(limit,1000KiB/s)", "limit('1000KiB/s')"),
+        ("(limit,10Mbit/s)", Limit("1250kB/s"), "(limit,1250kB/s)", "limit('1250kB/s')"),
+        ("(limit,1MiB/m)", Limit("1024KiB/m"), "(limit,1MiB/m)", "limit('1MiB/m')"),
+        ("(limit,1000GB/s)", Limit("1000GB/s"), "(limit,1000GB/s)", "limit('1000GB/s')"),
         (
             '(limit,"100GB/s burst=1000GB")',
             Limit("100GB/s", 10**12),
-            '(limit,"100000000000B/s burst=1000000000000B")',
-            "limit('100000000000B/s', burst=1000000000000)",
+            '(limit,"100GB/s burst=1000GB")',
+            "limit('100GB/s', burst=1000000000000)",
         ),
     ],
 )
@@ -110,6 +114,35 @@ def test_every_limit_is_read_as_it_is_printed(number: int, unit: str, period: st
 )
 def test_refused(expression: str, message: str) -> None:
     assert refusal(expression) == message
+
+
+@pytest.mark.parametrize(
+    ("expression", "help"),
+    [
+        ("(limit,1000)", "per second, minute or hour: `1000/s`, `1000/m` or `1000/h`"),
+        ("(limit,5MB)", "per second, minute or hour: `5MB/s`, `5MB/m` or `5MB/h`"),
+        ("(limit,1.5MB/s)", "whole numbers only: write `1500kB/s`"),
+        ("(limit,1.5MB)", "whole numbers only: write `1500kB/s`"),
+        ("(limit,0.5KiB/m)", "whole numbers only: write `512B/m`"),
+        ("(limit,2.5Mbit/s)", "whole numbers only: write `312500B/s`"),
+        ("(limit,.5/s)", "whole numbers only: write `30/m`"),
+        ("(limit,0.01/s)", "whole numbers only: write `36/h`"),
+        ("(limit,100.0/s)", "whole numbers only: write `100/s`"),
+        ("(limit,0.0001/h)", HELP),
+        ("(limit,0.0/s)", HELP),
+        ("(limit,1.5/d)", HELP),
+        ("(limit,many)", HELP),
+        ('(limit,"5MB/s burst=1.5MiB")', "whole numbers only: write `1536KiB`"),
+        ('(limit,"1000/s burst=1.5")', HELP),
+    ],
+)
+def test_what_to_write_instead(expression: str, help: str) -> None:
+    with pytest.raises(ExpressionError) as error:
+        parse(expression)
+    assert error.value.help == help
+    if help != HELP and "burst" not in expression:
+        for rate in re.findall("`([^`]+)`", help):
+            parse(f"(limit,{rate})")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.classes.sampler import Sampler
+from ffpf_bpf.graph.parser import parse
 from tests.corpus.packets import ALICE, BOB, ether, ipv4, ipv6, packets, tcp, udp
 from tests.dissection import flow_hash
 from tests.network import Network
@@ -97,7 +98,7 @@ def test_refused(expression: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "cannot sample 1 in 0"),
+        ({}, "no share to pass is given, or 0"),
         ({"one_in": 2.0}, "2.0 is no whole number"),
         ({"one_in": True}, "True is no whole number"),
         ({"flow": "64"}, "'64' is no whole number"),
@@ -115,6 +116,16 @@ def test_refused_in_python(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ExpressionError) as error:
         Sampler(**arguments)  # type: ignore[arg-type]
     assert error.value.message == message
+
+
+def test_the_ways_to_sample_are_told() -> None:
+    ways = "`{}` passes 1 packet in 10, `{}` at random, `{}` 1 flow in 10"
+    with pytest.raises(ExpressionError) as error:
+        Sampler()
+    assert error.value.help == ways.format("sampler(10)", "sampler(p=0.1)", "sampler(flow=10)")
+    with pytest.raises(ExpressionError) as error:
+        parse("(sampler)")
+    assert error.value.help == ways.format("(sampler,10)", "(sampler,p=0.1)", "(sampler,flow=1/10)")
 
 
 def test_what_policies_are_told() -> None:

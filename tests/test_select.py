@@ -10,7 +10,7 @@ from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.expression import OTHERS, Expression, Label, Select, nodes
 from ffpf_bpf.graph.graph import Case, Union
-from ffpf_bpf.graph.parser import parse
+from ffpf_bpf.graph.parser import EDGES, parse
 from ffpf_bpf.graph.printer import python, text
 
 PORT = "(classify,dport)"
@@ -95,7 +95,7 @@ NO_RESULT = "`bpf` has no result to select on"
         ("(device,a) -> (bytecount) -1-> (grab)", "line 1, column 27: (bytecount)", "`bytecount` has no result to select on", "-1->"),
         (f"{PORT} -65536-> (grab)", "line 1, column 18: on", "65536 is no result", "-65536->"),
         (f"{PORT} -1-> (grab) | -99999-> (grab)", "line 1, column 32: on", "99999 is no result", "-99999->"),
-        (f"{PORT} -100000-> (grab)", "line 1, column 18", "`100000` is no result", "-100000->"),
+        (f"{PORT} -100000-> (grab)", "line 1, column 18: on", "100000 is no result", "-100000->"),
         (f"{PORT} -80..-> (grab)", "line 1, column 18", "`80..` is no result", "-80..->"),
         (f"{PORT} -80...90-> (grab)", "line 1, column 18", "`80...90` is no result", "-80...90->"),
         (f"{PORT} -80,-> (grab)", "line 1, column 18", "`` is no result", "-80,->"),
@@ -105,13 +105,17 @@ NO_RESULT = "`bpf` has no result to select on"
         (f"{PORT} -5..9-> (grab) | -1..5-> (grab)", "line 1, column 18: (classify)", "result 5 is in two cases", "-5..9->"),
         (f"{PORT} -1,1-> (grab)", "line 1, column 18: (classify)", "result 1 is in two cases", "-1,1->"),
         (f"{PORT} -*-> (grab) | -1-> (grab) | -*-> (grab)", "line 1, column 18: (classify)", "two cases `-*->`", "-*->"),
+        (f"{PORT} -http-> (grab)", "line 1, column 18", "`http` is no result", "-http->"),
+        (f"{PORT} -80-> (grab) | - https ,8080 -> (grab)", "line 1, column 33", "`https` is no result", "-"),
+        (f"{PORT} -80-443-> (grab)", "line 1, column 18", "`80-443` is no result", "-80-443->"),
+        (f"{PORT} -<1024-> (grab)", "line 1, column 18", "`<1024` is no result", "-<1024->"),
         # What is no edge at all.
-        (f"{PORT} -x-> (grab)", "line 1, column 18", "unexpected `-`", "-x->"),
+        (f"{PORT} -x-> (grab)", "line 1, column 18", "`x` is no result", "-x->"),
         (f"{PORT} --> (grab)", "line 1, column 18", "unexpected `-`", "-->"),
         (f"{PORT} -80- > (grab)", "line 1, column 18", "unexpected `-`", "-80-"),
-        (f"{PORT} -*,1-> (grab)", "line 1, column 18", "unexpected `-`", "-*,1->"),
-        (f"{PORT} -1,*-> (grab)", "line 1, column 18", "unexpected `-`", "-1,*->"),
-        (f"{PORT} -\u0663-> (grab)", "line 1, column 18", "unexpected `-`", "-\u0663->"),
+        (f"{PORT} -*,1-> (grab)", "line 1, column 18", "`*` is no result", "-*,1->"),
+        (f"{PORT} -1,*-> (grab)", "line 1, column 18", "`*` is no result", "-1,*->"),
+        (f"{PORT} -\u0663-> (grab)", "line 1, column 18", "`\u0663` is no result", "-\u0663->"),
         (f"{PORT} -80-> (grab) | (bytecount)", "line 1, column 33", "unexpected `(`", "(bytecount)"),
         (f"{PORT} -80-> (grab) -443-> (grab)", "line 1, column 31", "unexpected `-`", "-443->"),
         (f"{PORT} -80-> {PORT} -1-> (grab)", "line 1, column 41", "unexpected `-`", "-1->"),
@@ -143,6 +147,7 @@ def test_what_the_helps_say() -> None:
         ("(bpf,a) -80-> (grab)", "edges such as `-80->` follow nodes with a result, as `(classify,dport)`"),
         (f"!{PORT} -80-> (grab)", "put parentheses around what stands before: `(a) | ((classify,dport) -80-> (b))`"),
         (f"{PORT} -80,-> (grab)", "write `-80->`, `-80,443->`, `-8000..8080->`, or `-*->` for all others"),
+        (f"{PORT} -http-> (grab)", f"results are numbers, no name is looked up: {EDGES}"),
         (f"{PORT} -65536-> (grab)", "results are from 0 to 65535"),
         (f"{PORT} -1,1-> (grab)", "each result leads to one case; join what both lead to with `|`"),
         (f"{PORT} -*-> (grab) | -*-> (grab)", "join what they lead to with `|`"),
@@ -246,6 +251,20 @@ def test_graphs_that_cannot_be(wrong: str, message: str) -> None:
     with pytest.raises(ExpressionError) as error:
         build(parse(wrong))
     assert error.value.message == message
+
+
+@pytest.mark.parametrize(
+    "joined",
+    [A >> classify("dport"), A | classify("dport"), ~classify("dport"), classify("dport").on({1: A})],
+    ids=text,
+)
+def test_on_is_of_a_node(joined: Expression) -> None:
+    with pytest.raises(ExpressionError) as error:
+        joined.on({80: grab()})
+    assert str(error.value) == (
+        "`.on` is of a node: edges select on the result of one\n"
+        'help: call it on the node itself: `a >> classify("dport").on({80: b})`'
+    )
 
 
 def test_the_steps_of_a_select() -> None:

@@ -16,7 +16,7 @@ NOUNS = {
 }  # fmt: skip
 VERBS = {"parse", "python", "subject_of", "text"}
 ERRORS = {
-    "CaptureError", "ExpressionError", "FfpfError", "IllegalState", "KernelError", "PolicyError", "Rejected",
+    "AuditError", "CaptureError", "ExpressionError", "FfpfError", "IllegalState", "KernelError", "PolicyError", "Rejected",
     "TapBusy", "VerifierError",
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Kind(StrEnum):
-    """The four parts of a decision. Content and inference are proofs over the filters; no rule asks for them yet."""
+    """The four parts of a decision. Content and inference are proofs over the filters."""
 
     SHAPE = "shape"
     CONTENT = "content"
@@ -31,11 +31,13 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the check of one obligation found. `path` has the ids of the nodes on the path that shows it."""
+    """What the check of one obligation found. `path` has the ids of the nodes on the path that shows it, `packets` the
+    frames that do: one, or two that the flow must not tell apart."""
 
     result: Result
     evidence: str
     path: tuple[str, ...] = ()
+    packets: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Obligation:
     result: Result
     ms: float = field(compare=False)
     evidence: str
+    packets: tuple[bytes, ...] = ()
 
     def lines(self) -> list[str]:
         """Its two lines of the log."""
@@ -61,7 +64,8 @@ class Obligation:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Yes or no to the definition whose digest is `digest`, and to no other. `rule` is the one that accepted, or "".
+    """Yes or no to the definition whose digest is `digest`, and to no other. `rule` is the one that accepted, or
+    "", or several joined by ` + `; `expires_s` how long the flow may live, if that is bounded.
 
     An accepted decision has the obligations of the rule that accepted; a rejected one those of every rule that names
     the subject, with a reason for each that does not hold. `expires_s` is how long the flow may live.
@@ -88,6 +92,7 @@ class Decision:
                     "result": str(obligation.result),
                     "ms": round(obligation.ms, 3),
                     "evidence": obligation.evidence,
+                    "packets": [packet.hex() for packet in obligation.packets],
                 }
                 for obligation in self.obligations
             ],

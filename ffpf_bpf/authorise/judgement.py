@@ -1,20 +1,19 @@
 """Decide: one flow definition, one subject, yes or no with reasons.
 
-How rules combine: a rule applies if it names the subject, and the flow is accepted if at least one rule that applies
-allows the complete definition: its taps, classes, order and limits. Rules are tried in the order of the directory; the
-first that allows it is named.
-
-A rule becomes obligations, in `_obligations`. Proofs about content and inference (`Kind.CONTENT`, `Kind.INFERENCE`) are
-obligations of a rule as well: they are added there, and nothing else changes.
+How rules combine is in AUTHORISATION.md. A rule *carries* the flow if it holds the complete definition to be within its
+means and orders. What packets may be shown is asked of each rule that carries the flow, then of all together; what must
+never be shown, of every rule that names the subject and a tap of the flow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from time import perf_counter_ns
 
+from ffpf_bpf.authorise.content import Claim, content_claims
 from ffpf_bpf.authorise.decision import Decision, Finding, Kind, Obligation, Result, shown
+from ffpf_bpf.authorise.inference import inference_claims
 from ffpf_bpf.authorise.means import (
     check_buffer,
     check_classes,
@@ -26,78 +25,122 @@ from ffpf_bpf.authorise.means import (
     check_taps,
 )
 from ffpf_bpf.authorise.policy import Policies, Rule
+from ffpf_bpf.authorise.proof.prover import Execute, Prover
+from ffpf_bpf.authorise.proof.solvers import Clock
 from ffpf_bpf.authorise.sentences import ordered
 from ffpf_bpf.authorise.shape import check_order, check_sampling
 from ffpf_bpf.authorise.subject import Subject
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.graph import check
+from ffpf_bpf.graph.predicate import run
 
-Claim = tuple[Kind, str, Callable[[], Finding]]
+DECISION_S = 5.0
 
 
-def decide(definition: Definition, policies: Policies | None, subject: Subject, *, live_flows: int = 0) -> Decision:
-    """The decision on the complete definition. `policies=None` is a host without a policy directory, where root may
-    grab everything and nobody else anything. Never raises: what goes wrong in here rejects."""
+def decide(
+    definition: Definition,
+    policies: Policies | None,
+    subject: Subject,
+    *,
+    live_flows: int = 0,
+    limit_s: float = DECISION_S,
+    executors: Sequence[Execute] = (run,),
+) -> Decision:
+    """The decision on the complete definition, in at most about `limit_s`. `policies=None` is a host without a policy
+    directory, where root may grab everything and nobody else anything. `executors` are what filters are tried on before
+    a packet is shown. Never raises: what goes wrong in here rejects."""
     try:
-        return _decide(definition, policies, subject, live_flows)
+        return _decide(definition, policies, subject, live_flows, Clock(limit_s), executors)
     except Exception as error:  # fails closed, whatever it is
         reason = f"the decision failed: {type(error).__name__}: {shown(str(error))}"
         return Decision(False, (reason,), (), _digest(definition))
 
 
-def _decide(definition: Definition, policies: Policies | None, subject: Subject, live_flows: int) -> Decision:
+def _decide(
+    definition: Definition,
+    policies: Policies | None,
+    subject: Subject,
+    live_flows: int,
+    clock: Clock,
+    executors: Sequence[Execute],
+) -> Decision:
     check(definition.graph)
     digest = definition.digest
     if policies is None:
         if subject.uid == 0:
             return Decision(True, ("no policy directory: root may grab everything",), (), digest)
         return Decision(False, (f"no policy allows user {shown(subject.user)}: no policy directory",), (), digest)
-    applicable = [rule for rule in policies.rules if rule.names(subject)]
-    if not applicable:
+    naming = [rule for rule in policies.rules if rule.names(subject)]
+    allowing = [rule for rule in naming if rule.classes]
+    if not allowing:
         return Decision(False, (f"no policy allows user {shown(subject.user)}: no rule names them",), (), digest)
-    tried: list[Obligation] = []
-    for rule in applicable:
-        obligations = tuple(_examined(rule, claim) for claim in _obligations(rule, definition, live_flows))
-        if all(obligation.result is Result.PROVED for obligation in obligations):
-            return Decision(True, (f"rule {rule.name} allows it",), obligations, digest, rule.name)
-        tried += obligations
-    reasons = tuple(_reason(obligation) for obligation in tried if obligation.result is not Result.PROVED)
-    return Decision(False, reasons, tuple(tried), digest)
+    prover = Prover(definition, clock, executors)
+    within = {rule.name: _examined(_bounds(rule, prover, live_flows)) for rule in allowing}
+    carrying = [rule for rule in allowing if _hold(within[rule.name])]
+    if not carrying:
+        return _rejected([each for obligations in within.values() for each in obligations], digest)
+    forbidding = [rule for rule in naming if any(map(rule.allows_tap, definition.graph.taps))]
+    tries = [*([rule] for rule in carrying), *([carrying] if len(carrying) > 1 else [])]
+    for rules in tries:
+        claims = (*content_claims(prover, rules, forbidding), *inference_claims(prover, rules, forbidding))
+        shown_ = _examined(claims)
+        obligations = [*(each for rule in rules for each in within[rule.name]), *shown_]
+        if _hold(shown_):
+            names = " + ".join(rule.name for rule in rules)
+            expiries = [rule.limits.expires_s for rule in rules if rule.limits.expires_s is not None]
+            said = f"rule {names} allows it" if len(rules) == 1 else f"rules {names} together allow it"
+            return Decision(True, (said,), tuple(obligations), digest, names, min(expiries, default=None))
+    return _rejected(obligations, digest)
 
 
-def _obligations(rule: Rule, definition: Definition, live_flows: int) -> Iterator[Claim]:
-    """All that `rule` asks of the definition."""
-    graph, limits = definition.graph, rule.limits
-    yield Kind.MEANS, f"every tap is one of {_quoted(rule.taps)}", partial(check_taps, graph, rule)
-    yield Kind.MEANS, f"every node is a `device` or one of {_quoted(rule.classes)}", partial(check_classes, graph, rule)
+def _hold(obligations: Iterable[Obligation]) -> bool:
+    return all(obligation.result is Result.PROVED for obligation in obligations)
+
+
+def _rejected(obligations: Sequence[Obligation], digest: str) -> Decision:
+    reasons = tuple(_reason(obligation) for obligation in obligations if obligation.result is not Result.PROVED)
+    return Decision(False, reasons, tuple(obligations), digest)
+
+
+def _bounds(rule: Rule, prover: Prover, live_flows: int) -> Iterator[Claim]:
+    """What `rule` asks of the definition but for what packets are."""
+    definition, limits = prover.definition, rule.limits
+    graph = definition.graph
+
+    def means(claim: str, examine: Callable[..., Finding], *arguments: object) -> Claim:
+        return rule.name, Kind.MEANS, claim, partial(examine, *arguments)
+
+    yield means(f"every tap is one of {_quoted(rule.taps)}", check_taps, graph, rule)
+    yield means(f"every node is a `device` or one of {_quoted(rule.classes)}", check_classes, graph, rule)
     for order in rule.order:
-        yield Kind.SHAPE, ordered(order), partial(check_order, graph, order)
+        yield rule.name, Kind.SHAPE, ordered(order), partial(check_order, prover, order)
     if (flows := limits.flows) is not None:
-        yield Kind.MEANS, f"at most {flows:,} flows at once", partial(check_flows, live_flows, flows)
+        yield means(f"at most {flows:,} flows at once", check_flows, live_flows, flows)
     if (nodes := limits.nodes) is not None:
-        yield Kind.MEANS, f"at most {nodes:,} nodes", partial(check_nodes, graph, nodes)
+        yield means(f"at most {nodes:,} nodes", check_nodes, graph, nodes)
     if (snaplen := limits.snaplen) is not None:
-        yield Kind.MEANS, f"at most {snaplen:,} bytes of a packet", partial(check_snaplen, graph, snaplen)
+        yield means(f"at most {snaplen:,} bytes of a packet", check_snaplen, graph, snaplen)
     if (buffer := limits.buffer_bytes) is not None:
-        yield Kind.MEANS, f"at most {buffer:,} bytes of buffer per CPU", partial(check_buffer, definition, buffer)
+        yield means(f"at most {buffer:,} bytes of buffer per CPU", check_buffer, definition, buffer)
     if (memory := limits.memory_bytes) is not None:
-        yield Kind.MEANS, f"at most {memory:,} bytes of memory for nodes", partial(check_memory, graph, memory)
-    if (one_in := limits.sample_at_least) is not None:
-        yield (
-            Kind.MEANS,
-            f"a sampler of 1 in {one_in:,} or more on every path to a sink",
-            partial(check_sampling, graph, one_in),
-        )
+        yield means(f"at most {memory:,} bytes of memory for nodes", check_memory, graph, memory)
     if (rate := limits.packets_per_second) is not None:
-        yield Kind.MEANS, f"at most {rate:,} packets per second", partial(check_packet_rate, graph, rate)
+        yield means(f"at most {rate:,} packets per second", check_packet_rate, graph, rate)
+    if (one_in := limits.sample_at_least) is not None:
+        claim = f"a sampler of 1 in {one_in:,} or more on every path to a sink"
+        yield means(claim, check_sampling, prover, one_in)
 
 
-def _examined(rule: Rule, claim: Claim) -> Obligation:
-    kind, text, examine = claim
+def _examined(claims: Iterable[Claim]) -> tuple[Obligation, ...]:
+    return tuple(_examine(*claim) for claim in claims)
+
+
+def _examine(rule: str, kind: Kind, text: str, examine: Callable[[], Finding]) -> Obligation:
     start = perf_counter_ns()
     finding = examine()
     ms = (perf_counter_ns() - start) / 1e6
-    return Obligation(rule.name, kind, text, " -> ".join(finding.path), finding.result, ms, finding.evidence)
+    path = " -> ".join(finding.path)
+    return Obligation(rule, kind, text, path, finding.result, ms, finding.evidence, finding.packets)
 
 
 def _reason(obligation: Obligation) -> str:

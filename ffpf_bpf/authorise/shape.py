@@ -1,7 +1,8 @@
 """Shape: what comes before or after what, on every path of a graph.
 
 Decided on the steps of the graph, so that OR, AND, NOT and sharing mean here what they mean to a packet, and per
-class, not per node: each branch of an OR may use its own sampler.
+class, not per node: each branch of an OR may use its own sampler. Where the graph has a path around, the filters may
+still make it one that no packet can take, which is proved.
 
 Before (dominance). A packet for which a step is true
 - leaf: left its source and the node itself;
@@ -21,7 +22,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ffpf_bpf.authorise.decision import Finding, Result
-from ffpf_bpf.authorise.policy import Order
+from ffpf_bpf.authorise.policy import Order, PacketClass
+from ffpf_bpf.authorise.proof import terms as t
+from ffpf_bpf.authorise.proof.filters import Undecided
+from ffpf_bpf.authorise.proof.prover import Prover
 from ffpf_bpf.graph.classes.sampler import Sampler
 from ffpf_bpf.graph.expression import Node, Role
 from ffpf_bpf.graph.graph import Case, Complement, Graph, Intersection, Leaf, Union, sources
@@ -30,23 +34,64 @@ Wanted = Callable[[Node], bool]
 MOST_LISTED = 8
 
 
-def check_order(graph: Graph, order: Order) -> Finding:
+def check_order(prover: Prover, order: Order) -> Finding:
     """Whether the order holds for each node of class `order.function`, or a path on which it does not."""
+    graph, required = prover.definition.graph, order.required
     targets = tuple(index for index, leaf in graph.leaves() if _is(leaf.node, order.function))
     if not targets:
         return Finding(Result.PROVED, f"the flow has no `{order.function}`")
-    required = order.required
-    if not isinstance(required, str):
-        raise TypeError(f"not a node class: {required!r}")
+    match required:
+        case PacketClass():
+            return _check_packets(prover, targets, required)
+        case int():
+            wanted, missing = _sampler_of(required), f"sampler of 1 in {required:,} or more"
+        case _:
+            wanted, missing = _of_class(required), f"`{required}`"
+    if not order.after:
+        if path := path_out(graph, targets, wanted):
+            return Finding(Result.REFUTED, f"no {missing} on this path", _names(graph, path))
+        return Finding(Result.PROVED, f"{missing} is behind {_listed(graph, targets)}")
+    return _check_before(prover, targets, wanted, missing)
 
-    def wanted(node: Node) -> bool:
-        return _is(node, required) and node.serves_policy
 
-    find = path_around if order.after else path_out
-    if path := find(graph, targets, wanted):
-        return Finding(Result.REFUTED, f"no `{required}` on this path", _names(graph, path))
-    side = "in front of" if order.after else "behind"
-    return Finding(Result.PROVED, f"`{required}` is {side} {_listed(graph, targets)}")
+def _check_before(prover: Prover, targets: tuple[int, ...], wanted: Wanted, missing: str) -> Finding:
+    """Whether each of the targets has such a node in front of it: on every path there is, or on every path that a
+    packet can take, for without these nodes none is reached."""
+    graph = prover.definition.graph
+    path = path_around(graph, targets, wanted)
+    if not path:
+        return Finding(Result.PROVED, f"{missing} is in front of {_listed(graph, targets)}")
+    around = Finding(Result.REFUTED, f"no {missing} on this path", _names(graph, path))
+    if not prover.definition.predicates:
+        return around  # no filter makes a path impossible
+    try:
+        reached = prover.paths.truths(wanted)
+    except Undecided:
+        return around
+    comes_there = t.any_of(reached[target] for target in targets)
+    finding = prover.none(comes_there, lambda _: t.TRUE, lambda _: f"no {missing} on this path")
+    if finding.result is Result.PROVED:
+        return Finding(Result.PROVED, f"no packet takes the path around {missing}", around.path)
+    return Finding(finding.result, finding.evidence, around.path, finding.packets)
+
+
+def _check_packets(prover: Prover, targets: tuple[int, ...], packets: PacketClass) -> Finding:
+    graph = prover.definition.graph
+    names = tuple(graph.ids[target] for target in targets)
+    try:
+        reached = t.any_of(prover.arriving(target) for target in targets)
+    except Undecided as error:
+        return Finding(Result.REFUSED, f"undecided: {error}", names)
+    finding = prover.none(reached, lambda wire: t.negated(wire.must(packets)), lambda _: "it is none of these packets")
+    return Finding(finding.result, finding.evidence, names[:1], finding.packets)
+
+
+def _of_class(class_name: str) -> Wanted:
+    return lambda node: _is(node, class_name) and node.serves_policy
+
+
+def _sampler_of(one_in: int) -> Wanted:
+    return lambda node: isinstance(node, Sampler) and node.leaves_one_in >= one_in
 
 
 def _is(node: Node, class_name: str) -> bool:
@@ -55,20 +100,15 @@ def _is(node: Node, class_name: str) -> bool:
     return node.class_name == class_name or (class_name == "grab" and node.role is Role.SINK)
 
 
-def check_sampling(graph: Graph, at_least: int) -> Finding:
+def check_sampling(prover: Prover, at_least: int) -> Finding:
     """Whether every path to a sink passes a sampler of at least 1 in `at_least`.
 
     It is about each path, not about the share of all packets: samplers side by side in an OR may add up.
     """
-    if not graph.sinks:
+    if not prover.definition.graph.sinks:
         return Finding(Result.PROVED, "the flow has no sink")
-
-    def wanted(node: Node) -> bool:
-        return isinstance(node, Sampler) and node.leaves_one_in >= at_least
-
-    if path := path_around(graph, graph.sinks, wanted):
-        return Finding(Result.REFUTED, f"no sampler of 1 in {at_least} or more on this path", _names(graph, path))
-    return Finding(Result.PROVED, f"a sampler of 1 in {at_least} or more is in front of {_listed(graph, graph.sinks)}")
+    missing = f"sampler of 1 in {at_least} or more"
+    return _check_before(prover, prover.definition.graph.sinks, _sampler_of(at_least), missing)
 
 
 def path_around(graph: Graph, targets: tuple[int, ...], wanted: Wanted) -> tuple[int, ...]:

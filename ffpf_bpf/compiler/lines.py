@@ -1,6 +1,8 @@
-"""Line numbers that stand for nodes: asked for only after the verifier refused a program, to say whose code it was."""
+"""Line numbers that stand for nodes: asked for only after a program was refused, to say whose code it was."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from llvmlite import ir
 
@@ -13,6 +15,12 @@ def line_of(flow: int, step: int) -> int:
 def node_at(line: int) -> tuple[int, int] | None:
     """Flow and step of a debug line, or None for glue."""
     return ((line - 2) >> 12, (line - 2) & 0xFFF) if line >= 2 else None
+
+
+def node_before(lines: Mapping[int, int], instruction: int) -> tuple[int, int] | None:
+    """Flow and step that an instruction belongs to, by the lines of its program."""
+    before = [at for at in lines if at <= instruction]
+    return node_at(lines[max(before)]) if before else None
 
 
 def debug_scope(module: ir.Module, function: ir.Function) -> ir.DIValue:

@@ -5,6 +5,7 @@ What is loaded, shown and audited is this value, not the compiler's intentions.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
-from ffpf_bpf.errors import FfpfError
+from ffpf_bpf.errors import AuditError, FfpfError
 
 R_BPF_64_64, R_BPF_64_32 = 1, 10
 INSTRUCTION_BYTES = 8
@@ -48,6 +49,14 @@ class ObjectProgram:
         return len(self.instructions) // INSTRUCTION_BYTES
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of its instructions, and of the names of what goes in where."""
+        digest = hashlib.sha256(self.instructions)
+        for place in (*self.relocations, *self.calls):
+            digest.update(f"\n{place.at} {place.symbol}".encode())
+        return digest.hexdigest()
+
+    @property
     def symbols(self) -> frozenset[str]:
         """The maps it touches, by symbol."""
         return frozenset(relocation.symbol for relocation in self.relocations)
@@ -64,10 +73,21 @@ class ObjectProgram:
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """A compiled object: the ELF file's bytes and what is in it."""
+    """A compiled object: the ELF file's bytes, what is in it, and the digests of those of its programs that passed
+    their audit."""
 
     elf: bytes
     programs: dict[str, ObjectProgram]
+    passed: frozenset[str] = frozenset()
+
+    def audited(self, program: str) -> ObjectProgram:
+        """The program, to be loaded. Raises AuditError if it has not passed its audit as it is now."""
+        found = self.programs[program]
+        if found.digest not in self.passed:
+            raise AuditError(
+                "is not what was audited", where=f"program `{program}`", help="load what `compile_segment` returns"
+            )
+        return found
 
     def lines(self, program: str) -> dict[int, int]:
         """Instruction -> debug line, where the object was compiled with lines."""

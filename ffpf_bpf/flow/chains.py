@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from ffpf_bpf import compiler
 from ffpf_bpf.compiler import DELIVER_PROGRAM, SEGMENT_PROGRAM, Object, SegmentFlow
-from ffpf_bpf.compiler.lines import node_at
+from ffpf_bpf.compiler.lines import node_before
 from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
 from ffpf_bpf.flow.store import Store
 from ffpf_bpf.graph.expression import Role
@@ -173,7 +173,7 @@ class Chain:
         for number, member in enumerate(members):
             if member.ring_map is not None:
                 bindings[f"ffpf_ring_{number}"] = Binding(member.ring_map, False)
-        programs = {name: found.programs[name] for name, found in compiled.items()}
+        programs = {name: found.audited(name) for name, found in compiled.items()}
         if before_load is not None:
             before_load(self.name, {name: program.instructions for name, program in programs.items()})
         try:
@@ -326,7 +326,7 @@ def _fit(parts: list[SegmentFlow]) -> bool:
 def _attach(interface: Interface) -> Chain:
     cpus = calls.possible_cpus()
     control_bytes = TAP_BYTES + cpus * SCRATCH_BYTES
-    entry = compiler.compile_entry(cpus).programs[compiler.ENTRY_PROGRAM]
+    entry = compiler.compile_entry(cpus).audited(compiler.ENTRY_PROGRAM)
     return Chain(interface.name, tap.attach(interface, entry, control_bytes, FLOW_SEED))
 
 
@@ -387,8 +387,7 @@ def _node_at(compiled: Object, parts: tuple[SegmentFlow, ...], log: list[str]) -
     for text in reversed(log):
         number = text.partition(":")[0]
         if number.isdecimal():
-            before = [at for at in lines if at <= int(number)]
-            place = node_at(lines[max(before)]) if before else None
+            place = node_before(lines, int(number))
             if place is not None:
                 graph = parts[place[0]].graph
                 return f"node `{graph.ids[place[1]]}`"

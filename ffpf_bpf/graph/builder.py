@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import Enum
 
@@ -10,7 +11,7 @@ from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.classes.grab import Grab
 from ffpf_bpf.graph.effect import Fate
 from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role, Select, Then, any_of, nodes, then
-from ffpf_bpf.graph.graph import Case, Complement, Graph, Intersection, Leaf, Step, Stop, Union, check, sources
+from ffpf_bpf.graph.graph import Case, Complement, Graph, Intersection, Leaf, Step, Stop, Union, check, dead_ends
 from ffpf_bpf.graph.views import views
 
 MOST_NODES = 1_000
@@ -58,6 +59,7 @@ class _Builder:
         self.ids: list[str] = []
         self.stops: list[Stop] = []
         self._taken = {node.name for node in leaves}
+        self._numbers: Counter[str] = Counter()
 
     def add(self, expression: Expression, source: int | None, unless: tuple[int, ...], inverted: bool = False) -> int:
         """Append `expression` fed by step `source`; the step that says whether the packet goes on."""
@@ -112,15 +114,10 @@ class _Builder:
 
     def ends(self) -> Iterator[int]:
         """The functions at the end of a path: a packet that gets there and to no sink was counted."""
-        read = {source for step in self.steps for source in sources(step)}
+        unread = dead_ends(self.steps)
         for index, step in enumerate(self.steps):
-            if isinstance(step, Leaf) and step.node.role is Role.DOES and self._leads_nowhere(index, read):
+            if index in unread and isinstance(step, Leaf) and step.node.role is Role.DOES:
                 yield index
-
-    def _leads_nowhere(self, index: int, read: set[int]) -> bool:
-        """No step reads it, but for joins that lead nowhere themselves."""
-        readers = [i for i, step in enumerate(self.steps) if index in sources(step)]
-        return all(isinstance(self.steps[i], Union) and self._leads_nowhere(i, read) for i in readers)
 
     def _goes_on(self, index: int) -> bool:
         match self.steps[index]:
@@ -137,11 +134,12 @@ class _Builder:
         return len(self.steps) - 1
 
     def _fresh(self, kind: str) -> str:
-        number = 1
-        while f"{kind}{number}" in self._taken:
-            number += 1
-        self._taken.add(f"{kind}{number}")
-        return f"{kind}{number}"
+        while True:
+            self._numbers[kind] += 1
+            name = f"{kind}{self._numbers[kind]}"
+            if name not in self._taken:
+                self._taken.add(name)
+                return name
 
 
 class _Ends(Enum):
@@ -196,21 +194,8 @@ def _check_devices(expression: Expression, *, first: bool) -> bool:
     """Every path begins with a device, no device stands later, nothing follows a sink, `&` and `!` hold only nodes
     that pass packets on or decide. Returns whether packets can leave `expression`."""
     match expression:
-        case Node(role=Role.DEVICE):
-            if not first:
-                raise ExpressionError(
-                    f"`{expression.expression}` stands behind another node",
-                    where=expression.where,
-                    help="devices come first: `(device,eth0) | (device,eth1) -> ...`",
-                )
-            return True
         case Node():
-            if first:
-                raise ExpressionError(
-                    "a path begins without a device",
-                    where=expression.where,
-                    help=f"put `(device,NAME) ->` before `({expression.class_name})`",
-                )
+            _check_place(expression, first)
             return expression.role is not Role.SINK
         case AnyOf(branches=branches):
             every = [_check_devices(branch, first=first) for branch in branches]
@@ -219,27 +204,11 @@ def _check_devices(expression: Expression, *, first: bool) -> bool:
             _check_devices(node, first=first)
             every = [_check_devices(case, first=False) for _, case in cases]
             return any(every)
-        case AllOf(branches=branches):
-            if first and len({node.expression for node in nodes(expression) if node.role is Role.DEVICE}) > 1:
-                raise ExpressionError(
-                    "`&` joins two devices, and no packet arrives at both", help="join devices with `|`"
-                )
-            for branch in branches:
-                if not _check_devices(branch, first=first) or _has_role(branch, Role.SINK):
-                    raise ExpressionError(
-                        "`&` holds a sink, which passes nothing on", help="put the sink behind: `a & b -> (grab)`"
-                    )
+        case AllOf():
+            _check_all_of(expression, first)
             return True
         case Not(inner=inner):
-            for node in nodes(inner):
-                if node.role is not Role.DECIDES:
-                    raise ExpressionError(
-                        f"`!` stands before `({node.class_name})`, which does not decide",
-                        where=node.where,
-                        help="`!` takes filters only, as in `!(bpf,udp)`",
-                    )
-            if first:
-                raise ExpressionError("a path begins without a device", help="put `(device,NAME) ->` before `!`")
+            _check_not(inner, first)
             return True
         case Then(stages=(head, *tail)):
             goes_on = _check_devices(head, first=first)
@@ -254,6 +223,46 @@ def _check_devices(expression: Expression, *, first: bool) -> bool:
             return goes_on
         case _:
             raise TypeError(f"not a flow expression: {expression!r}")
+
+
+def _check_place(node: Node, first: bool) -> None:
+    """A node is first on its path if it is a device, and only then."""
+    if node.role is Role.DEVICE and not first:
+        raise ExpressionError(
+            f"`{node.expression}` stands behind another node",
+            where=node.where,
+            help="devices come first: `(device,eth0) | (device,eth1) -> ...`",
+        )
+    if node.role is not Role.DEVICE and first:
+        raise ExpressionError(
+            "a path begins without a device",
+            where=node.where,
+            help=f"put `(device,NAME) ->` before `({node.class_name})`",
+        )
+
+
+def _check_all_of(expression: AllOf, first: bool) -> None:
+    """`&` joins what packets of one device can all leave."""
+    if first and len({node.expression for node in nodes(expression) if node.role is Role.DEVICE}) > 1:
+        raise ExpressionError("`&` joins two devices, and no packet arrives at both", help="join devices with `|`")
+    for branch in expression.branches:
+        if not _check_devices(branch, first=first) or _has_role(branch, Role.SINK):
+            raise ExpressionError(
+                "`&` holds a sink, which passes nothing on", help="put the sink behind: `a & b -> (grab)`"
+            )
+
+
+def _check_not(inner: Expression, first: bool) -> None:
+    """`!` holds only nodes that decide, behind a device."""
+    for node in nodes(inner):
+        if node.role is not Role.DECIDES:
+            raise ExpressionError(
+                f"`!` stands before `({node.class_name})`, which does not decide",
+                where=node.where,
+                help="`!` takes filters only, as in `!(bpf,udp)`",
+            )
+    if first:
+        raise ExpressionError("a path begins without a device", help="put `(device,NAME) ->` before `!`")
 
 
 def _has_role(expression: Expression, role: Role) -> bool:

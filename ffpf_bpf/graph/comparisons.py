@@ -17,7 +17,7 @@ from operator import index
 from typing import ClassVar, NoReturn, SupportsIndex
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.condition import PARENTHESES, Condition, Form, Reach, joined, negated, refuse
+from ffpf_bpf.graph.condition import PARENTHESES, Condition, Form, NoNumber, Reach, joined, negated, no_field, refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Field:
+class Field(NoNumber):
     """A field of a header: comparing it makes a `Condition`. `python` is its name, as in `pkt.ip.ttl`.
 
     Not hashable: a set or dict would ask whether two fields are equal, and get a condition.
@@ -134,6 +134,10 @@ class Field:
 
     def __invert__(self) -> NoReturn:
         raise self._no_condition()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        known = [each for each in ("isin", "in_net", "has", "lacks") if each in dir(type(self))]
+        raise no_field(self, name, known, f"compare it, as in `{self._usage}`")
 
     def __repr__(self) -> str:
         return self.python

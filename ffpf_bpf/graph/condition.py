@@ -11,7 +11,9 @@ Values only: nothing here resolves a name or asks libpcap.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import Flag
 from typing import NoReturn, overload
 
@@ -53,8 +55,35 @@ class Reach(Flag):
     HEADERS = 2
 
 
+class NoNumber:
+    """What stands for packets yet to come, so that Python cannot calculate with it."""
+
+    __slots__ = ()
+
+    def __add__(self, *_: object) -> NoReturn:
+        refuse(
+            f"`{self!r}` is of packets yet to come, so Python cannot calculate with it",
+            'calculate with the value, as in `pkt.tcp.dport == 8000 + 80`, or in text: `bpf("tcp[2:2] + 1 = 81")`',
+        )
+
+    __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __floordiv__ = __add__
+    __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __lshift__ = __rlshift__ = __rrshift__ = __add__
+    __xor__ = __rxor__ = __divmod__ = __rdivmod__ = __neg__ = __pos__ = __abs__ = __int__ = __float__ = __add__
+
+
+class NoField(ExpressionError, AttributeError):
+    """A name that a packet, header or field does not have. An AttributeError as well, so `hasattr` says no."""
+
+
+def no_field(owner: object, name: str, known: Sequence[str], help: str = "") -> NoField:
+    """The error for `owner.name`, of which only `known` exist."""
+    near = " or ".join(f"`{owner!r}.{each}`" for each in get_close_matches(name.lower(), known, n=2))
+    suggested = f"did you mean {near}?" if near else help or f"its fields are {', '.join(known)}"
+    return NoField(f"`{owner!r}` has no `{name}`", help=suggested)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
-class Condition:
+class Condition(NoNumber):
     """A filter text, and how it is written in Python. `str` gives the one, `repr` the other.
 
     `a & b`: both hold. `a | b`: at least one holds. `~a`: all packets but those of `a`, also such as do not have the
@@ -99,6 +128,14 @@ class Condition:
 
     def __invert__(self) -> Condition:
         return Condition(negated(self.filter), Form(f"~{self.python.within('~')}"), self.reach)
+
+    def __lt__(self, other: object) -> NoReturn:
+        refuse(
+            f"`{self!r}` is a condition on packets, not a value: got {other!r}",
+            "compare a field, as in `pkt.ip.ttl < 5`",
+        )
+
+    __le__ = __gt__ = __ge__ = __lt__
 
     def __rshift__(self, other: Expression | Condition) -> Expression:
         return self.as_node() >> other

@@ -66,6 +66,12 @@ class Primitive:
     It is in `bpf_src/MODULE.c` and returns non-zero to let the packet go on. `mbuf` is this CPU's memory of the node.
     With a `table`, `void *table` stands behind `mbuf`. If it `selects`, it returns the node's result instead: 0 to
     65,535, NO_RESULT for a packet that goes on without one, or -1 to stop the packet.
+
+    `tells` is the most of a packet that its verdicts, results and memory tell the application. COUNTS, if what they
+    depend on is no payload.
+
+    `calls` are the names of what it calls of the kernel: of `ktime_get_ns`, `jiffies64`, `get_prandom_u32` and
+    `bpf_iter_num`. The compiled program is held against it before it is loaded (compiler/audit.py).
     """
 
     module: str
@@ -73,6 +79,8 @@ class Primitive:
     arguments: tuple[int, ...] = ()
     table: Table | None = None
     selects: bool = False
+    tells: Depth = Depth.ALL
+    calls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,8 @@ class Transform:
     What is rewritten is not in the ring, which the application sees, but at first in a `struct ffpf_copy` with room for
     `copy_bytes` (a multiple of 4) at the beginning of the mbuf: of the first node, if several rewrite. It is as long as
     the nodes that rewrite keep, however little of it the sink takes, so that they find whole headers.
+
+    `leaves` is the most of a packet that the copy shows then. `calls` as those of a `Primitive`.
     """
 
     module: str
@@ -95,6 +105,8 @@ class Transform:
     arguments: tuple[int, ...] = ()
     table: Table | None = None
     copy_bytes: int = 0
+    leaves: Depth = Depth.ALL
+    calls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,13 @@ class Expression:
     def __invert__(self) -> Expression:
         return Not(self)
 
+    def on(self, cases: Mapping[Label, Expression]) -> Select:
+        """Refused, but for nodes: an edge selects on the result of one."""
+        raise ExpressionError(
+            "`.on` is of a node: edges select on the result of one",
+            help='call it on the node itself: `a >> classify("dport").on({80: b})`',
+        )
+
     def __bool__(self) -> bool:
         raise ExpressionError(
             "a flow expression is neither true nor false",
@@ -94,7 +101,7 @@ class Node(Expression):
 
     def __post_init__(self) -> None:
         check_text(self.name, f"({self.class_name})")
-        check_number(self.mbuf_bytes, f"({self.class_name})")
+        check_number(self.mbuf_bytes, f"({self.class_name})", f"{self.class_name}(..., mbuf_bytes=4096)")
         if self.name and not re.fullmatch(NAME_PATTERN, self.name):
             raise ExpressionError(
                 f"`{self.name}` is not a name",
@@ -292,10 +299,10 @@ def check_text(text: str, where: str) -> None:
         raise ExpressionError("not valid UTF-8 text", where=where, help="write it in UTF-8") from None
 
 
-def check_number(value: object, where: str) -> None:
-    """Refuse what is no whole number. Raises ExpressionError."""
+def check_number(value: object, where: str, example: str) -> None:
+    """Refuse what is no whole number; `example` shows one in its place. Raises ExpressionError."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ExpressionError(f"{value!r} is no whole number", where=where, help="write it as in `sampler(10)`")
+        raise ExpressionError(f"{value!r} is no whole number", where=where, help=f"write it as in `{example}`")
 
 
 def then(*stages: Expression) -> Expression:

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from ffpf_bpf.graph.addresses import Ipv4, Ipv6, MacAddress
 from ffpf_bpf.graph.comparisons import Flags, Number, Port, Reading
-from ffpf_bpf.graph.condition import Condition, Form, Reach, joined, refuse
+from ffpf_bpf.graph.condition import Condition, Form, NoField, Reach, joined, no_field, refuse
 
 BYTE, HALF, WORD = 0xFF, 0xFFFF, 0xFFFF_FFFF
 TCP_FLAGS = (
@@ -52,6 +52,9 @@ class Header(Condition):
     def payload(self) -> NoReturn:
         """Refused: filters read headers."""
         _refuse_payload(f"{self!r}.payload")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise _unknown(self, name)
 
 
 def _at(word: str) -> tuple[Reading, ...]:
@@ -106,6 +109,9 @@ class Ethernet:
     """Source or destination address."""
     type = Number("pkt.eth.type", _at("ether[12:2]"), most=HALF, digits="#06x", reach=Reach.LINK)
     """Type of what follows, as it stands in the frame: 0x8100 for a tagged one. Below 0x600 it is a length."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise _unknown(self, name)
 
     def __repr__(self) -> str:
         return "pkt.eth"
@@ -282,8 +288,16 @@ class Fields:
     def __getitem__(self, _: object) -> NoReturn:
         _refuse_payload("pkt[...]")
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise _unknown(self, name)
+
     def __repr__(self) -> str:
         return "pkt"
+
+
+def _unknown(owner: object, name: str) -> NoField:
+    own = [each for each, value in vars(type(owner)).items() if each[0] != "_" and not isinstance(value, property)]
+    return no_field(owner, name, own)
 
 
 def _refuse_payload(what: str) -> NoReturn:

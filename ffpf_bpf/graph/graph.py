@@ -6,7 +6,7 @@ Everything that analyses a flow (the compiler, the policy's order rules, picture
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ffpf_bpf.errors import ExpressionError
@@ -70,7 +70,10 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A checked flow definition's graph. `steps[i]` is named `ids[i]`."""
+    """A checked flow definition's graph. `steps[i]` is named `ids[i]`.
+
+    `arrivals` are the steps that only say where packets arrive: devices, and unions of devices.
+    """
 
     expression: Expression
     steps: tuple[Step, ...]
@@ -78,20 +81,15 @@ class Graph:
     taps: tuple[Device, ...]
     stops: tuple[Stop, ...] = ()
     ends: tuple[int, ...] = field(default=())
+    arrivals: frozenset[int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Once, since it is asked for each step.
+        object.__setattr__(self, "arrivals", _arrivals(self.steps))
 
     def leaves(self) -> Iterator[tuple[int, Leaf]]:
         """The nodes, with the index of their step."""
         return ((index, step) for index, step in enumerate(self.steps) if isinstance(step, Leaf))
-
-    @property
-    def arrivals(self) -> frozenset[int]:
-        """The steps that only say where packets arrive: devices, and unions of devices."""
-        found: set[int] = set()
-        for index, step in enumerate(self.steps):
-            is_device = isinstance(step, Leaf) and step.node.role is Role.DEVICE
-            if is_device or (isinstance(step, Union) and step.inputs and set(step.inputs) <= found):
-                found.add(index)
-        return frozenset(found)
 
     @property
     def sinks(self) -> tuple[int, ...]:
@@ -114,6 +112,15 @@ class Graph:
         return max(lengths, default=0) if all(lengths) else 0
 
 
+def _arrivals(steps: tuple[Step, ...]) -> frozenset[int]:
+    found: set[int] = set()
+    for index, step in enumerate(steps):
+        is_device = isinstance(step, Leaf) and step.node.role is Role.DEVICE
+        if is_device or (isinstance(step, Union) and step.inputs and set(step.inputs) <= found):
+            found.add(index)
+    return frozenset(found)
+
+
 def sources(step: Step) -> tuple[int, ...]:
     """The steps that `step` reads."""
     match step:
@@ -129,6 +136,16 @@ def sources(step: Step) -> tuple[int, ...]:
             return (source,)
         case _:
             raise TypeError(f"not a step: {step!r}")
+
+
+def dead_ends(steps: Sequence[Step]) -> frozenset[int]:
+    """The steps that nothing reads, but for unions that nothing reads: a union of what ends in sinks and functions says
+    nothing more to anybody."""
+    read: set[int] = set()
+    for index in range(len(steps) - 1, -1, -1):
+        if index in read or not isinstance(steps[index], Union):
+            read.update(sources(steps[index]))
+    return frozenset(range(len(steps))) - read
 
 
 def check(graph: Graph) -> None:

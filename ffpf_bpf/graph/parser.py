@@ -45,12 +45,13 @@ Made = TypeVar("Made")
 LONGEST_TEXT = 1 << 18
 DEEPEST_NESTING = 100
 LONGEST_NUMBER = 10  # digits
+EDGES = "write `-80->`, `-80,443->`, `-8000..8080->`, or `-*->` for all others"
 
 GRAMMAR = r"""
     flow: part ("->" part)*
     part: stage [select ("|" select)*]
     select: EDGE term
-    EDGE: /-\s*(\*|[0-9][0-9.,\s]*)\s*->/
+    EDGE: /-[^->()"|&!][^>()"|&!]*?->/
     stage: term ("|" term)*
     term: fact ("&" fact)*
     ?fact: "!" fact -> inverted
@@ -138,12 +139,13 @@ class _Reader:
             return OTHERS
         found: list[tuple[int, int]] = []
         for part in text.split(","):
-            ends = re.fullmatch(r"\s*(\d{1,5})\s*(?:\.\.\s*(\d{1,5})\s*)?", part)
+            ends = re.fullmatch(r"\s*([0-9]{1,6})\s*(?:\.\.\s*([0-9]{1,6})\s*)?", part)
             if ends is None:
+                is_name = re.search("[A-Za-z]", part) is not None
                 raise ExpressionError(
                     f"`{part.strip()}` is no result",
                     **_place(self.text, edge.start_pos or 0),
-                    help="write `-80->`, `-80,443->`, `-8000..8080->`, or `-*->` for all others",
+                    help=f"{'results are numbers, no name is looked up: ' if is_name else ''}{EDGES}",
                 )
             low, high = int(ends[1]), int(ends[2] or ends[1])
             if low > high:

@@ -1,20 +1,23 @@
-"""A graph as text for a terminal, and as SVG."""
+"""A graph as text for a terminal, and as SVG.
+
+What is drawn are nodes and the joins that something reads. A case is no box but a label on its edges.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role, Select, Then
-from ffpf_bpf.graph.graph import Case, Graph, Intersection, Leaf, Union, sources
+from ffpf_bpf.graph.graph import Case, Graph, Intersection, Leaf, Union, dead_ends, sources
 from ffpf_bpf.graph.printer import results
 from ffpf_bpf.graph.printer import text as expression_text
 from ffpf_bpf.graph.sharing import Merged
 
 BOX_HEIGHT, ROW_GAP, COLUMN_GAP, MARGIN = 46, 22, 54, 16
 CHARACTER_WIDTH, BOX_PADDING = 7.3, 22
-LONGEST_LABEL = 44
+LONGEST_LABEL, LONGEST_RESULTS = 44, 24
 FILLS = {
     Role.DEVICE: "#dbeafe",
     Role.DECIDES: "#fef3c7",
@@ -34,14 +37,15 @@ def text(graph: Graph) -> str:
 def merged_text(merged: Merged) -> str:
     """Several graphs as one: first what flows share, then each flow's own steps, with the steps they read."""
     graph, users = merged.graph, merged.users
-    width = max(len(name) for name in graph.ids)
+    drawn = _drawn(graph)
+    width = max(len(graph.ids[index]) for index in drawn)
     lines = []
-    for group in sorted(set(users), key=lambda group: (-len(group), group)):
+    for group in sorted({users[index] for index in drawn}, key=lambda group: (-len(group), group)):
         numbers = ", ".join(str(number) for number in group)
-        lines.append(f"shared by flows {numbers}" if len(group) > 1 else f"flow {numbers}")
-        for index, step in enumerate(graph.steps):
+        lines.append(f"shared by {len(group)} flows: {numbers}" if len(group) > 1 else f"flow {numbers}")
+        for index, read in drawn.items():
             if users[index] == group:
-                behind = ", ".join(graph.ids[source] for source in sources(step))
+                behind = ", ".join(f"{graph.ids[source]}{case and f' -{case}->'}" for source, case in read)
                 title, label = f"  {graph.ids[index]:<{width}}", _label(graph, index)[1]
                 lines.append(f"{title}  {label}{f'  <- {behind}' if behind else ''}")
     return "\n".join(lines)
@@ -50,11 +54,12 @@ def merged_text(merged: Merged) -> str:
 def svg(graph: Graph, users: Sequence[tuple[int, ...]] = ()) -> str:
     """The graph as a picture: packets go from left to right. `users` are the flows that have each step, of a merged
     graph: what several have is drawn with a thick frame."""
-    boxes = _place(graph, users)
-    width = max(box.x + box.width for box in boxes) + MARGIN
-    height = max(box.y for box in boxes) + BOX_HEIGHT + MARGIN
-    edges = [_edge(boxes[source], boxes[index]) for index, step in enumerate(graph.steps) for source in sources(step)]
-    shapes = [_shape(box) for box in boxes]
+    drawn = _drawn(graph)
+    boxes = _place(graph, drawn, users)
+    width = max(box.x + box.width for box in boxes.values()) + MARGIN
+    height = max(box.y for box in boxes.values()) + BOX_HEIGHT + MARGIN
+    edges = [_edge(boxes[source], boxes[index], case) for index, read in drawn.items() for source, case in read]
+    shapes = [_shape(box) for box in boxes.values()]
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
@@ -99,6 +104,29 @@ def _lines(expression: Expression, ids: Iterator[str], lead: str) -> Iterator[st
             raise TypeError(f"not a flow expression: {expression!r}")
 
 
+def _drawn(graph: Graph) -> dict[int, list[tuple[int, str]]]:
+    """The steps that are drawn, each with the drawn steps it reads, and the results that it takes of them, if it does
+    not take all. A union of one thing is that thing."""
+    unread = dead_ends(graph.steps)
+    drawn: dict[int, list[tuple[int, str]]] = {}
+    for index, step in enumerate(graph.steps):
+        if isinstance(step, Case) or (isinstance(step, Union) and (index in unread or len(step.inputs) == 1)):
+            continue
+        drawn[index] = [_seen(graph, source) for source in sources(step)]
+    return drawn
+
+
+def _seen(graph: Graph, index: int) -> tuple[int, str]:
+    match graph.steps[index]:
+        case Case(source=source) as case:
+            shown = "*" if case.inverted else results(case.ranges)
+            return source, shown if len(shown) <= LONGEST_RESULTS else shown[: LONGEST_RESULTS - 3] + "..."
+        case Union(inputs=(source,)):
+            return _seen(graph, source)
+        case _:
+            return index, ""
+
+
 @dataclass(frozen=True, slots=True)
 class _Box:
     x: float
@@ -110,32 +138,40 @@ class _Box:
     thick: bool
 
 
-def _place(graph: Graph, users: Sequence[tuple[int, ...]]) -> list[_Box]:
+def _place(
+    graph: Graph, drawn: Mapping[int, Sequence[tuple[int, str]]], users: Sequence[tuple[int, ...]]
+) -> dict[int, _Box]:
     """Columns by distance from the start, rows in the order of the steps."""
-    columns: list[int] = []
-    for step in graph.steps:
-        columns.append(max((columns[source] + 1 for source in sources(step)), default=0))
-    labels = [_label(graph, index) for index in range(len(graph.steps))]
-    shared = [len(users[index]) > 1 if users else False for index in range(len(graph.steps))]
+    columns: dict[int, int] = {}
+    for index, read in drawn.items():
+        columns[index] = max((columns[source] + 1 for source, _ in read), default=0)
+    labels = {index: _label(graph, index) for index in drawn}
     if users:
-        flows = [", ".join(str(number) for number in group) for group in users]
-        labels = [
-            (f"{title}  [flow{'s' if is_shared else ''} {numbers}]", label, fill)
-            for (title, label, fill), numbers, is_shared in zip(labels, flows, shared, strict=True)
-        ]
-    widths = [max(len(title), len(label)) * CHARACTER_WIDTH + BOX_PADDING for title, label, _ in labels]
-    column_widths = [
-        max(width for width, column in zip(widths, columns, strict=True) if column == wanted)
-        for wanted in range(max(columns) + 1)
-    ]
-    lefts = [MARGIN + sum(column_widths[:column]) + COLUMN_GAP * column for column in range(len(column_widths))]
-    rows = [0] * len(column_widths)
-    boxes = []
-    for column, width, (title, label, fill), thick in zip(columns, widths, labels, shared, strict=True):
+        labels = {index: (each[0] + _users(users[index]), *each[1:]) for index, each in labels.items()}
+    widths = {
+        index: max(len(title), len(label)) * CHARACTER_WIDTH + BOX_PADDING
+        for index, (title, label, _) in labels.items()
+    }
+    lefts, x = [], float(MARGIN)
+    for wanted in range(max(columns.values()) + 1):
+        here = [index for index, column in columns.items() if column == wanted]
+        cases = [len(case) * CHARACTER_WIDTH for index in here for _, case in drawn[index]]
+        x += max(COLUMN_GAP, COLUMN_GAP / 2 + max(cases)) if wanted else 0
+        lefts.append(x)
+        x += max(widths[index] for index in here)
+    rows = [0] * len(lefts)
+    boxes = {}
+    for index, column in columns.items():
         y = MARGIN + rows[column] * (BOX_HEIGHT + ROW_GAP)
         rows[column] += 1
-        boxes.append(_Box(lefts[column], y, width, title, label, fill, thick))
+        is_shared = bool(users) and len(users[index]) > 1
+        boxes[index] = _Box(lefts[column], y, widths[index], *labels[index], is_shared)
     return boxes
+
+
+def _users(flows: tuple[int, ...]) -> str:
+    numbers = ", ".join(str(number) for number in flows)
+    return f"  [shared by {len(flows)} flows: {numbers}]" if len(flows) > 1 else f"  [flow {numbers}]"
 
 
 def _label(graph: Graph, index: int) -> tuple[str, str, str]:
@@ -144,20 +180,20 @@ def _label(graph: Graph, index: int) -> tuple[str, str, str]:
         label = expression_text(step.node, hidden=True)
         short = label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 3] + "..."
         return graph.ids[index], short, FILLS[step.node.role]
-    if isinstance(step, Case):
-        label = results(step.ranges)
-        return graph.ids[index], "-*->" if step.inverted else f"-{label}->", "#f1f5f9"
     return graph.ids[index], JOINS.get(type(step), "not"), "#f1f5f9"
 
 
-def _edge(start: _Box, end: _Box) -> str:
+def _edge(start: _Box, end: _Box, case: str) -> str:
     x1, y1 = start.x + start.width, start.y + BOX_HEIGHT / 2
     x2, y2 = end.x, end.y + BOX_HEIGHT / 2
     bend = (x2 - x1) / 2
-    return (
+    path = (
         f'<path d="M{x1:.1f} {y1:.1f} C{x1 + bend:.1f} {y1:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"'
         ' fill="none" stroke="#475569" marker-end="url(#tip)"/>'
     )
+    # Where the edge arrives: what leaves a node lies close together.
+    label = f'<text x="{x2 - 10:.1f}" y="{y2 - 6:.1f}" text-anchor="end" fill="#475569">{escape(case)}</text>'
+    return path + label if case else path
 
 
 def _shape(box: _Box) -> str:

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
+from ffpf_bpf.kernel import structures
 
 # <linux/bpf.h>
 MAP_ARRAY, MAP_PROG_ARRAY, MAP_ARRAY_OF_MAPS = 2, 3, 12
@@ -29,127 +30,6 @@ LOG_BYTES = 1 << 24
 LOG_LEVEL = 1
 MEMBARRIER_NUMBER = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "ppc64le": 365, "s390x": 356}
 MEMBARRIER_CMD_GLOBAL = 1
-
-
-class _MapOptions(ctypes.Structure):
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("btf_fd", ctypes.c_uint32),
-        ("btf_key_type_id", ctypes.c_uint32),
-        ("btf_value_type_id", ctypes.c_uint32),
-        ("btf_vmlinux_value_type_id", ctypes.c_uint32),
-        ("inner_map_fd", ctypes.c_uint32),
-        ("map_flags", ctypes.c_uint32),
-        ("map_extra", ctypes.c_uint64),
-        ("numa_node", ctypes.c_uint32),
-        ("map_ifindex", ctypes.c_uint32),
-    )
-
-
-class _LoadOptions(ctypes.Structure):
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("attempts", ctypes.c_int),
-        ("expected_attach_type", ctypes.c_uint32),
-        ("prog_btf_fd", ctypes.c_uint32),
-        ("prog_flags", ctypes.c_uint32),
-        ("prog_ifindex", ctypes.c_uint32),
-        ("kern_version", ctypes.c_uint32),
-        ("attach_btf_id", ctypes.c_uint32),
-        ("attach_prog_fd", ctypes.c_uint32),
-        ("attach_btf_obj_fd", ctypes.c_uint32),
-        ("fd_array", ctypes.c_void_p),
-        ("func_info", ctypes.c_void_p),
-        ("func_info_cnt", ctypes.c_uint32),
-        ("func_info_rec_size", ctypes.c_uint32),
-        ("line_info", ctypes.c_void_p),
-        ("line_info_cnt", ctypes.c_uint32),
-        ("line_info_rec_size", ctypes.c_uint32),
-        ("log_level", ctypes.c_uint32),
-        ("log_size", ctypes.c_uint32),
-        ("log_buf", ctypes.c_char_p),
-    )
-
-
-class _LinkOptions(ctypes.Structure):
-    _fields_ = (("sz", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("rest", ctypes.c_uint64 * 6))
-
-
-class _TestOptions(ctypes.Structure):
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("data_in", ctypes.c_char_p),
-        ("data_out", ctypes.c_void_p),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("ctx_in", ctypes.c_void_p),
-        ("ctx_out", ctypes.c_void_p),
-        ("ctx_size_in", ctypes.c_uint32),
-        ("ctx_size_out", ctypes.c_uint32),
-        ("retval", ctypes.c_uint32),
-        ("repeat", ctypes.c_int),
-        ("duration", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("cpu", ctypes.c_uint32),
-        ("batch_size", ctypes.c_uint32),
-    )
-
-
-class _XdpQuery(ctypes.Structure):
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("prog_id", ctypes.c_uint32),
-        ("drv_prog_id", ctypes.c_uint32),
-        ("hw_prog_id", ctypes.c_uint32),
-        ("skb_prog_id", ctypes.c_uint32),
-        ("attach_mode", ctypes.c_uint8),
-    )
-
-
-class _ProgramInfo(ctypes.Structure):
-    """struct bpf_prog_info up to its name."""
-
-    _fields_ = (
-        ("type", ctypes.c_uint32),
-        ("id", ctypes.c_uint32),
-        ("tag", ctypes.c_uint8 * 8),
-        ("jited_prog_len", ctypes.c_uint32),
-        ("xlated_prog_len", ctypes.c_uint32),
-        ("jited_prog_insns", ctypes.c_uint64),
-        ("xlated_prog_insns", ctypes.c_uint64),
-        ("load_time", ctypes.c_uint64),
-        ("created_by_uid", ctypes.c_uint32),
-        ("nr_map_ids", ctypes.c_uint32),
-        ("map_ids", ctypes.c_uint64),
-        ("name", ctypes.c_char * 16),
-    )
-
-
-class _MapInfo(ctypes.Structure):
-    """struct bpf_map_info up to its name."""
-
-    _fields_ = (
-        ("type", ctypes.c_uint32),
-        ("id", ctypes.c_uint32),
-        ("key_size", ctypes.c_uint32),
-        ("value_size", ctypes.c_uint32),
-        ("max_entries", ctypes.c_uint32),
-        ("map_flags", ctypes.c_uint32),
-        ("name", ctypes.c_char * 16),
-    )
-
-
-class _LinkInfo(ctypes.Structure):
-    """struct bpf_link_info of an XDP link."""
-
-    _fields_ = (
-        ("type", ctypes.c_uint32),
-        ("id", ctypes.c_uint32),
-        ("prog_id", ctypes.c_uint32),
-        ("padding", ctypes.c_uint32),
-        ("ifindex", ctypes.c_uint32),
-        ("rest", ctypes.c_uint32 * 15),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +62,7 @@ def _call(function: Callable[..., Result]) -> Callable[..., Result]:
 @_call
 def create_map(kind: int, name: str, key_bytes: int, value_bytes: int, entries: int, flags: int = 0) -> int:
     """The descriptor of a new map."""
-    options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags)
+    options = structures.MapOptions(sz=ctypes.sizeof(structures.MapOptions), map_flags=flags)
     return _checked(
         library().bpf_map_create(kind, name.encode()[:15], key_bytes, value_bytes, entries, ctypes.byref(options)),
         f"cannot create a map of {value_bytes * entries:,} bytes",
@@ -206,7 +86,7 @@ def load_program(name: str, instructions: bytes, kind: int = PROG_XDP, flags: in
 @_call
 def attach_xdp(program: int, interface_index: int, flags: int) -> int:
     """The descriptor of a link that holds `program` at an interface."""
-    options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), flags=flags)
+    options = structures.LinkOptions(sz=ctypes.sizeof(structures.LinkOptions), flags=flags)
     return _checked(
         library().bpf_link_create(program, interface_index, ATTACH_XDP, ctypes.byref(options)),
         "cannot attach at XDP",
@@ -260,7 +140,7 @@ def wait_for_programs() -> None:
 def _wait_by_map_of_maps() -> None:
     inner = create_map(MAP_ARRAY, "ffpf_wait", 4, 4, 1)
     try:
-        options = _MapOptions(sz=ctypes.sizeof(_MapOptions), inner_map_fd=inner)
+        options = structures.MapOptions(sz=ctypes.sizeof(structures.MapOptions), inner_map_fd=inner)
         outer = library().bpf_map_create(MAP_ARRAY_OF_MAPS, b"ffpf_wait", 4, 4, 1, ctypes.byref(options))
         _checked(outer, "cannot wait for running programs")
         try:
@@ -275,7 +155,7 @@ def _wait_by_map_of_maps() -> None:
 
 def attached_xdp(interface_index: int) -> tuple[int, str]:
     """The id of the XDP program at an interface, 0 for none, and its mode: `native`, `generic` or `offloaded`."""
-    query = _XdpQuery(sz=ctypes.sizeof(_XdpQuery))
+    query = structures.XdpQuery(sz=ctypes.sizeof(structures.XdpQuery))
     _checked(library().bpf_xdp_query(interface_index, 0, ctypes.byref(query)), "cannot ask for XDP programs")
     modes = {query.drv_prog_id: "native", query.skb_prog_id: "generic", query.hw_prog_id: "offloaded"}
     modes.pop(0, None)
@@ -284,7 +164,7 @@ def attached_xdp(interface_index: int) -> tuple[int, str]:
 
 def linked_interface(link: int) -> int:
     """The index of the interface that an XDP link holds; 0 once the interface is gone."""
-    info = _LinkInfo()
+    info = structures.LinkInfo()
     _get_info(link, info)
     return int(info.ifindex)
 
@@ -294,7 +174,7 @@ def program_info(program_id: int) -> ProgramInfo:
     descriptor = _checked(library().bpf_prog_get_fd_by_id(program_id), f"cannot look at program {program_id}")
     try:
         ids = (ctypes.c_uint32 * 64)()
-        info = _ProgramInfo(nr_map_ids=len(ids), map_ids=ctypes.addressof(ids))
+        info = structures.ProgramInfo(nr_map_ids=len(ids), map_ids=ctypes.addressof(ids))
         _get_info(descriptor, info)
         return ProgramInfo(info.id, info.name.decode(errors="replace"), tuple(ids[: min(info.nr_map_ids, len(ids))]))
     finally:
@@ -305,7 +185,7 @@ def map_word(map_id: int, name: str, offset: int) -> int | None:
     """The 32-bit word at `offset` of entry 0 of the host's map `map_id`, if that map is called `name`."""
     descriptor = _checked(library().bpf_map_get_fd_by_id(map_id), f"cannot look at map {map_id}")
     try:
-        info = _MapInfo()
+        info = structures.MapInfo()
         _get_info(descriptor, info)
         if info.name.decode(errors="replace") != name:
             return None
@@ -320,8 +200,8 @@ def map_word(map_id: int, name: str, offset: int) -> int | None:
 def test_run(program: int, packet: bytes, repeat: int = 1) -> TestRun:
     """Run a program on a packet (at least 14 bytes) without any interface: BPF_PROG_TEST_RUN."""
     out = ctypes.create_string_buffer(len(packet) + 256)
-    options = _TestOptions(
-        sz=ctypes.sizeof(_TestOptions),
+    options = structures.TestOptions(
+        sz=ctypes.sizeof(structures.TestOptions),
         data_in=packet,
         data_size_in=len(packet),
         data_out=ctypes.addressof(out),
@@ -341,8 +221,8 @@ def possible_cpus() -> int:
 
 def _load(name: str, instructions: bytes, kind: int, flags: int, log_bytes: int) -> tuple[int, str]:
     log = ctypes.create_string_buffer(log_bytes) if log_bytes else None
-    options = _LoadOptions(
-        sz=ctypes.sizeof(_LoadOptions),
+    options = structures.LoadOptions(
+        sz=ctypes.sizeof(structures.LoadOptions),
         attempts=5,
         prog_flags=flags,
         log_level=LOG_LEVEL if log else 0,
@@ -402,6 +282,6 @@ def library() -> Any:
         ctypes.c_char_p,
         ctypes.c_char_p,
         ctypes.c_size_t,
-        ctypes.POINTER(_LoadOptions),
+        ctypes.POINTER(structures.LoadOptions),
     ]
     return lib

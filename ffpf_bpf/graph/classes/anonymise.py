@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Table, Transform
+from ffpf_bpf.graph.effect import Depth, Table, Transform
 from ffpf_bpf.graph.expression import Node, Role
 from ffpf_bpf.graph.parameters import words
 
@@ -128,4 +128,6 @@ class Anonymise(Node):
             arguments=(entries, int(self.ports)),
             table=Table(KEY_BYTES, self.key, random_bytes=0 if self.key else KEY_BYTES),
             copy_bytes=COPY_BYTES,
+            # Whoever gives the key can undo it.
+            leaves=Depth.HEADERS if self.key else Depth.ANONYMISED,
         )

@@ -42,7 +42,7 @@ class Callback(Node):
 
     def __post_init__(self) -> None:
         Node.__post_init__(self)
-        check_number(self.snaplen, self.where)
+        check_number(self.snaplen, self.where, "callback(function, snaplen=96)")
         if callable(self.function):
             name = getattr(self.function, "__name__", "")
             name = name if re.fullmatch(NAME_PATTERN, name) and name != "packets" else "function"

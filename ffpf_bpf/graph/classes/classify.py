@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Fate, Primitive
+from ffpf_bpf.graph.effect import Depth, Fate, Primitive
 from ffpf_bpf.graph.expression import Node, Role, check_number, check_text
 from ffpf_bpf.graph.parameters import whole_number
 
@@ -43,7 +43,7 @@ class Classify(Node):
     def __post_init__(self) -> None:
         Node.__post_init__(self)
         check_text(self.field, self.where)
-        check_number(self.parts, self.where)
+        check_number(self.parts, self.where, 'classify("flow", parts=16)')
         object.__setattr__(self, "field", self.field.strip().lower())
         if self.field not in FIELDS:
             raise ExpressionError(f"unknown field `{self.field}`", where=self.where, help=HELP)
@@ -69,4 +69,5 @@ class Classify(Node):
 
     @property
     def effect(self) -> Primitive:
-        return Primitive("classify", "ffpf_classify", (FIELDS.index(self.field), self.parts), selects=True)
+        arguments = (FIELDS.index(self.field), self.parts)
+        return Primitive("classify", "ffpf_classify", arguments, selects=True, tells=Depth.COUNTS)

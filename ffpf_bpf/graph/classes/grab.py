@@ -28,7 +28,7 @@ class Grab(Node):
 
     def __post_init__(self) -> None:
         Node.__post_init__(self)
-        check_number(self.snaplen, self.where)
+        check_number(self.snaplen, self.where, "grab(snaplen=96)")
         check_snaplen(self.snaplen, self.where)
 
     @classmethod

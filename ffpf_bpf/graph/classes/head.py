@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Fate, Primitive, Table
+from ffpf_bpf.graph.effect import Depth, Fate, Primitive, Table
 from ffpf_bpf.graph.expression import Node, Role, check_number
-from ffpf_bpf.graph.parameters import amount
+from ffpf_bpf.graph.parameters import amount, amount_text, instead_of_decimals
 
 BUCKET_BYTES = 128  # 8 flows
 MOST = 1 << 38
@@ -47,8 +47,8 @@ class Head(Node):
 
     def __post_init__(self) -> None:
         Node.__post_init__(self)
-        check_number(self.packets, self.where)
-        check_number(self.bytes, self.where)
+        check_number(self.packets, self.where, "head(10)")
+        check_number(self.bytes, self.where, "head(bytes=65536)")
         if bool(self.packets) == bool(self.bytes) or not 1 <= self.packets + self.bytes <= MOST:
             shown = f"{self.packets} packets and {self.bytes} bytes"
             raise ExpressionError(f"cannot keep the first {shown} of a flow", where=self.where, help=HELP)
@@ -62,14 +62,16 @@ class Head(Node):
         found = amount(expression)
         if found is None:
             raise ExpressionError(
-                f"`{expression}` is no number of packets or bytes", where=f"({cls.class_name})", help=HELP
+                f"`{expression}` is no number of packets or bytes",
+                where=f"({cls.class_name})",
+                help=instead_of_decimals(expression, HELP),
             )
         packets, size = (found[0], 0) if found[1] == "packets" else (0, found[0])
         return cls(packets, size, name=name, mbuf_bytes=mbuf_bytes)
 
     @property
     def expression(self) -> str:
-        return f"{self.bytes}B" if self.bytes else str(self.packets)
+        return amount_text(self.bytes, "bytes") if self.bytes else str(self.packets)
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -78,7 +80,9 @@ class Head(Node):
     @property
     def effect(self) -> Primitive:
         arguments = (buckets(self.mbuf_bytes), self.bytes or self.packets, int(self.bytes > 0))
-        return Primitive("head", "ffpf_head", arguments, Table(self.mbuf_bytes))
+        return Primitive(
+            "head", "ffpf_head", arguments, Table(self.mbuf_bytes), tells=Depth.COUNTS, calls=("jiffies64",)
+        )
 
 
 def buckets(mbuf_bytes: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Primitive, Table
+from ffpf_bpf.graph.effect import Depth, Primitive, Table
 from ffpf_bpf.graph.expression import Node, Role, check_number, check_text, word
 from ffpf_bpf.graph.parameters import whole_number, words
 
@@ -41,8 +41,8 @@ class Histogram(Node):
 
     def __post_init__(self) -> None:
         check_text(self.value, self.where)
-        check_number(self.width, self.where)
-        check_number(self.bins, self.where)
+        check_number(self.width, self.where, 'histogram("size", width=64, bins=24)')
+        check_number(self.bins, self.where, 'histogram("size", width=64, bins=24)')
         if self.value not in VALUES:
             raise ExpressionError(f"`{self.value}` is no value of a packet", where=self.where, help=HELP)
         is_linear = 1 <= self.bins <= MOST_BINS and 1 <= self.width < 1 << 63
@@ -89,8 +89,16 @@ class Histogram(Node):
     @property
     def effect(self) -> Primitive:
         bins = self.bins or LOG2_BINS
-        function = "ffpf_histogram_size" if self.value == "size" else "ffpf_histogram_iat"
-        return Primitive("histogram", function, (self.width, bins), Table(64) if self.value == "iat" else None)
+        if self.value == "size":
+            return Primitive("histogram", "ffpf_histogram_size", (self.width, bins), tells=Depth.COUNTS)
+        return Primitive(
+            "histogram",
+            "ffpf_histogram_iat",
+            (self.width, bins),
+            Table(64),
+            tells=Depth.COUNTS,
+            calls=("ktime_get_ns",),
+        )
 
     def report(self, memories: Sequence[memoryview]) -> dict[str, Any]:
         """`bins`: for each bin that is not empty its least value, its largest (None: no limit), and its packets."""

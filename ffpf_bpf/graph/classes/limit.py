@@ -7,9 +7,9 @@ from fractions import Fraction
 from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Fate, Primitive, Table
+from ffpf_bpf.graph.effect import Depth, Fate, Primitive, Table
 from ffpf_bpf.graph.expression import Node, Role, check_number, check_text
-from ffpf_bpf.graph.parameters import amount, words
+from ffpf_bpf.graph.parameters import amount, amount_text, decimal_amount, instead_of_decimals, words
 
 PERIODS_NS = {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 TICKS_PER_NS = 256  # the kernel side counts time in these
@@ -47,10 +47,9 @@ class Limit(Node):
     def __post_init__(self) -> None:
         Node.__post_init__(self)
         check_text(self.rate, self.where)
-        check_number(self.burst, self.where)
+        check_number(self.burst, self.where, 'limit("1000/s", burst=50)')
         number, unit, period = self._rate
-        shown = f"{number}B" if unit == "bytes" else str(number)
-        object.__setattr__(self, "rate", f"{shown}/{period}")
+        object.__setattr__(self, "rate", f"{amount_text(number, unit)}/{period}")
         if not self.burst:
             object.__setattr__(self, "burst", self._default_burst)
         least = LEAST_BURST_BYTES if unit == "bytes" else 1
@@ -69,7 +68,7 @@ class Limit(Node):
         text, slash, period = self.rate.partition("/")
         found = amount(text.strip())
         if found is None or not slash or period.strip() not in PERIODS_NS or not 1 <= found[0] <= 10**12:
-            raise ExpressionError(f"`{self.rate}` is not a rate", where=self.where, help=HELP)
+            raise ExpressionError(f"`{self.rate}` is not a rate", where=self.where, help=_instead(self.rate))
         return found[0], found[1], period.strip()
 
     @property
@@ -93,7 +92,8 @@ class Limit(Node):
             found = amount(named["burst"])
             unit = amount(bare[0].partition("/")[0]) if bare else None
             if found is None or not found[0] or (unit and found[1] != unit[1]):
-                raise ExpressionError(f"`{named['burst']}` is not a burst", where=where, help=HELP)
+                help = instead_of_decimals(named["burst"], HELP)
+                raise ExpressionError(f"`{named['burst']}` is not a burst", where=where, help=help)
             burst = found[0]
         return cls(" ".join(bare), burst, name=name, mbuf_bytes=mbuf_bytes)
 
@@ -101,7 +101,7 @@ class Limit(Node):
     def expression(self) -> str:
         if self.burst == self._default_burst:
             return self.rate
-        return f"{self.rate} burst={self.burst}{'B' if self._rate[1] == 'bytes' else ''}"
+        return f"{self.rate} burst={amount_text(self.burst, self._rate[1])}"
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -114,4 +114,21 @@ class Limit(Node):
         shift = max(0, MULTIPLIER_BITS - (ticks // number).bit_length())
         filling = self.burst * ticks // number
         arguments = (int(unit == "bytes"), (ticks << shift) // number, shift, filling, self.burst)
-        return Primitive("limit", "ffpf_limit", arguments, Table(self.mbuf_bytes))
+        return Primitive(
+            "limit", "ffpf_limit", arguments, Table(self.mbuf_bytes), tells=Depth.COUNTS, calls=("ktime_get_ns",)
+        )
+
+
+def _instead(rate: str) -> str:
+    """The help on a rate that is none: what to write instead, where that is clear."""
+    number, slash, period = (part.strip() for part in rate.partition("/"))
+    if not slash and amount(number):
+        return f"per second, minute or hour: `{number}/s`, `{number}/m` or `{number}/h`"
+    found, period = decimal_amount(number), period if slash else "s"
+    if found is None or not found[0] or period not in PERIODS_NS:
+        return HELP
+    for longer, ns in PERIODS_NS.items():
+        value = found[0] * ns / PERIODS_NS[period]
+        if ns >= PERIODS_NS[period] and value.denominator == 1:
+            return f"whole numbers only: write `{amount_text(int(value), found[1])}/{longer}`"
+    return HELP

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ffpf_bpf.graph.classes.head import BUCKET_BYTES, buckets
-from ffpf_bpf.graph.effect import Fate, Primitive, Table
+from ffpf_bpf.graph.effect import Depth, Fate, Primitive, Table
 from ffpf_bpf.graph.expression import Node, Role
 
 
@@ -34,4 +34,7 @@ class Newflow(Node):
 
     @property
     def effect(self) -> Primitive:
-        return Primitive("head", "ffpf_head", (buckets(self.mbuf_bytes), 1, 0), Table(self.mbuf_bytes))
+        arguments = (buckets(self.mbuf_bytes), 1, 0)
+        return Primitive(
+            "head", "ffpf_head", arguments, Table(self.mbuf_bytes), tells=Depth.COUNTS, calls=("jiffies64",)
+        )

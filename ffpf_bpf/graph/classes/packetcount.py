@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ffpf_bpf.graph.effect import Primitive
+from ffpf_bpf.graph.effect import Depth, Primitive
 from ffpf_bpf.graph.expression import Node, Role
 
 
@@ -25,4 +25,4 @@ class Packetcount(Node):
 
     @property
     def effect(self) -> Primitive:
-        return Primitive("packetcount", "ffpf_packetcount")
+        return Primitive("packetcount", "ffpf_packetcount", tells=Depth.COUNTS)

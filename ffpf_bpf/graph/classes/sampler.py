@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Fate, Primitive
+from ffpf_bpf.graph.effect import Depth, Fate, Primitive
 from ffpf_bpf.graph.expression import Node, Role, check_number
 from ffpf_bpf.graph.parameters import whole_number, words
 
+RANGE = "a whole number from 1 to 4294967295"
+IN_PYTHON = "`sampler(10)` passes 1 packet in 10, `sampler(p=0.1)` at random, `sampler(flow=10)` 1 flow in 10"
 HELP = "`(sampler,10)` passes 1 packet in 10, `(sampler,p=0.1)` at random, `(sampler,flow=1/10)` 1 flow in 10"
 
 
@@ -41,8 +43,8 @@ class Sampler(Node):
 
     def __post_init__(self) -> None:
         Node.__post_init__(self)
-        check_number(self.one_in, self.where)
-        check_number(self.flow, self.where)
+        check_number(self.one_in, self.where, "sampler(10)")
+        check_number(self.flow, self.where, "sampler(flow=64)")
         if isinstance(self.p, bool) or not isinstance(self.p, int | float):
             raise ExpressionError(f"{self.p!r} is no probability", where=self.where, help=HELP)
         if self.p and not 1 / (1 << 32) <= self.p <= 1:
@@ -50,11 +52,13 @@ class Sampler(Node):
         object.__setattr__(self, "p", float(self.p))
         if sum(value != 0 for value in (self.one_in, self.p, self.flow)) > 1:
             raise ExpressionError("several ways to sample at once", where=self.where, help=HELP)
+        if not (self.one_in or self.p or self.flow):
+            raise ExpressionError("no share to pass is given, or 0", where=self.where, help=IN_PYTHON)
         if not self.p and not 1 <= (self.flow or self.one_in) < 1 << 32:
             raise ExpressionError(
                 f"cannot sample 1 in {self.flow or self.one_in}",
                 where=self.where,
-                help="a whole number from 1 to 4294967295",
+                help=RANGE,
             )
 
     @classmethod
@@ -70,10 +74,8 @@ class Sampler(Node):
             return cls(p=p, name=name, mbuf_bytes=mbuf_bytes)
         if "flow" in named:
             share = named["flow"].removeprefix("1/")
-            number = whole_number(share, "a share of flows", where=where, help=HELP)
-            return cls(flow=number, name=name, mbuf_bytes=mbuf_bytes)
-        number = whole_number("".join(bare), "a number of packets", where=where, help=HELP)
-        return cls(number, name=name, mbuf_bytes=mbuf_bytes)
+            return cls(flow=_one_in(share, "a share of flows", where), name=name, mbuf_bytes=mbuf_bytes)
+        return cls(_one_in("".join(bare), "a number of packets", where), name=name, mbuf_bytes=mbuf_bytes)
 
     @property
     def expression(self) -> str:
@@ -95,10 +97,23 @@ class Sampler(Node):
     @property
     def effect(self) -> Primitive:
         if self.flow:
-            return Primitive("sampler", "ffpf_sampler_flow", (-(-(1 << 32) // self.flow),))
+            return Primitive("sampler", "ffpf_sampler_flow", (-(-(1 << 32) // self.flow),), tells=Depth.COUNTS)
         if self.p:
-            return Primitive("sampler", "ffpf_sampler_random", (round(self.p * (1 << 32)),))
-        return Primitive("sampler", "ffpf_sampler", (self.one_in,))
+            return Primitive(
+                "sampler",
+                "ffpf_sampler_random",
+                (round(self.p * (1 << 32)),),
+                tells=Depth.COUNTS,
+                calls=("get_prandom_u32",),
+            )
+        return Primitive("sampler", "ffpf_sampler", (self.one_in,), tells=Depth.COUNTS)
+
+
+def _one_in(text: str, what: str, where: str) -> int:
+    number = whole_number(text, what, where=where, help=HELP)
+    if not number:
+        raise ExpressionError("cannot sample 1 in 0", where=where, help=RANGE)
+    return number
 
 
 def _probability(text: str, where: str) -> float:

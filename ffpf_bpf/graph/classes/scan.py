@@ -115,7 +115,8 @@ class Scan(Node):
         made = self.automaton
         walked = (made.shift, int(made.wide), made.accepting, made.reach, made.row)
         arguments = (*walked, len(self._patterns), int(self.whole_frame))
-        return Primitive("scan", "ffpf_scan", arguments, Table(made.table_bytes, made.table), selects=True)
+        table = Table(made.table_bytes, made.table)
+        return Primitive("scan", "ffpf_scan", arguments, table, selects=True, calls=("bpf_iter_num",))
 
     def report(self, memories: Sequence[memoryview]) -> dict[str, Any]:
         """`hits`: for each pattern that was the result of a packet, as it is written, how many packets."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Transform
+from ffpf_bpf.graph.effect import Depth, Transform
 from ffpf_bpf.graph.expression import Node, Role, check_number
 from ffpf_bpf.graph.parameters import whole_number
 
@@ -39,7 +39,7 @@ class Snap(Node):
 
     def __post_init__(self) -> None:
         Node.__post_init__(self)
-        check_number(self.payload, self.where)
+        check_number(self.payload, self.where, "snap(payload=64)")
         if not 0 <= self.payload <= MOST_PAYLOAD:
             raise ExpressionError(
                 f"{self.payload} bytes of payload", where=self.where, help=f"0 to {MOST_PAYLOAD} bytes"
@@ -68,4 +68,5 @@ class Snap(Node):
 
     @property
     def effect(self) -> Transform:
-        return Transform("snap", keep="ffpf_snap_keep", arguments=(self.payload,))
+        leaves = Depth.ALL if self.payload else Depth.HEADERS
+        return Transform("snap", keep="ffpf_snap_keep", arguments=(self.payload,), leaves=leaves)

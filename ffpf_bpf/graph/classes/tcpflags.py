@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Fate, Primitive
+from ffpf_bpf.graph.effect import Depth, Fate, Primitive
 from ffpf_bpf.graph.expression import Node, Role, check_text
 
 FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ece": 64, "cwr": 128}
@@ -74,4 +74,4 @@ class Tcpflags(Node):
     def effect(self) -> Primitive:
         ways = [self._bits(way) for way in self.flags.split("|")]
         packed = sum((matter << 8 | wanted) << 16 * number for number, (matter, wanted) in enumerate(ways))
-        return Primitive("tcpflags", "ffpf_tcpflags", (len(ways), packed))
+        return Primitive("tcpflags", "ffpf_tcpflags", (len(ways), packed), tells=Depth.COUNTS)

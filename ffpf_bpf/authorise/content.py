@@ -1,0 +1,80 @@
+"""Content: what can reach a sink, or a node that tells of packets, is a subset of what the rules allow to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from ffpf_bpf.authorise.decision import Finding, Kind, Result
+from ffpf_bpf.authorise.policy import Never, Rule
+from ffpf_bpf.authorise.proof import terms as t
+from ffpf_bpf.authorise.proof.filters import Undecided
+from ffpf_bpf.authorise.proof.paths import depths
+from ffpf_bpf.authorise.proof.prover import Prover
+from ffpf_bpf.authorise.proof.terms import Term
+from ffpf_bpf.authorise.proof.wire import Wire, allowed
+from ffpf_bpf.authorise.sentences import packets
+from ffpf_bpf.graph.effect import Depth
+
+Claim = tuple[str, Kind, str, "partial[Finding]"]
+SHOWN = {Depth.ANONYMISED: "anonymised headers", Depth.HEADERS: "headers", Depth.ALL: "all"}
+
+
+def content_claims(prover: Prover, carrying: Sequence[Rule], forbidding: Sequence[Rule]) -> Iterator[Claim]:
+    """What `carrying` rules allow, together, and what each of the `forbidding` ones does not, of each step that shows
+    something of packets."""
+    graph = prover.definition.graph
+    names = " + ".join(rule.name for rule in carrying)
+    for step, depth in depths(graph).items():
+        name = graph.ids[step]
+        claim = f"`{name}` shows {SHOWN[depth]} only of packets that may be shown so"
+        yield names, Kind.CONTENT, claim, partial(_is_allowed, prover, step, depth, carrying)
+        for rule in forbidding:
+            for never in rule.never:
+                if depth >= never.show:
+                    claim = f"`{name}` never shows {packets(never.packets)}"
+                    yield rule.name, Kind.CONTENT, claim, partial(_is_not_forbidden, prover, step, never)
+
+
+def permitted(wire: Wire, depth: Depth, carrying: Sequence[Rule]) -> Term:
+    """The packets that the rules allow to be shown at that depth."""
+    return allowed(wire, (allow for rule in carrying for allow in rule.allow if allow.show >= depth))
+
+
+def _is_allowed(prover: Prover, step: int, depth: Depth, carrying: Sequence[Rule]) -> Finding:
+    if permitted(prover.wire, depth, carrying) is t.TRUE:
+        return Finding(Result.PROVED, "everything may be shown so")
+    try:
+        reaching = prover.arriving(step)
+    except Undecided as error:
+        return Finding(Result.REFUSED, f"undecided: {error}", (prover.definition.graph.ids[step],))
+
+    def violates(wire: Wire) -> Term:
+        return t.negated(permitted(wire, depth, carrying))
+
+    def why(frame: bytes) -> str:
+        if depth < Depth.ALL or not any(rule.allow for rule in carrying):
+            return "no rule allows it to be shown so"
+        lesser = permitted(prover.wire, Depth.ANONYMISED, carrying)
+        if prover.holds_of(lesser, frame):
+            return "less of it may be shown; put `(snap)` or `(anonymise)` in front of the sink"
+        return "no rule allows it"
+
+    return prover.none(reaching, violates, why)
+
+
+def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:
+    try:
+        reaching = prover.arriving(step)
+    except Undecided as error:
+        return Finding(Result.REFUSED, f"undecided: {error}", (prover.definition.graph.ids[step],))
+
+    def why(frame: bytes) -> str:
+        carriers = [
+            name
+            for name, truth in prover.wire.carriers.items()
+            if name not in never.ignore and prover.holds_of(truth, frame)
+        ]
+        return f"it may carry one ({', '.join(carriers)})" if carriers else "it may be one"
+
+    return prover.none(reaching, lambda wire: wire.may(never), why)

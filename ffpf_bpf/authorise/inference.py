@@ -1,0 +1,95 @@
+"""Inference: verdicts and counters do not tell what the rules hide.
+
+By self-composition: two packets that are equal but for what is hidden, and of which the same may be seen, are decided
+alike by every node. What decides by chance or state draws the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from ffpf_bpf.authorise.content import Claim
+from ffpf_bpf.authorise.decision import Finding, Kind, Result
+from ffpf_bpf.authorise.policy import Allow, Never, Part, Rule
+from ffpf_bpf.authorise.proof import terms as t
+from ffpf_bpf.authorise.proof.cases import Case
+from ffpf_bpf.authorise.proof.filters import Undecided
+from ffpf_bpf.authorise.proof.prover import Prover, Twin
+from ffpf_bpf.authorise.proof.terms import Term
+from ffpf_bpf.authorise.proof.witness import described, is_byte
+from ffpf_bpf.graph.effect import Predicate as Filter
+from ffpf_bpf.graph.graph import Leaf
+
+PAYLOAD = frozenset({Part.PAYLOAD})
+
+
+def inference_claims(prover: Prover, carrying: Sequence[Rule], forbidding: Sequence[Rule]) -> Iterator[Claim]:
+    """For each set of parts that the rules hide of some packets, that no node tells them. Of packets that no rule
+    allows, and of those that one forbids to show, the payload is hidden."""
+    allows = [allow for rule in carrying for allow in rule.allow]
+    nevers = [never for rule in forbidding for never in rule.never]
+    names = " + ".join(rule.name for rule in carrying)
+    if not any(isinstance(step.node.effect, Filter) for _, step in prover.definition.graph.leaves()):
+        return  # nothing that decides by hidden parts: what else reads payload shows it, see content
+    for parts in dict.fromkeys([allow.hide for allow in allows if allow.hide] + [PAYLOAD]):
+        what = " and ".join(sorted(parts))
+        claim = f"what nodes decide does not tell the {what} of packets where the rules hide it"
+        yield names, Kind.INFERENCE, claim, partial(_is_hidden, prover, parts, allows, nevers)
+
+
+def _is_hidden(prover: Prover, parts: frozenset[Part], allows: Sequence[Allow], nevers: Sequence[Never]) -> Finding:
+    try:
+        truths = [each for each in dict.fromkeys(prover.truths) if each not in (t.TRUE, t.FALSE)]
+    except Undecided as error:
+        return Finding(Result.REFUSED, f"undecided: {error}")
+    return prover.no_pair(t.any_of(truths), partial(_told, truths, parts, allows, nevers), partial(_difference, prover))
+
+
+def _told(
+    general: Sequence[Term], parts: frozenset[Part], allows: Sequence[Allow], nevers: Sequence[Never], case: Case
+) -> tuple[Term, Twin]:
+    """That two packets exist of which these parts are hidden and that something decides differently."""
+    wire = case.wire
+    truths = [each for each in t.replaced(general, case.known) if each not in (t.TRUE, t.FALSE)]
+    # The second packet has the bytes of the first, but for those that are hidden in the first. Which these are is told
+    # by bytes that are not hidden themselves, so they are the same of both.
+    read = {term for term in t.variables(truths) if is_byte(term)}
+    twin = {at: t.ite(wire.hides(int(at.args[1]), parts), t.byte(int(at.args[1]), "q"), at) for at in read}  # type: ignore[call-overload]
+    told = t.any_of(t.differ(a, b) for a, b in zip(truths, t.replaced(truths, twin), strict=True))
+    if told is t.FALSE:
+        return t.FALSE, {}
+    # The packets of which these parts are hidden by an allow, unless another one hides less.
+    covered = [wire.must(allow.packets) for allow in allows]
+    concerned = t.all_of(
+        (
+            t.any_of(truth for truth, allow in zip(covered, allows, strict=True) if allow.hide == parts),
+            t.negated(t.any_of(truth for truth, allow in zip(covered, allows, strict=True) if allow.hide < parts)),
+        )
+    )
+    if parts == PAYLOAD:
+        concerned = t.any_of((concerned, t.negated(t.any_of(covered)), *(wire.may(never) for never in nevers)))
+    if concerned is t.FALSE:
+        return t.FALSE, {}
+    for at in t.variables([*covered, concerned]):
+        if is_byte(at) and at not in twin:
+            offset = int(at.args[1])  # type: ignore[call-overload]
+            twin[at] = t.ite(wire.hides(offset, parts), t.byte(offset, "q"), at)
+    *twins, twin_concerned = t.replaced([*covered, concerned], twin)
+    same_rights = [t.negated(t.differ(a, b)) for a, b in zip(covered, twins, strict=True)]
+    return t.all_of((told, concerned, twin_concerned, *same_rights)), twin
+
+
+def _difference(prover: Prover, first: bytes, second: bytes) -> str:
+    graph = prover.definition.graph
+    name = next(
+        (
+            graph.ids[index]
+            for index, truth in enumerate(prover.truths)
+            if isinstance(graph.steps[index], Leaf) and prover.holds_of(truth, first) != prover.holds_of(truth, second)
+        ),
+        "a node",
+    )
+    where = [str(offset) for offset, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]
+    places = f"byte {where[0]}" if len(where) == 1 else f"bytes {', '.join(where[:8])}"
+    return f"`{name}` tells two packets apart that differ in {places} only: {described(first)}"

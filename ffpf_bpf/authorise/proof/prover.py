@@ -1,0 +1,168 @@
+"""One definition under proof: its paths, the time that is left, and packets that were tried before they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+
+from ffpf_bpf.authorise.decision import Finding, Result
+from ffpf_bpf.authorise.proof import terms as t
+from ffpf_bpf.authorise.proof.cases import Case, has_tag, tagged, untagged
+from ffpf_bpf.authorise.proof.paths import Paths
+from ffpf_bpf.authorise.proof.solvers import Answer, Clock, Verdict, solve
+from ffpf_bpf.authorise.proof.terms import Term
+from ffpf_bpf.authorise.proof.wire import Wire
+from ffpf_bpf.authorise.proof.witness import described, fields_of, is_byte, ordinary, packet_of
+from ffpf_bpf.graph.definition import Definition
+from ffpf_bpf.graph.effect import Depth, Primitive
+from ffpf_bpf.graph.graph import Leaf
+from ffpf_bpf.graph.predicate import Program, run
+
+Execute = Callable[[Program, bytes], int]
+Twin = Mapping[Term, Term]
+
+
+class Prover:
+    """`executors` run a filter on a frame; all must agree with the formula before a packet is shown."""
+
+    def __init__(self, definition: Definition, clock: Clock, executors: Sequence[Execute] = (run,)) -> None:
+        self.definition = definition
+        self.clock = clock
+        self.wire = Wire()
+        self.paths = Paths(definition, self.wire)
+        self._executors = executors
+
+    @cached_property
+    def truths(self) -> list[Term]:
+        """Which packets come to each step. Raises Undecided."""
+        return self.paths.truths()
+
+    def arriving(self, step: int) -> Term:
+        """Which packets come to a node, whether it lets them go on or not. Raises Undecided."""
+        leaf = self.definition.graph.steps[step]
+        assert isinstance(leaf, Leaf)
+        return t.TRUE if leaf.source is None else self.truths[leaf.source]
+
+    def none(self, concerned: Term, violates: Callable[[Wire], Term], why: Callable[[bytes], str]) -> Finding:
+        """That no packet exists of those `concerned` for which `violates` holds. `why` says of one that does what is
+        wrong with it."""
+
+        def question(case: Case) -> tuple[Term, Twin]:
+            known = t.replaced([concerned], case.known)[0]
+            return (t.FALSE if known is t.FALSE else t.all_of((known, violates(case.wire)))), {}
+
+        return self._none(concerned, question, lambda frame, _: f"{described(frame)}: {why(frame)}")
+
+    def no_pair(
+        self,
+        concerned: Term,
+        question: Callable[[Case], tuple[Term, Twin]],
+        why: Callable[[bytes, bytes], str],
+    ) -> Finding:
+        """That no two packets, one of them `concerned`, exist for which a truth holds: one, and another whose bytes are
+        the twin, of those of the first and of `q`; `question` gives both for each case."""
+        return self._none(concerned, question, why)
+
+    def _none(
+        self, concerned: Term, question: Callable[[Case], tuple[Term, Twin]], why: Callable[[bytes, bytes], str]
+    ) -> Finding:
+        confirmed = True
+        for case in self._cases(concerned):
+            if not case.known and self._is_none(t.all_of((concerned, case.holds))):
+                continue
+            truth, twin = question(case)
+            truth = t.all_of((truth, case.holds))
+            answer = solve(truth, self.clock, ordinary(case.wire))
+            confirmed &= answer.confirmed
+            match answer.verdict:
+                case Verdict.UNKNOWN:
+                    return Finding(Result.REFUSED, f"undecided: {answer.why}")
+                case Verdict.SOME:
+                    return self._shown(truth, twin, answer, case, why)
+        return Finding(Result.PROVED, "of every packet" + (", two solvers agree" if confirmed else ""))
+
+    def _cases(self, concerned: Term) -> Iterator[Case]:
+        yield from untagged()
+        if not self._is_none(t.all_of((concerned, has_tag()))):
+            yield from tagged()
+
+    def _is_none(self, truth: Term) -> bool:
+        """Whether it is certain that there is no such packet."""
+        answer = solve(truth, self.clock)
+        return answer.verdict is Verdict.NONE and answer.confirmed
+
+    def _shown(
+        self, truth: Term, twin: Twin, answer: Answer, case: Case, why: Callable[[bytes, bytes], str]
+    ) -> Finding:
+        """The packets that show it, if they do."""
+        known = {variable: t.value_of(value) or 0 for variable, value in case.known.items()}
+        values = self._plainest(truth, {**answer.values, **known}, set(known))
+        frame = packet_of(values)
+        frames = (frame, self._second(twin, values, frame)) if twin else (frame,)
+        if trouble := self._replayed(truth, values, frames):
+            return Finding(Result.REFUSED, f"undecided: {trouble}", packets=frames)
+        return Finding(Result.REFUTED, why(frame, frames[-1]), packets=frames)
+
+    def _second(self, twin: Twin, values: Mapping[Term, int], frame: bytes) -> bytes:
+        found = bytearray(frame)
+        told = [(int(at.args[1]), term) for at, term in twin.items() if int(at.args[1]) < len(frame)]  # type: ignore[call-overload]
+        results = t.evaluate([term for _, term in told], self._values(values, frame))
+        for (offset, _), result in zip(told, results, strict=True):
+            found[offset] = result
+        return bytes(found)
+
+    def _plainest(self, truth: Term, values: Mapping[Term, int], kept: set[Term]) -> Mapping[Term, int]:
+        """The values without those of fields that may as well be as usual."""
+        for field in fields_of(packet_of(values)):
+            fewer = {
+                term: value
+                for term, value in values.items()
+                if term in kept or not (is_byte(term) and term.args[1] in field)
+            }
+            if len(fewer) < len(values) and t.evaluate([truth], self._values(fewer, packet_of(fewer)))[0]:
+                values = fewer
+        return values
+
+    def holds_of(self, truth: Term, frame: bytes) -> bool:
+        """Whether a truth about `p` holds of the frame, free variables being false."""
+        return bool(t.evaluate([truth], self._values({}, frame))[0])
+
+    def _replayed(self, truth: Term, values: Mapping[Term, int], frames: Sequence[bytes]) -> str:
+        """Why the frames do not show what they should, or ""."""
+        values = self._values(values, frames[0])
+        if not t.evaluate([truth], values)[0]:
+            return "the solver's packet does not do what it says"
+        for text, accepted in self.paths.filters.items():
+            program = self.definition.predicates[text]
+            for frame in frames:
+                expected = self.holds_of(accepted, frame)
+                if any(bool(execute(program, frame)) != expected for execute in self._executors):
+                    return "the formula of a filter and the filter disagree"
+        if doubtful := self._doubtful(truth, values):
+            return f"whether `{doubtful}` lets {described(frames[0])} pass cannot be told"
+        return ""
+
+    def _doubtful(self, truth: Term, values: dict[Term, int]) -> str:
+        """A node whose verdict depends on the packet, in a way that the formula does not know, and decides here."""
+        for index, step in enumerate(self.definition.graph.steps):
+            if not isinstance(step, Leaf) or not isinstance(step.node.effect, Primitive):
+                continue
+            effect = step.node.effect
+            if effect.tells is Depth.COUNTS and not effect.selects and effect.function != "ffpf_tcpflags":
+                continue  # by chance or by what came before: it may let pass any packet
+            name = self.definition.graph.ids[index]
+            own = [
+                term for term in t.variables([truth]) if term.op == "free" and str(term.args[0]).split(".")[0] == name
+            ]
+            for variable in own:
+                largest = (1 << max(variable.width, 1)) - 1
+                others = (0, largest, values.get(variable, 0) ^ 1)
+                if not all(t.evaluate([truth], {**values, variable: value})[0] for value in others):
+                    return name
+        return ""
+
+    @staticmethod
+    def _values(values: Mapping[Term, int], frame: bytes) -> dict[Term, int]:
+        """The values, where bytes and length of `p` are those of the frame."""
+        others = {term: value for term, value in values.items() if not is_byte(term)}
+        return {**others, t.length(): len(frame), **{t.byte(at): value for at, value in enumerate(frame)}}

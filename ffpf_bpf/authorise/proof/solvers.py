@@ -1,0 +1,240 @@
+"""Two solvers, one question: is there a packet for which a truth holds?
+
+z3 answers; where it says that there is none, Bitwuzla, which shares no code with it, is asked as well. Each has its
+own translation of the terms. An answer of "none" that the other contradicts is no answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import bitwuzla
+import z3
+from z3 import z3core
+
+from ffpf_bpf.authorise.proof import terms as t
+from ffpf_bpf.authorise.proof.terms import Term
+from ffpf_bpf.graph.predicate import LONGEST_FRAME
+
+SHORTEST_FRAME = 14
+SMALL = 600  # terms, up to which z3's plain solver is quicker than the one for bit vectors: 5 ms against 15
+PREFERRED_MS = 150  # to find a packet that looks ordinary
+
+
+class Verdict(StrEnum):
+    NONE = "none"
+    SOME = "some"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`values` are those of the variables for `SOME`; `why` explains `UNKNOWN`; `confirmed` says that two solvers agree
+    on `NONE`."""
+
+    verdict: Verdict
+    values: Mapping[Term, int] = field(default_factory=dict)
+    why: str = ""
+    confirmed: bool = False
+
+
+class Clock:
+    """What is left of the time that a decision may take, in seconds."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._end = time.monotonic() + limit_s
+
+    @property
+    def left_ms(self) -> int:
+        return max(int((self._end - time.monotonic()) * 1000), 0)
+
+
+def frame_lengths() -> Term:
+    """That the packet is as long as frames are."""
+    return t.between(t.length(), SHORTEST_FRAME, LONGEST_FRAME)
+
+
+def solve(truth: Term, clock: Clock, preferences: Sequence[Term] = ()) -> Answer:
+    """Whether a packet exists for which `truth` holds; if so one that has as many of the `preferences` as it can, the
+    first ones before the others."""
+    if truth is t.FALSE:
+        return Answer(Verdict.NONE, confirmed=True)
+    asked = t.all_of((truth, frame_lengths()))
+    answer = _Z3().solve(asked, clock, preferences)
+    if answer.verdict is not Verdict.NONE:
+        return answer
+    match second_opinion(asked, clock):
+        case Verdict.NONE:
+            return Answer(Verdict.NONE, confirmed=True)
+        case Verdict.SOME:
+            return Answer(Verdict.UNKNOWN, why="the two solvers disagree")
+        case _:
+            return answer
+
+
+class _Z3:
+    """By z3's C interface, without reference counts: the context keeps every term until it goes."""
+
+    def __init__(self) -> None:
+        config = z3core.Z3_mk_config()
+        self._context = z3core.Z3_mk_context(config)
+        z3core.Z3_del_config(config)
+        self._made: dict[Term, Any] = {}
+        self._sorts: dict[int, Any] = {}
+
+    def __del__(self) -> None:
+        z3core.Z3_del_context(self._context)
+
+    def solve(self, truth: Term, clock: Clock, preferences: Sequence[Term]) -> Answer:
+        context = self._context
+        if len(t.in_order([truth])) < SMALL:
+            solver = z3core.Z3_mk_simple_solver(context)
+        else:
+            solver = z3core.Z3_mk_solver_for_logic(context, z3core.Z3_mk_string_symbol(context, "QF_BV"))
+        z3core.Z3_solver_inc_ref(context, solver)
+        z3core.Z3_solver_assert(context, solver, self.made(truth))
+        status, why = self._check(solver, clock.left_ms, [])
+        if status < 0:
+            return Answer(Verdict.NONE)
+        if status == 0:
+            return Answer(Verdict.UNKNOWN, why=why)
+        values = self._values(solver, t.variables([truth, *preferences]))
+        kept: list[Any] = []
+        clock = Clock(min(clock.left_ms, PREFERRED_MS) / 1000)
+        for preference in preferences:
+            if not clock.left_ms:
+                break
+            made = self.made(preference)
+            if self._check(solver, clock.left_ms, [*kept, made])[0] > 0:
+                kept.append(made)
+                values = self._values(solver, t.variables([truth, *preferences]))
+        return Answer(Verdict.SOME, values)
+
+    def _check(self, solver: Any, left_ms: int, assumptions: list[Any]) -> tuple[int, str]:
+        """-1 for unsatisfiable, 1 for satisfiable, 0 for unknown, with the reason."""
+        context = self._context
+        if not left_ms:
+            return 0, "out of time"
+        parameters = z3core.Z3_mk_params(context)
+        z3core.Z3_params_inc_ref(context, parameters)
+        z3core.Z3_params_set_uint(context, parameters, z3core.Z3_mk_string_symbol(context, "timeout"), left_ms)
+        z3core.Z3_solver_set_params(context, solver, parameters)
+        z3core.Z3_params_dec_ref(context, parameters)
+        array = (z3.Ast * len(assumptions))(*assumptions)
+        status = int(z3core.Z3_solver_check_assumptions(context, solver, len(assumptions), array))
+        why = "" if status else str(z3core.Z3_solver_get_reason_unknown(context, solver))
+        return status, "out of time" if why in ("timeout", "canceled") else why
+
+    def _values(self, solver: Any, variables: Sequence[Term]) -> dict[Term, int]:
+        """Of the variables that the model says something about."""
+        context = self._context
+        model = z3core.Z3_solver_get_model(context, solver)
+        z3core.Z3_model_inc_ref(context, model)
+        values: dict[Term, int] = {}
+        for variable in variables:
+            declaration = z3core.Z3_get_app_decl(context, z3core.Z3_to_app(context, self.made(variable)))
+            found = z3core.Z3_model_get_const_interp(context, model, declaration)
+            if not found:
+                continue
+            if variable.width == t.BOOL:
+                values[variable] = int(z3core.Z3_get_bool_value(context, found) > 0)
+            else:
+                values[variable] = int(z3core.Z3_get_numeral_string(context, found))
+        z3core.Z3_model_dec_ref(context, model)
+        return values
+
+    def made(self, term: Term) -> Any:
+        """The term as z3 has it."""
+        made = self._made
+        if term not in made:
+            for each in t.in_order([term]):
+                if each not in made:
+                    made[each] = self._make(each)
+        return made[term]
+
+    def _make(self, term: Term) -> Any:
+        context, args = self._context, term.args
+        match term.op:
+            case "true":
+                return z3core.Z3_mk_true(context)
+            case "false":
+                return z3core.Z3_mk_false(context)
+            case "const":
+                return z3core.Z3_mk_numeral(context, str(args[0]), self._sort(term.width))
+            case "byte" | "length" | "free":
+                name = f"{term.op}.{'.'.join(map(str, args))}.{term.width}"
+                return z3core.Z3_mk_const(context, z3core.Z3_mk_string_symbol(context, name), self._sort(term.width))
+            case "extract":
+                return z3core.Z3_mk_extract(context, args[1], args[2], self._made[args[0]])  # type: ignore[index]
+            case "and" | "or":
+                array = (z3.Ast * len(args))(*(self._made[arg] for arg in args))  # type: ignore[index]
+                make = z3core.Z3_mk_and if term.op == "and" else z3core.Z3_mk_or
+                return make(context, len(args), array)
+            case "concat":
+                first, *others = (self._made[arg] for arg in args)  # type: ignore[index]
+                for other in others:
+                    first = z3core.Z3_mk_concat(context, first, other)
+                return first
+        return Z3_OPERATIONS[term.op](context, *(self._made[arg] for arg in args))  # type: ignore[index]
+
+    def _sort(self, width: int) -> Any:
+        if width not in self._sorts:
+            make = z3core.Z3_mk_bv_sort
+            self._sorts[width] = make(self._context, width) if width else z3core.Z3_mk_bool_sort(self._context)
+        return self._sorts[width]
+
+
+Z3_OPERATIONS = {
+    "not": z3core.Z3_mk_not, "ite": z3core.Z3_mk_ite, "eq": z3core.Z3_mk_eq, "ult": z3core.Z3_mk_bvult,
+    "not_bits": z3core.Z3_mk_bvnot, "and_bits": z3core.Z3_mk_bvand, "or_bits": z3core.Z3_mk_bvor,
+    "xor_bits": z3core.Z3_mk_bvxor, "shl": z3core.Z3_mk_bvshl, "lshr": z3core.Z3_mk_bvlshr, "add": z3core.Z3_mk_bvadd,
+    "sub": z3core.Z3_mk_bvsub, "mul": z3core.Z3_mk_bvmul, "udiv": z3core.Z3_mk_bvudiv, "urem": z3core.Z3_mk_bvurem,
+}  # fmt: skip
+BITWUZLA_OPERATIONS = {
+    "not": bitwuzla.Kind.NOT, "ite": bitwuzla.Kind.ITE, "eq": bitwuzla.Kind.EQUAL, "ult": bitwuzla.Kind.BV_ULT,
+    "and": bitwuzla.Kind.AND, "or": bitwuzla.Kind.OR, "concat": bitwuzla.Kind.BV_CONCAT,
+    "not_bits": bitwuzla.Kind.BV_NOT, "and_bits": bitwuzla.Kind.BV_AND, "or_bits": bitwuzla.Kind.BV_OR,
+    "xor_bits": bitwuzla.Kind.BV_XOR, "shl": bitwuzla.Kind.BV_SHL, "lshr": bitwuzla.Kind.BV_SHR,
+    "add": bitwuzla.Kind.BV_ADD, "sub": bitwuzla.Kind.BV_SUB, "mul": bitwuzla.Kind.BV_MUL,
+    "udiv": bitwuzla.Kind.BV_UDIV, "urem": bitwuzla.Kind.BV_UREM,
+}  # fmt: skip
+
+
+def second_opinion(truth: Term, clock: Clock) -> Verdict:
+    """Bitwuzla's verdict."""
+    if not clock.left_ms:
+        return Verdict.UNKNOWN
+    options = bitwuzla.Options()
+    options.set(bitwuzla.Option.TIME_LIMIT_PER, clock.left_ms)
+    manager = bitwuzla.TermManager()
+    made: dict[Term, Any] = {}
+    sorts: dict[int, Any] = {t.BOOL: manager.mk_bool_sort()}
+    for term in t.in_order([truth]):
+        args = term.args
+        if term.width not in sorts:
+            sorts[term.width] = manager.mk_bv_sort(term.width)
+        match term.op:
+            case "true":
+                made[term] = manager.mk_true()
+            case "false":
+                made[term] = manager.mk_false()
+            case "const":
+                made[term] = manager.mk_bv_value(sorts[term.width], args[0])
+            case "byte" | "length" | "free":
+                made[term] = manager.mk_const(sorts[term.width])
+            case "extract":
+                made[term] = manager.mk_term(bitwuzla.Kind.BV_EXTRACT, [made[args[0]]], [args[1], args[2]])  # type: ignore[index]
+            case op:
+                made[term] = manager.mk_term(BITWUZLA_OPERATIONS[op], [made[arg] for arg in args])  # type: ignore[index]
+    solver = bitwuzla.Bitwuzla(manager, options)
+    solver.assert_formula(made[truth])
+    match solver.check_sat():
+        case bitwuzla.Result.UNSAT:
+            return Verdict.NONE
+        case bitwuzla.Result.SAT:
+            return Verdict.SOME
+    return Verdict.UNKNOWN
