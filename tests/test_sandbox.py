@@ -181,7 +181,7 @@ class TestWithoutAnAnswer:
         decide(policies)
         ours, theirs = sandbox.socket.socketpair()
         watch, watched = sandbox.socket.socketpair(sandbox.socket.AF_UNIX, sandbox.socket.SOCK_SEQPACKET)
-        question = decider.DecideQuestion(WEB, {}, 1, subject("spin"), 0)
+        question = decider.DecideQuestion(WEB, {}, 1, subject("spin"), 0, 1.0)
         with ours, theirs, watch, watched:
             zygote = bad._zygote
             assert zygote is not None
@@ -294,12 +294,12 @@ def test_libpcap_is_not_called_here(directory: Path, monkeypatch: pytest.MonkeyP
 
 def test_nothing_is_started_without_policies() -> None:
     program = (
-        "from ffpf_bpf import Flow; from ffpf_bpf.flow.sandbox import SANDBOX;"
-        f"flow = Flow.create().populate({WEB!r}); flow.authorise(); print(SANDBOX.pid)"
+        "from ffpf_bpf import Flow; from ffpf_bpf.flow.sandbox import SANDBOX; import sys;"
+        f"flow = Flow.create().populate({WEB!r}); flow.authorise(); print(SANDBOX.pid);"
+        "print([name for name in ('z3', 'bitwuzla') if name in sys.modules])"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "None\n"
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n[]\n"
 
 
 class TestInstructions:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import pickle
@@ -72,20 +73,24 @@ class CompileQuestion:
 
 @dataclass(frozen=True, slots=True)
 class DecideQuestion:
-    """The decision on the definition that text, classic BPF and buffer make."""
+    """The decision on the definition that text, classic BPF and buffer make. What is undecided after `limit_s` is told
+    by whoever decides; that is before the child is killed."""
 
     text: str
     predicates: dict[str, Program]
     buffer_bytes: int
     subject: Subject
     live_flows: int
+    limit_s: float
 
     def answer(self, policies: Policies | None, missing: str) -> Any:
         if missing:
             return {"missing": missing}
         assert policies is not None
         definition = Definition(build(parse(self.text)), self.predicates, self.buffer_bytes)
-        decision = authorise.decide(definition, policies, self.subject, live_flows=self.live_flows)
+        decision = authorise.decide(
+            definition, policies, self.subject, live_flows=self.live_flows, limit_s=self.limit_s
+        )
         return {"decision": decision_form().dump_python(decision, mode="json")}
 
 
@@ -136,9 +141,11 @@ def _prepare() -> str:
     missing = ""
     for name in SOLVERS:
         try:
-            __import__(name)
+            importlib.import_module(name)
         except Exception:  # whatever keeps it from being used
             missing = missing or name
+    if not missing:
+        importlib.import_module("ffpf_bpf.authorise.judgement")
     with suppress(FfpfError):  # without libpcap each question is answered so
         compiler.compile_predicates(build(parse('(device,lo) -> (bpf,"udp port 53")')))
     decision_form()
