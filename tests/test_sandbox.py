@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ffpf_bpf import authorise, compiler
-from ffpf_bpf.authorise import Decision, Policies, Subject, read_policies, schema
+from ffpf_bpf.authorise import Decision, Kind, Obligation, Policies, Result, Subject, read_policies, schema
 from ffpf_bpf.errors import ExpressionError, Rejected
 from ffpf_bpf.flow import Flow, decider, questions, sandbox
 from ffpf_bpf.flow.sandbox import Sandbox
@@ -82,6 +82,16 @@ def test_it_decides_as_without_it(policies: Policies) -> None:
     refused = questions.decide(definition(), Policies(), subject("alice"))
     assert refused == authorise.decide(definition(), Policies(), subject("alice"))
     assert not refused.accepted
+
+
+def test_packets_come_through() -> None:
+    """As every byte that a counterexample has."""
+    packets = (bytes(range(256)), b"", bytes(70_000))
+    said = Obligation("all", Kind.CONTENT, "claim", "", Result.REFUTED, 1.0, "evidence", packets=packets)
+    digest = definition().digest
+    decision = Decision(False, ("no",), (said,), digest)
+    answer = {"decision": decider.decision_form().dump_python(decision, mode="json")}
+    assert questions._decision(json.loads(json.dumps(answer)), digest) == decision
 
 
 FLOWS = [

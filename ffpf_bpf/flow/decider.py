@@ -23,12 +23,14 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from ipaddress import ip_network
 from typing import Any, NoReturn
 
 from pydantic import TypeAdapter
 
 from ffpf_bpf import authorise, compiler
 from ffpf_bpf.authorise import Decision, Policies, Subject
+from ffpf_bpf.authorise.policy import Allow, PacketClass, Rule
 from ffpf_bpf.errors import ExpressionError, FfpfError
 from ffpf_bpf.flow import seccomp
 from ffpf_bpf.graph.builder import build
@@ -44,6 +46,7 @@ NOBODY = 65_534
 CHANNEL = 3
 LARGEST_MESSAGE = 4_096
 SOLVERS = ("z3", "bitwuzla")
+USUAL_FLOW = '(device,lo) -> (bpf,"tcp port 80 and src net 10.1.0.0/16") -> (grab,snaplen=96)'
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_NO_NEW_PRIVS = 1, 4, 15, 38
 CAPABILITY_VERSION_3 = 0x2008_0522
@@ -136,19 +139,26 @@ def _leave_namespaces() -> None:
         _checked(_libc().unshare(CLONE_NEWNET | CLONE_NEWIPC), "unshare")
 
 
+def usual_policies() -> Policies:
+    """Policies about `USUAL_FLOW` that make use of what most do."""
+    allow = Allow(PacketClass(net=(ip_network("10.0.0.0/8"),)))
+    return Policies((Rule("usual", ("*",), ("*",), ("*",), (allow,)),))
+
+
 def _prepare() -> str:
-    """Import and build what every child would. The solver that is missing, or ""."""
+    """Import and build what every child would, by deciding once. The solver that is missing, or ""."""
     missing = ""
     for name in SOLVERS:
         try:
             importlib.import_module(name)
         except Exception:  # whatever keeps it from being used
             missing = missing or name
-    if not missing:
-        importlib.import_module("ffpf_bpf.authorise.judgement")
     with suppress(FfpfError):  # without libpcap each question is answered so
-        compiler.compile_predicates(build(parse('(device,lo) -> (bpf,"udp port 53")')))
-    decision_form()
+        graph = build(parse(USUAL_FLOW))
+        usual = Definition(graph, compiler.compile_predicates(graph), 1 << 20)
+        if not missing:
+            decision = authorise.decide(usual, usual_policies(), Subject("nobody", frozenset(), NOBODY))
+            decision_form().dump_python(decision, mode="json")
     gc.collect()
     gc.freeze()
     return missing

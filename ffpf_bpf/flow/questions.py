@@ -31,7 +31,7 @@ from ffpf_bpf.graph.parser import LONGEST_TEXT, parse
 from ffpf_bpf.graph.predicate import Instruction, Program, checked
 from ffpf_bpf.graph.printer import text as printed
 
-LONGEST_SHOWN = 1 << 16
+LONGEST_SHOWN = 1 << 18
 OWN_PART = 0.9  # of the time of a decision: after that it ends by itself, and says how far it came
 
 
