@@ -283,8 +283,8 @@ CARRIERS: tuple[Carrier, ...] = (
     Carrier("VXLAN over IPv6", over_udp6(4789, vxlan(5, MAIL_FRAME)), ("vxlan",)),
     Carrier("VXLAN, Linux", over_udp(8472, vxlan(5, MAIL_FRAME)), ("vxlan",)),
     Carrier("VXLAN-GPE", over_udp(4790, vxlan_gpe(MAIL4)), ("vxlan",)),
-    Carrier("VXLAN in a first fragment, IPv6", over_ip6(44, fragment6(17, udp(1, 4789, vxlan(5, MAIL_FRAME)), more=1)), ("vxlan",)),
-    Carrier("VXLAN behind a tag", ether(0x8100, vlan(5, 0x0800, ipv4(17, udp(9, 4789, vxlan(5, MAIL_FRAME))))), ("vxlan",)),
+    Carrier("VXLAN in a first fragment, IPv6", over_ip6(44, fragment6(17, udp(40_000, 4789, vxlan(5, MAIL_FRAME)), more=1)), ("vxlan",)),
+    Carrier("VXLAN behind a tag", ether(0x8100, vlan(5, 0x0800, ipv4(17, udp(40_000, 4789, vxlan(5, MAIL_FRAME))))), ("vxlan",)),
     Carrier("GENEVE", over_udp(6081, geneve(5, 0x6558, MAIL_FRAME)), ("geneve",)),
     Carrier("GENEVE with options, IP", over_udp(6081, geneve(5, 0x0800, MAIL4, bytes(8))), ("geneve",)),
     Carrier("GTP-U", over_udp(2152, gtp(MAIL4)), ("gtp",)),
@@ -359,6 +359,9 @@ def source_routed(target: str) -> bytes:
 
 
 BEYOND: tuple[Carrier, ...] = (
+    Carrier("VXLAN whose sender takes source port 53", over_udp(4789, vxlan(5, MAIL_FRAME), source=53)),
+    Carrier("GENEVE: all of the 16 bits may be used (RFC 8926, section 3.3)", over_udp(6081, geneve(5, 0x0800, MAIL4), source=700)),
+    Carrier("ESP in UDP behind a NAT that maps ports below 1024 (RFC 3948)", over_udp(4500, esp_null(MAIL, 6), source=612)),
     Carrier("ICMPv6 redirect (RFC 4861): Redirected Header quotes the packet", over_ip6(58, redirect6(MAIL6))),
     Carrier("UDP-Lite CAPWAP data over IPv6 (RFC 5415, section 3)", over_ip6(136, udp(40_000, 5247, capwap(MAIL_FRAME)))),
     Carrier("sFlow: sampled headers of packets", over_udp(6343, sflow(MAIL_FRAME))),

@@ -352,6 +352,11 @@ REFUTED: tuple[Refuted, ...] = (
         pseudonyms("tcp port 80"),
     ),
     Refuted(
+        "a byte far in", counting("ether[60] = 0"), COUNT,
+        "what is there may be payload",
+        counting("ip"),
+    ),
+    Refuted(
         "DNS answers with errors", headers("udp src port 53 and udp[11] & 0xf != 0"), 'allow = [{ udp_port = 53, show = "headers" }]',
         "what is behind the header of UDP is payload",
         headers("udp src port 53"),

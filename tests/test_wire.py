@@ -7,7 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from ffpf_bpf.authorise.policy import CARRIERS as NAMES
-from ffpf_bpf.authorise.policy import HIDDEN_BY, Allow, Never, PacketClass, Part
+from ffpf_bpf.authorise.policy import HIDDEN_BY, Allow, Network, Never, PacketClass, Part
 from ffpf_bpf.graph.effect import Depth
 from tests import wire
 from tests.carriers import (
@@ -29,7 +29,7 @@ MAIL_CLASS = PacketClass(tcp_port=((25, 25),))
 EVERYTHING = PacketClass()
 
 
-def nets(*texts: str) -> tuple[wire.IPv4Network, ...]:
+def nets(*texts: str) -> tuple[Network, ...]:
     return tuple(ip_network(text) for text in texts)
 
 
@@ -103,15 +103,17 @@ class TestAddresses:
         assert wire.must(wanted, self.FRAME) is holds
         assert wire.may(Never(wanted), self.FRAME) is holds
 
-    def test_cut_addresses_are_not_there(self) -> None:
-        wanted = PacketClass(src=nets("10.0.0.0/8"))
-        other = PacketClass(src=nets("11.0.0.0/8"))
-        for length in range(14, 30):
-            assert not wire.must(wanted, self.FRAME[:length])
+    @pytest.mark.parametrize("prefix", [8, 16, 24, 32])
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_cut_addresses_are_not_there(self, prefix: int, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wire, "WHOLE_ADDRESSES", whole)
+        wanted = PacketClass(src=(ip_network("10.1.2.3/32").supernet(new_prefix=prefix),))
+        other = Never(PacketClass(src=nets("11.0.0.0/8")), ignore=wire.CARRIERS)
+        there = 30 if whole else 26 + prefix // 8
+        for length in range(14, 36):
+            assert wire.must(wanted, self.FRAME[:length]) is (length >= there)
             assert wire.may(Never(wanted), self.FRAME[:length])
-            assert wire.may(Never(other), self.FRAME[:length])
-        assert wire.must(wanted, self.FRAME[:30])
-        assert not wire.may(Never(other, ignore=wire.CARRIERS), self.FRAME[:30])
+            assert wire.may(other, self.FRAME[:length]) is (length < (30 if whole else 27))
 
     def test_one_end_is_enough_for_net(self) -> None:
         assert wire.must(PacketClass(net=nets("10.0.0.0/8")), self.FRAME[:30])
@@ -267,11 +269,13 @@ class TestHidden:
         payload, addresses = set(range(42, 46)), {*range(12), *range(26, 34)}
 
         def hidden(*depths: Depth) -> set[int]:
-            return wire.hidden([Allow(EVERYTHING, depth, HIDDEN_BY[depth]) for depth in depths], frame)
+            return wire.hidden([Allow(EVERYTHING, depth, HIDDEN_BY[depth]) for depth in depths], (), frame)
 
         assert hidden() == payload, "of packets that no allow is about"
         assert hidden(Depth.ALL) == set()
         assert hidden(Depth.HEADERS) == hidden(Depth.COUNTS) == payload
         assert hidden(Depth.ANONYMISED) == payload | addresses
         assert hidden(Depth.ANONYMISED, Depth.HEADERS) == payload
-        assert wire.hidden([Allow(EVERYTHING, Depth.COUNTS, frozenset({Part.ADDRESSES}))], frame) == addresses
+        assert wire.hidden([Allow(EVERYTHING, Depth.COUNTS, frozenset({Part.ADDRESSES}))], (), frame) == addresses
+        never = Never(PacketClass(udp_port=((53, 53),)), Depth.ALL)
+        assert wire.hidden([Allow(EVERYTHING)], (never,), frame) == payload

@@ -5,20 +5,19 @@ shares no code with it, so that a mistake in either shows. Every answer is three
 where bytes are missing or hide it; what a packet *must* be is True, what it *may* be is not False.
 
 Where AUTHORISATION.md leaves room, the reading that protects more is taken:
-- an address or a port is there only as a whole, however short the prefix that is asked for;
 - a frame whose type is not there may be any carrier, an IP packet whose protocol is not there any carrier of IP;
 - AH behind IPv6 is an extension header and `ah`, a fragment header behind a fragment header `extension` and `other`:
   both have to be ignored;
-- a third VLAN tag holds for `vlan` even where `tags` are ignored.
+- a third VLAN tag holds for `vlan` even where `tags` are ignored;
+- of packets that a `never` forbids, however little it forbids to show, the payload is hidden.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 
-from ffpf_bpf.authorise.policy import Allow, Never, PacketClass, Part
+from ffpf_bpf.authorise.policy import Allow, Network, Never, PacketClass, Part
 from ffpf_bpf.graph.effect import Depth
 
 IPV4, IPV6, ARP, RARP = 0x0800, 0x86DD, 0x0806, 0x8035
@@ -47,6 +46,8 @@ ICMP6_ERRORS = range(128)
 PLAIN_ETHERTYPES = (ARP, RARP, 0x0842, 0x8809, 0x8863, 0x888E, 0x88CC, 0x88F7)
 PLAIN_PROTOCOLS = (ICMP, ICMP6, 2, TCP, UDP, 33, 46, 59, 88, 89, 112, SCTP, 136)
 
+WHOLE_ADDRESSES = False
+
 OVER_UDP = frozenset(UDP_PORTS.values())
 OVER_IP = OVER_UDP | set(PROTOCOLS.values()) | {"fragment", "icmp-error", "other"}
 CARRIERS = OVER_IP | set(ETHERTYPES.values()) | {"extension", "tags", "llc"}
@@ -58,7 +59,7 @@ Span = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A frame by the reference dissection; None where a byte is missing. `tags` are VLAN ids; `offset` is that of
-    fragments; `source` and `target` addresses of IP, ARP and RARP."""
+    fragments; `source` and `target` what is there of the addresses of IP, ARP and RARP."""
 
     tags: tuple[int | None, ...] = ()
     ethertype: int | None = None
@@ -66,8 +67,8 @@ class Seen:
     protocol: int | None = None
     offset: int | None = None
     l4: int = 0
-    source: int | None = None
-    target: int | None = None
+    source: bytes = b""
+    target: bytes = b""
 
     @property
     def is_ip(self) -> Three:
@@ -95,10 +96,10 @@ def dissect(frame: bytes) -> Seen:
             first, flags = _number(frame, l3, 1), _number(frame, l3 + 6, 2)
             l4 = l3 + 4 * ((first or 0) & 15)
             offset = None if flags is None else flags & 0x1FFF
-            ends = _number(frame, l3 + 12, 4), _number(frame, l3 + 16, 4)
+            ends = frame[l3 + 12 : l3 + 16], frame[l3 + 16 : l3 + 20]
             return Seen(tuple(tags), ethertype, l3, _number(frame, l3 + 9, 1), offset, l4, *ends)
         case 0x86DD:
-            ends = _number(frame, l3 + 8, 16), _number(frame, l3 + 24, 16)
+            ends = frame[l3 + 8 : l3 + 24], frame[l3 + 24 : l3 + 40]
             protocol = _number(frame, l3 + 6, 1)
             if protocol != FRAGMENT:
                 return Seen(tuple(tags), ethertype, l3, protocol, 0, l3 + 40, *ends)
@@ -106,7 +107,7 @@ def dissect(frame: bytes) -> Seen:
             offset = None if flags is None else flags >> 3
             return Seen(tuple(tags), ethertype, l3, _number(frame, l3 + 40, 1), offset, l3 + 48, *ends)
         case 0x0806 | 0x8035:
-            ends = _number(frame, l3 + 14, 4), _number(frame, l3 + 24, 4)
+            ends = frame[l3 + 14 : l3 + 18], frame[l3 + 24 : l3 + 28]
             return Seen(tuple(tags), ethertype, l3, source=ends[0], target=ends[1])
         case _:
             return Seen(tuple(tags), ethertype, l3)
@@ -184,10 +185,18 @@ def in_allows(allows: Sequence[Allow], frame: bytes) -> tuple[bool, ...]:
     return tuple(must(allow.packets, frame) for allow in allows)
 
 
-def hidden(allows: Sequence[Allow], frame: bytes) -> set[int]:
-    """The places of a packet that no verdict may depend on. Allows add up: what one of them shows is not hidden."""
+def in_nevers(nevers: Sequence[Never], frame: bytes) -> tuple[bool, ...]:
+    """Which nevers the packet may contain something of."""
+    return tuple(may(never, frame) for never in nevers)
+
+
+def hidden(allows: Sequence[Allow], nevers: Sequence[Never], frame: bytes) -> set[int]:
+    """The places of a packet that no verdict may depend on. Allows add up: what one of them shows is not hidden. Of what
+    a never forbids, as of what no allow is about, the payload is hidden."""
     about = [allow.hide for allow, here in zip(allows, in_allows(allows, frame), strict=True) if here]
     parts = frozenset.intersection(*about) if about else frozenset({Part.PAYLOAD})
+    if any(in_nevers(nevers, frame)):
+        parts |= {Part.PAYLOAD}
     places: set[int] = set()
     if Part.PAYLOAD in parts:
         places |= set(range(payload_start(frame), len(frame)))
@@ -257,7 +266,7 @@ def _holds(wanted: PacketClass, seen: Seen, frame: bytes, ignored: frozenset[str
         ports = (None, None) if hides_protocol else _ports(seen, frame)
         return _all((carried, _any(_within(ports[end], spans) for end in ends)))
 
-    def address(nets: Sequence[object], *ends: int | None) -> Three:
+    def address(nets: Sequence[Network], *ends: bytes) -> Three:
         return _any(_in_net(seen, end, net) for end in ends for net in nets)
 
     keys: list[Three] = []
@@ -308,16 +317,16 @@ def _vlan_may(wanted: PacketClass, seen: Seen) -> Three:
     return _any(found)
 
 
-def _in_net(seen: Seen, address: int | None, net: object) -> Three:
+def _in_net(seen: Seen, address: bytes, net: Network) -> Three:
     if seen.ethertype is None:
         return None
-    of_ipv4 = isinstance(net, IPv4Network)
-    if seen.ethertype not in ((IPV4, ARP, RARP) if of_ipv4 else (IPV6,)):
+    if seen.ethertype not in ((IPV4, ARP, RARP) if net.version == 4 else (IPV6,)):
         return False
-    if address is None:
+    bits = net.max_prefixlen
+    if 8 * len(address) < (bits if WHOLE_ADDRESSES else net.prefixlen):
         return None
-    shown: IPv4Address | IPv6Address = IPv4Address(address) if of_ipv4 else IPv6Address(address)
-    return ip_address(shown) in net  # type: ignore[operator]
+    value = int.from_bytes(address.ljust(bits // 8, b"\0"), "big")
+    return (value ^ int(net.network_address)) >> (bits - net.prefixlen) == 0
 
 
 def _ports(seen: Seen, frame: bytes) -> tuple[int | None, int | None]:

@@ -1,0 +1,152 @@
+"""Proofs doubted by packets: random flows and policies, and answers that are known to hurt.
+
+`FFPF_PROOF_PAIRS=20000` tries more pairs, `python -m tests.fuzz_proofs` as many as are asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ffpf_bpf.compiler import compile_predicates
+from ffpf_bpf.compiler.pcap import compile_filter
+from ffpf_bpf.graph.builder import build
+from ffpf_bpf.graph.parser import parse
+from tests import vectors
+from tests.flows import Walk, violations
+from tests.fuzz_proofs import Case, Report, doubt, made, passes_in_kernel
+from tests.model import Model
+from tests.near import near
+from tests.ordinary import POLICY, PROVED, REFUTED, Proved, Refuted
+from tests.pairs import Pair, pair
+
+PAIRS = int(os.environ.get("FFPF_PROOF_PAIRS", "150"))
+PACKETS = 3_000
+KERNEL_SEEDS = range(1_000, 1_030)
+
+
+@settings(max_examples=PAIRS, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 1 << 32))
+def test_no_packet_disproves_an_answer(seed: int) -> None:
+    report = Report()
+    doubt(seed, PACKETS, report)
+    assert not report.problems, "\n".join(report.problems)
+
+
+@pytest.mark.root
+def test_refutations_pass_in_the_kernel() -> None:
+    report = Report()
+    for seed in KERNEL_SEEDS:
+        doubt(seed, 500, report, kernel=True)
+    assert not report.problems, "\n".join(report.problems)
+    assert report.counts["content refuted"] > len(KERNEL_SEEDS) // 4
+
+
+@pytest.mark.parametrize("case", [*PROVED, *REFUTED], ids=lambda case: case.name)
+def test_packets_agree_with_what_is_expected(case: Proved | Refuted) -> None:
+    """Without any proof: nothing disproves what is to be proved, and the content of what is to be refuted, if that is
+    the reason, is disproved by some packet."""
+    good = case.flow if isinstance(case, Proved) else case.repaired
+    assert _disproved(good, case.policy) == []
+    if isinstance(case, Refuted):
+        assert _disproved(case.flow, case.policy) != []
+
+
+def _disproved(flow: str, policy: str) -> list[str]:
+    from ffpf_bpf.authorise.schema import parse_policy
+    from tests.fuzz_proofs import _shown, _told
+
+    graph = build(parse(f"(device,tap0) -> {flow}"))
+    (rule,) = parse_policy(POLICY + policy + "\n", "rules.toml")
+    case = Case(Pair(flow, rule), graph, compile_predicates(graph))
+    report = Report()
+    return [*_shown(case, random.Random(5), 2_500, report), *_told(case, random.Random(6), 700, report)]
+
+
+class TestTools:
+    """The doubter itself: it must find what is there."""
+
+    def test_pairs_are_the_same_for_the_same_seed(self) -> None:
+        assert [pair(seed) for seed in range(20)] == [pair(seed) for seed in range(20)]
+        assert len({pair(seed).flow for seed in range(100)}) > 95
+
+    def test_most_pairs_are_flows(self) -> None:
+        assert sum(made(seed) is not None for seed in range(100)) > 60
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "tcp port 80",
+            "vlan 7 and tcp port 80 and not net 10.0.0.0/8",
+            "src net 2001:db8::/32 and udp port 53 and greater 100",
+            "udp[8] & 0x80 != 0",
+            "tcp[((tcp[12] & 0xf0) >> 2):4] = 0x47455420",
+            "not tcp port 25",
+            "icmp[0] = 8 and len > 60",
+            "ip6[40:2] = 53 and not (port 1 or 2)",
+            "arp src host 10.9.8.7",
+            "ip[2:2] > 40 and ip[8] = 3",
+        ],
+    )
+    def test_many_packets_pass_and_many_do_not(self, text: str) -> None:
+        program = compile_filter(text)
+        passed = vectors.run(program, near(random.Random(1), [program], [], 4_000)) != 0
+        assert 400 < np.count_nonzero(passed) < 3_950
+
+    @pytest.mark.parametrize(
+        "flow",
+        [
+            '(bpf,"tcp port 80") -> (grab)',
+            '((bpf,tcp) | (bpf,"port 53")) -> !(bpf,"net 10.0.0.0/8") -> (grab)',
+            '((bpf,tcp) & (bpf,"port 80")) -> (tcpflags,syn) -> (grab)',
+            "(bpf,ip) -> (classify,proto) -6-> (grab) | -*-> (packetcount)",
+            '(bpf,"tcp port 80") -> (scan,GET) -> (grab)',
+        ],
+    )
+    def test_walks_agree_with_the_model(self, flow: str) -> None:
+        expression = parse(f"(device,tap0) -> {flow}")
+        graph = build(expression)
+        programs = compile_predicates(graph)
+        rows = near(random.Random(3), list(programs.values()), [], 600)
+        walk = Walk(graph, programs, rows)
+        (sink,) = graph.sinks
+        reached = walk.reached()[sink].tolist()
+        for row in range(len(rows)):
+            model = Model(graph.expression)
+            model.packet(rows[row])
+            assert bool(model.delivered) is reached[row], rows[row].hex()
+
+    def test_chance_falls_both_ways(self) -> None:
+        graph = build(
+            parse(
+                "(device,tap0) -> (sampler,10) -> (bpf,tcp) -> (grab) | (bytecount)".replace(
+                    "(grab) | (bytecount)", "((grab) | (bytecount))"
+                )
+            )
+        )
+        programs = compile_predicates(graph)
+        rows = near(random.Random(3), list(programs.values()), [], 100)
+        assert np.array_equal(
+            Walk(graph, programs, rows).reached()[graph.sinks[0]], vectors.run(programs["tcp"], rows) != 0
+        )
+
+    def test_a_violation_is_found(self) -> None:
+        case = made(0)
+        assert case is not None
+        rows = near(random.Random(3), list(case.programs.values()), [], 2_000)
+        assert list(violations(Walk(case.graph, case.programs, rows), (), ()))
+
+    @pytest.mark.root
+    def test_the_kernel_is_asked(self) -> None:
+        flow = '(bpf,"udp port 53") -> (grab)'
+        graph = build(parse(f"(device,tap0) -> {flow}"))
+        case = Case(Pair(flow, pair(0).rule), graph, compile_predicates(graph))
+        from tests.carriers import over_udp
+
+        assert passes_in_kernel(case, over_udp(53, b"hello"))
+        assert not passes_in_kernel(case, over_udp(54, b"hello"))
