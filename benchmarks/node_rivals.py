@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
 
 from benchmarks import rivals
+from ffpf_bpf import compiler
 from ffpf_bpf.compiler.object import Object
+from ffpf_bpf.graph.memory import SCRATCH_BYTES, TAP_BYTES
 from ffpf_bpf.kernel import calls
-from ffpf_bpf.kernel.maps import Descriptor, MappedArray
+from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
 from ffpf_bpf.kernel.programs import Binding, load
+from ffpf_bpf.kernel.tap import LINKS, NEXT, TAP_MAP
 
 STATE_WORDS, CPUS = 8, 128  # struct state in handwritten/wire.h, in 64-bit words: so many, then so many for each CPU
 SEEN, PASSED, FILTERED, OWN = 0, 1, 3, 4  # struct counts there
@@ -71,8 +74,9 @@ class Rival:
     own: tuple[str, ...] = ()
     records: Records | None = None
 
-    def compiled(self) -> Object:
-        options = self.options
+    def compiled(self, *, chained: bool = False) -> Object:
+        """The program; if `chained` it goes on to what follows in a chain."""
+        options = ("-DCHAINED", *self.options) if chained else self.options
         if self.records is not None:
             ring = (f"-DOWN_RING={self.records.slots}",) if self.records.slots else ()
             options = (*options, f"-DSNAPLEN={self.records.snaplen}", *ring)
@@ -80,9 +84,10 @@ class Rival:
 
 
 class LoadedRival:
-    """A rival in the kernel, switched on. `seed` keys its hashes of flows."""
+    """A rival in the kernel, switched on. `seed` keys its hashes of flows. If `chained` it is the one segment of a
+    chain like a tap's, and `program` that chain's entry program."""
 
-    def __init__(self, rival: Rival, seed: int) -> None:
+    def __init__(self, rival: Rival, seed: int, *, chained: bool = False) -> None:
         self.rival = rival
         with ExitStack() as stack:
             state = stack.enter_context(MappedArray("state", 8 * STATE_WORDS * (1 + CPUS)))
@@ -97,7 +102,10 @@ class LoadedRival:
             if rival.records is not None:
                 self._records = stack.enter_context(_ring(rival.records))
                 bindings["records"] = Binding(self._records, False)
-            self.program = stack.enter_context(load(rival.compiled().programs["filter"], bindings)).fileno
+            if chained:
+                bindings["links"] = Binding(stack.enter_context(ProgArray("links", LINKS)), False)
+            program = stack.enter_context(load(rival.compiled(chained=chained).programs["filter"], bindings))
+            self.program = (stack.enter_context(_behind_entry(program)) if chained else program).fileno
             self._stack = stack.pop_all()
 
     def totals(self) -> dict[str, int]:
@@ -152,6 +160,18 @@ class LoadedRival:
     def __exit__(self, *failure: object) -> None:
         del self._words
         self._stack.close()
+
+
+@contextmanager
+def _behind_entry(program: Descriptor) -> Iterator[Descriptor]:
+    """An entry program, switched on, that `program` follows."""
+    cpus = calls.possible_cpus()
+    entry = compiler.compile_entry(cpus).programs[compiler.ENTRY_PROGRAM]
+    with MappedArray(TAP_MAP, TAP_BYTES + cpus * SCRATCH_BYTES) as control, ProgArray("ffpf_links", LINKS) as links:
+        control.memory[0] = 1
+        links.set(NEXT, program)
+        with load(entry, {TAP_MAP: Binding(control, True), "ffpf_links": Binding(links, False)}) as loaded:
+            yield loaded
 
 
 def _made(name: str, wanted: Global | Map) -> Descriptor:

@@ -32,6 +32,8 @@ NOTES = (
     "they are. In brackets what the node adds: less a flow that only counts, and the rival less one that only counts.",
     "A rival is one C program, inlined whole, with toggle and counters. It works out of the headers what it needs and "
     "nothing else; hashes and pseudonyms are the same functions, so that both let the same packets pass.",
+    "In the same chain: the rival is a chain's one segment, behind an entry program, and asks for what follows. So "
+    "what differs is the node's; the rest is the price of flows that come and go.",
     "LRU hash: the kernel's, by the flow's 64-bit hash. Own table: buckets of 8, as the flow has. BPF ring buffer: "
     "reserved and submitted, nobody woken. Own ring: slots of an array for each CPU. Rings are emptied in between.",
     "Scan: the rival is Aho and Corasick's automaton, a byte at a time. Python searches for the alternation of all "
@@ -68,13 +70,17 @@ class Places:
 
 def check(places: Places, work: Work) -> None:
     """Raise ValueError unless the flow and each rival do the same."""
-    for rival in work.rivals:
-        with chain(places.network, work.expression) as ours, LoadedRival(rival, FLOW_SEED) as loaded:
+    for rival, chained in (*((rival, False) for rival in work.rivals), (work.rivals[-1], True)):
+        with (
+            chain(places.network, work.expression) as ours,
+            LoadedRival(rival, FLOW_SEED, chained=chained) as loaded,
+        ):
             agreement.check(work, ours, loaded)
 
 
 def measure(places: Places, effort: Effort, work: Work) -> dict[str, float]:
-    """Nanoseconds per packet, medians over several loads: `ours`, `rival 0` and so on, and `without` the node."""
+    """Nanoseconds per packet, medians over several loads: `ours`, `rival 0` and so on, the last of them `chained`, and
+    `without` the node."""
     found: dict[str, list[float]] = {}
     for _ in range(effort.loads):
         for name, net_ns in _measured(places, effort, work).items():
@@ -83,7 +89,7 @@ def measure(places: Places, effort: Effort, work: Work) -> dict[str, float]:
 
 
 def work_rows(work: Work, net_ns: dict[str, float]) -> Iterator[Row]:
-    """A row for each rival."""
+    """A row for each rival, and one for the last of them in a chain."""
     ours = net_ns["ours"]
     for number, rival in enumerate(work.rivals):
         theirs = net_ns[f"rival {number}"]
@@ -91,10 +97,18 @@ def work_rows(work: Work, net_ns: dict[str, float]) -> Iterator[Row]:
             f"{work.name} / {rival.how}" if rival.how else work.name,
             f"{ours:.1f} ({ours - net_ns['without']:+.1f})",
             f"{theirs:.1f} ({theirs - net_ns['without rival']:+.1f})",
-            f"{ours / theirs:.2f}",
-            f"<= {GOAL}",
-            ours / theirs <= GOAL,
+            *_judged(ours / theirs),
         )
+    theirs = net_ns["chained"]
+    how = work.rivals[-1].how
+    yield Row(
+        f"{work.name} / {how + ', ' if how else ''}in the same chain", f"{ours:.1f}", f"{theirs:.1f}",
+        *_judged(ours / theirs),
+    )  # fmt: skip
+
+
+def _judged(ratio: float) -> tuple[str, str, bool]:
+    return f"{ratio:.2f}", f"<= {GOAL}", ratio <= GOAL
 
 
 def _measured(places: Places, effort: Effort, work: Work) -> dict[str, float]:
@@ -103,10 +117,14 @@ def _measured(places: Places, effort: Effort, work: Work) -> dict[str, float]:
         ours = stack.enter_context(chain(places.network, work.expression))
         without = stack.enter_context(chain(places.without, f"(device,tap0) -> {WITHOUT}"))
         loaded = [stack.enter_context(LoadedRival(rival, FLOW_SEED)) for rival in (*work.rivals, WITHOUT_RIVAL)]
+        chained = stack.enter_context(LoadedRival(work.rivals[-1], FLOW_SEED, chained=True))
         programs = {"ours": ours.program, "without": without.program, "without rival": loaded[-1].program}
+        programs["chained"] = chained.program
         programs["empty"] = stack.enter_context(meter.empty_program())
         programs |= {f"rival {number}": rival.program for number, rival in enumerate(loaded[:-1])}
-        drains = {"ours": ours.drain} | {f"rival {number}": rival.drain for number, rival in enumerate(loaded[:-1])}
+        drains = {"ours": ours.drain, "chained": chained.drain} | {
+            f"rival {number}": rival.drain for number, rival in enumerate(loaded[:-1])
+        }
         attached = [program for name, program in programs.items() if work.vary or name not in ("ours", "without")]
         if work.vary is not None:
             programs = {name: stack.enter_context(varied(work.vary, it)) for name, it in programs.items()}

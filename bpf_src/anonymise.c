@@ -364,7 +364,7 @@ static __always_inline __u64 ip_end(const struct ffpf_packet *packet, const stru
 FFPF_PRIMITIVE __u64 ffpf_anonymise_keep(const struct ffpf_packet *packet, void *mbuf, void *table, __u64 entries,
 					 __u64 ports)
 {
-	const struct ffpf_headers *headers = ffpf_headers(packet);
+	const struct ffpf_headers *headers = ffpf_kept_headers(packet);
 	__u64 l3 = headers->l3, l4 = headers->l4, end = ip_end(packet, headers), shown = transport_bytes(headers);
 
 	if (packet->length < l3)

@@ -7,7 +7,7 @@ enum field { DPORT, SPORT, PROTO, ETHERTYPE, VLAN, VERSION, DSCP, TTL, TCPFLAGS,
 /* `field` is a constant where this is inlined. */
 FFPF_PRIMITIVE int ffpf_classify(const struct ffpf_packet *packet, void *mbuf, __u64 field, __u64 parts)
 {
-	const struct ffpf_headers *headers;
+	struct ffpf_headers headers;
 	__u64 length;
 
 	if (field == LENGTH) {
@@ -18,18 +18,18 @@ FFPF_PRIMITIVE int ffpf_classify(const struct ffpf_packet *packet, void *mbuf, _
 		return (ffpf_flow_hash(packet) >> 32) * parts >> 32;
 	headers = ffpf_headers(packet);
 	if (field == ETHERTYPE)
-		return headers->ethertype;
+		return headers.ethertype;
 	if (field == VLAN)
-		return headers->vlan == FFPF_NO_VLAN ? FFPF_NO_RESULT : headers->vlan;
+		return headers.vlan == FFPF_NO_VLAN ? FFPF_NO_RESULT : headers.vlan;
 	if (field == DPORT || field == SPORT)
-		return !headers->ports ? FFPF_NO_RESULT : field == DPORT ? headers->dport : headers->sport;
+		return !headers.ports ? FFPF_NO_RESULT : field == DPORT ? headers.dport : headers.sport;
 	if (field == TCPFLAGS)
-		return headers->tcp ? headers->tcp_flags : FFPF_NO_RESULT;
-	if (!headers->version)
+		return headers.tcp ? headers.tcp_flags : FFPF_NO_RESULT;
+	if (!headers.version)
 		return FFPF_NO_RESULT;
 	if (field == PROTO)
-		return headers->protocol;
+		return headers.protocol;
 	if (field == VERSION)
-		return headers->version;
-	return field == DSCP ? headers->traffic >> 2 : headers->ttl;
+		return headers.version;
+	return field == DSCP ? headers.traffic >> 2 : headers.ttl;
 }

@@ -47,8 +47,8 @@ FFPF_PRIMITIVE int ffpf_begin_copy(struct xdp_md *ctx, struct ffpf_copy *copy, _
 FFPF_PRIMITIVE __s64 ffpf_end_copy(struct ffpf_slot *slot, struct ffpf_copy *copy, __u64 longest, __u64 most)
 {
 	__u64 captured = copy->captured, wanted = copy->wanted, left;
-	const __u32 *from = (const void *)copy->data;
-	__u32 *to = (void *)(slot + 1);
+	const __u64 *from = (const void *)copy->data;
+	__u64 *to = (void *)(slot + 1);
 
 	if (longest > most)
 		longest = most;
@@ -62,15 +62,17 @@ FFPF_PRIMITIVE __s64 ffpf_end_copy(struct ffpf_slot *slot, struct ffpf_copy *cop
 	copy->captured = captured;
 	left = copy->captured;
 #pragma clang loop unroll(disable)
-	for (__u64 at = 0; at < longest && left; at += 4) {
-		__u32 word = *from++;
+	for (__u64 at = 0; at < longest && left; at += 8) {
+		__u64 word = *from++;
 
-		if (left < 4) {
-			word &= (1u << 8 * left) - 1;
-			left = 4;
+		if (left < 8)
+			word &= (1ull << 8 * left) - 1;
+		if (left <= 4) {
+			*(__u32 *)to = word;
+			break;
 		}
 		*to++ = word;
-		left -= 4;
+		left -= left < 8 ? left : 8;
 	}
 	return captured;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The function that programs call to dissect a packet: compiled once, appended to each program that needs it. */
+/* The functions that programs call for packets that are not plain: compiled once, appended to programs that need them. */
 #include "dissect.h"
 
 #define MOST_TAGS 2
@@ -138,4 +138,53 @@ int ffpf_dissect(void *data, void *end, struct ffpf_headers *headers)
 	dissect_transport(&packet, headers);
 	FFPF_BARRIER();
 	return 0;
+}
+
+static __always_inline __u64 word(const void *at, int bytes)
+{
+	const __u16 *halves = at;
+
+	if (bytes == 4)
+		return *(const __u32 *)at;
+	return halves[0] | (__u64)halves[1] << 16 | (__u64)halves[2] << 32;
+}
+
+/* The hash of a flow: words are taken as they lie in memory. */
+__u64 ffpf_hash_flow(void *data, void *end, const struct ffpf_headers *headers, __u64 seed)
+{
+	struct ffpf_packet packet = {.data = data, .end = end};
+	__u64 source = seed, destination = seed, what = headers->ethertype;
+	const void *at;
+
+	if (headers->version) {
+		what = (__u64)headers->version << 32 | headers->protocol;
+		if (!headers->fragment) {
+			source ^= (__u64)headers->sport << 32;
+			destination ^= (__u64)headers->dport << 32;
+		} else if (headers->version == 6) {
+			/* Of the fragments of a datagram only the first knows the protocol, behind more extensions. */
+			what = (__u64)headers->version << 32 | FFPF_FRAGMENT;
+		}
+	}
+	if (headers->version == 4) {
+		at = ffpf_at(&packet, headers->l3, 20);
+		if (at) {
+			source = ffpf_mix(source ^ word(at + 12, 4));
+			destination = ffpf_mix(destination ^ word(at + 16, 4));
+		}
+	} else if (headers->version == 6) {
+		at = ffpf_at(&packet, headers->l3, 40);
+#pragma clang loop unroll(full)
+		for (int number = 0; at && number < 4; number++) {
+			source = ffpf_mix(source ^ word(at + 8 + 4 * number, 4));
+			destination = ffpf_mix(destination ^ word(at + 24 + 4 * number, 4));
+		}
+	} else {
+		at = ffpf_at(&packet, 0, 14);
+		if (at) {
+			destination = ffpf_mix(destination ^ word(at, 6));
+			source = ffpf_mix(source ^ word(at + 6, 6));
+		}
+	}
+	return ffpf_joined(source, destination, what);
 }

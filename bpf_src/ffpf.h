@@ -37,7 +37,7 @@ struct ffpf_tap {
 	__u8 reserved[48];
 };
 
-/* What is known of a packet's headers: dissect.h fills it in for the first node of the chain that asks. */
+/* What is known of a packet's headers; see dissect.h. */
 struct ffpf_headers {
 	__u32 known;      /* 0 until somebody asked */
 	__u16 ethertype;  /* behind up to two VLAN tags */
@@ -117,7 +117,7 @@ struct ffpf_tag {
 
 /*
  * What a primitive sees of the packet. Bytes from data up to end may be read, after the usual bounds check.
- * ffpf_now_ns() and dissect.h's ffpf_headers(), ffpf_flow_hash() tell the rest, each worked out once for a packet.
+ * ffpf_now_ns() and dissect.h's ffpf_headers(), ffpf_flow_hash() tell the rest.
  */
 struct ffpf_packet {
 	void *data;

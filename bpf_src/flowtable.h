@@ -84,13 +84,17 @@ static __always_inline struct ffpf_place ffpf_flow_place(void *table, __u64 buck
 	return place;
 }
 
-/* Whether less than `most` of the flow was used before this packet, which then uses `amount` more. */
+/*
+ * Whether less than `most` of the flow was used before this packet, which then uses `amount` more. Without a place nothing
+ * was counted, so the packet is left out: the flow's next one gets the place. A second try would double what the verifier
+ * walks.
+ */
 static __always_inline int ffpf_flow_add(__u64 *used, __u64 most, __u64 amount)
 {
 	__u64 before, quiet;
 
 	if (!used)
-		return 1;
+		return 0;
 	before = *(volatile __u64 *)used;
 	quiet = ffpf_stamp() - (before >> FFPF_USED_BITS) & FFPF_STAMP_MASK;
 	if ((before & FFPF_USED_MASK) < most)

@@ -141,7 +141,7 @@ FFPF_PRIMITIVE int ffpf_scan(const struct ffpf_packet *packet, void *mbuf, void 
 	FFPF_OPAQUE(automaton.table);
 	memory->at = 0;
 	if (!whole_frame)
-		memory->at = *(const volatile __u16 *)&ffpf_headers(packet)->payload;
+		memory->at = ffpf_headers(packet).payload;
 	memory->length = packet->length;
 	memory->end = packet->length;
 	if (memory->end > FFPF_FARTHEST)

@@ -4,5 +4,5 @@
 
 FFPF_PRIMITIVE __u64 ffpf_snap_keep(const struct ffpf_packet *packet, void *mbuf, __u64 payload)
 {
-	return ffpf_headers(packet)->payload + payload;
+	return ffpf_headers(packet).payload + payload;
 }

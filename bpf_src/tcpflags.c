@@ -5,10 +5,10 @@
 /* packed: 16 bits for each way, the flags that matter in the upper byte, those of them that are set in the lower. */
 FFPF_PRIMITIVE int ffpf_tcpflags(const struct ffpf_packet *packet, void *mbuf, __u64 ways, __u64 packed)
 {
-	const struct ffpf_headers *headers = ffpf_headers(packet);
-	__u64 flags = headers->tcp_flags;
+	struct ffpf_headers headers = ffpf_headers(packet);
+	__u64 flags = headers.tcp_flags;
 
-	if (!headers->tcp)
+	if (!headers.tcp)
 		return 0;
 #pragma clang loop unroll(full)
 	for (__u64 way = 0; way < 4; way++) {

@@ -32,13 +32,13 @@ def main_without_z3(control_fd: int, parent: int) -> None:
     decider.main(control_fd, parent)
 
 
-def act(definition: Definition, policies: Policies | None, subject: Subject, *, live_flows: int = 0) -> Decision:
+def act(definition: Definition, policies: Policies | None, subject: Subject, **more: Any) -> Decision:
     what, _, argument = subject.user.partition(":")
     if what in ACTS:
         ACTS[what](argument, definition)
     if what == "state":
         return Decision(False, (json.dumps(state()),), (), definition.digest)
-    return really_decide(definition, policies, subject, live_flows=live_flows)
+    return really_decide(definition, policies, subject, **more)
 
 
 def spin(_argument: str, _definition: Definition) -> None:

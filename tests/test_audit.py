@@ -608,6 +608,28 @@ def test_only_what_was_audited_is_handed_out() -> None:
             replace(found, programs={SEGMENT_PROGRAM: other}).audited(SEGMENT_PROGRAM)
 
 
+def test_flows_load_only_what_was_audited() -> None:
+    for file in (ROOT / "ffpf_bpf" / "flow").glob("*.py"):
+        assert ".programs[" not in file.read_text(), f"{file.name}: take `.audited(name)`"
+
+
+def test_each_read_of_the_packet_would_be_refused_as_a_write() -> None:
+    """The same program, one of its loads turned round: wherever it is, the audit knows what it leads into."""
+    flow = parts_of('(device,tap0) -> (bpf,"tcp port 80 or vlan or ip6 proto 17") -> (packetcount)')
+    honest = compiler.compile_segment(flow, "tap0", 2)[SEGMENT_PROGRAM].audited(SEGMENT_PROGRAM)
+    turned = 0
+    for at, instruction in enumerate(decode(honest.instructions)):
+        if instruction.kind is not Kind.LOAD or instruction.size > 2:  # of 4 and 8 bytes are those of maps
+            continue
+        code = instruction.opcode + 2
+        written = op(code, instruction.source, instruction.target, instruction.offset)
+        code_before, code_behind = honest.instructions[: 8 * at], honest.instructions[8 * at + 8 :]
+        with pytest.raises(AuditError, match=r"writes to the packet \("):
+            audit(replace(honest, instructions=code_before + written + code_behind), segment_grant(flow))
+        turned += 1
+    assert turned > 10
+
+
 # Grants.
 
 

@@ -66,6 +66,8 @@ ROWS = {
             for flows in ("2 flows, (sampler,2)", "8 flows, a long filter", "8 flows, a scan for 1,000 patterns")
             for other in ("in each", "one flow")
         ),
+        *(f"{what} / in the same chain" for what in ("bpf: tcp port 80", "packetcount", "bytecount", "tcpflags, passes")),
+        *(f"{what}, in the same chain" for what in ("newflow, one flow / own table", "snap of 1,514 bytes / own ring")),
         "bpf: tcp port 80", "packetcount", "bytecount",
     ),
     "switch": tuple(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -34,6 +36,7 @@ from tests.segment import SEED, LoadedFlow, loaded
 BUCKET_FLOWS = 8
 STAMP_S = (1 << 24) / 1e9  # the table tells times apart that differ by so much
 USED = (1 << 40) - 1
+TAKEN = 1  # the tag of a place that somebody is just writing
 
 
 def conversation(number: int, length: int = 60) -> bytes:
@@ -291,6 +294,25 @@ def test_inverted_it_passes_all_but_the_beginning() -> None:
         assert flow.statistics().ledger.limited == 2
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("node", ["(head as h,2,128)", "(newflow as h,,128)"])
+def test_without_a_place_nothing_passes_uncounted(node: str) -> None:
+    """As long as another CPU writes the place that a flow would get, the flow is left out, and begins behind that."""
+    with loaded(f"(device,tap0) -> {node} -> (packetcount)") as (flow,):
+        words = flow.mbuf("h").view("u8")
+        words[:BUCKET_FLOWS] = TAKEN
+        for _ in range(5):
+            flow.run(conversation(0))
+        assert flow.counted() == 0
+        assert flow.statistics().node("h").counts == {"flows": 0, "evicted": 0}
+        words[:BUCKET_FLOWS] = 0
+        for _ in range(5):
+            flow.run(conversation(0))
+        assert flow.counted() == (2 if "head" in node else 1)
+        assert flow.statistics().node("h").counts == {"flows": 1, "evicted": 0}
+        del words
+
+
 @needs_two_cpus
 @pytest.mark.root
 @pytest.mark.parametrize(("most", "passes"), [("10", 10), ("100000", 100_000), ("1000B", 17), ("6MB", 100_000)])
@@ -310,15 +332,12 @@ def test_two_cpus_pass_exactly_the_limit(most: str, passes: int) -> None:
 @needs_two_cpus
 @pytest.mark.root
 def test_two_cpus_put_flows_in_at_once() -> None:
-    """A table that is always full: whoever loses the race for a place lets its packet pass, uncounted."""
+    """A table that is always full: whoever loses the race for a place has its packet left out, not passed uncounted."""
     frames = {cpu: [conversation(number) for number in range(place, 4_000, 2)] for place, cpu in enumerate(CPUS)}
-    from concurrent.futures import ThreadPoolExecutor
-    from os import sched_setaffinity
-
     with loaded("(device,tap0) -> (head as h,1,256) -> (packetcount)") as (flow,):
 
         def send(cpu: int) -> None:
-            sched_setaffinity(0, {cpu})
+            os.sched_setaffinity(0, {cpu})
             for frame in frames[cpu]:
                 flow.run(frame)
 
@@ -326,7 +345,7 @@ def test_two_cpus_put_flows_in_at_once() -> None:
             list(threads.map(send, CPUS))
         counts = flow.statistics().node("h").counts
         assert counts["flows"] - occupied(flow, "h") == counts["evicted"]
-        assert counts["flows"] <= flow.counted() == 4_000
+        assert 3_900 <= counts["flows"] == flow.counted() <= 4_000
 
 
 @needs_two_cpus

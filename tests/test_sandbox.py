@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ffpf_bpf import authorise, compiler
-from ffpf_bpf.authorise import Decision, Policies, Subject, read_policies, schema
+from ffpf_bpf.authorise import Decision, Kind, Obligation, Policies, Result, Subject, read_policies, schema
 from ffpf_bpf.errors import ExpressionError, Rejected
 from ffpf_bpf.flow import Flow, decider, questions, sandbox
 from ffpf_bpf.flow.sandbox import Sandbox
@@ -82,6 +82,16 @@ def test_it_decides_as_without_it(policies: Policies) -> None:
     refused = questions.decide(definition(), Policies(), subject("alice"))
     assert refused == authorise.decide(definition(), Policies(), subject("alice"))
     assert not refused.accepted
+
+
+def test_packets_come_through() -> None:
+    """As every byte that a counterexample has."""
+    packets = (bytes(range(256)), b"", bytes(70_000))
+    said = Obligation("all", Kind.CONTENT, "claim", "", Result.REFUTED, 1.0, "evidence", packets=packets)
+    digest = definition().digest
+    decision = Decision(False, ("no",), (said,), digest)
+    answer = {"decision": decider.decision_form().dump_python(decision, mode="json")}
+    assert questions._decision(json.loads(json.dumps(answer)), digest) == decision
 
 
 FLOWS = [
@@ -181,7 +191,7 @@ class TestWithoutAnAnswer:
         decide(policies)
         ours, theirs = sandbox.socket.socketpair()
         watch, watched = sandbox.socket.socketpair(sandbox.socket.AF_UNIX, sandbox.socket.SOCK_SEQPACKET)
-        question = decider.DecideQuestion(WEB, {}, 1, subject("spin"), 0)
+        question = decider.DecideQuestion(WEB, {}, 1, subject("spin"), 0, 1.0)
         with ours, theirs, watch, watched:
             zygote = bad._zygote
             assert zygote is not None
@@ -294,12 +304,12 @@ def test_libpcap_is_not_called_here(directory: Path, monkeypatch: pytest.MonkeyP
 
 def test_nothing_is_started_without_policies() -> None:
     program = (
-        "from ffpf_bpf import Flow; from ffpf_bpf.flow.sandbox import SANDBOX;"
-        f"flow = Flow.create().populate({WEB!r}); flow.authorise(); print(SANDBOX.pid)"
+        "from ffpf_bpf import Flow; from ffpf_bpf.flow.sandbox import SANDBOX; import sys;"
+        f"flow = Flow.create().populate({WEB!r}); flow.authorise(); print(SANDBOX.pid);"
+        "print([name for name in ('z3', 'bitwuzla') if name in sys.modules])"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "None\n"
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n[]\n"
 
 
 class TestInstructions:
@@ -320,8 +330,12 @@ class TestInstructions:
             questions.define(WEB, 1 << 16)
 
     @pytest.mark.parametrize(
-        "program", [[], [[5, 0, 0, 0]], [[0x15, 9, 9, 0], [6, 0, 0, 0]], [[0x30, 0, 0, 0xFFFFF000], [6, 0, 0, 0]]]
-    )
+        "program",
+        [
+            [], [[5, 0, 0, 0]], [[0x15, 9, 9, 0], [6, 0, 0, 0]], [[0x30, 0, 0, 0xFFFFF000], [6, 0, 0, 0]],
+            [[0x38, 0, 0, 0], [6, 0, 0, 0]], [[0x4006, 0, 0, 0]], [[0x128, 0, 0, 0], [6, 0, 0, 0]], [[0x0E, 0, 0, 0]],
+        ],
+    )  # fmt: skip
     def test_harmful(self, program: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(questions.SANDBOX, "ask", lambda *_: {"predicates": {"tcp port 80": program}})
         with pytest.raises(ExpressionError):
@@ -348,6 +362,21 @@ def test_what_the_child_has(policies: Policies, bad: Sandbox, monkeypatch: pytes
         assert status["Uid"].split() == status["Gid"].split() == ["65534"] * 4
         assert status["Groups"] == ""
         assert state["tried"]["shadow"] == "PermissionError"
+
+
+def test_check_says_so(directory: Path) -> None:
+    text = '(device,eth0) -> (bpf,"' + " or ".join(f"port {n}" for n in range(1000)) + '")'
+    command = [str(Path(sys.executable).parent / "ffpf"), "check", text, "--policies", str(directory), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    found = json.loads(done.stdout)
+    assert (found["decision"], found["reasons"], found["expression"]) == ("rejected", ["undecided after 5 s"], text)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root leaves namespaces")
+def test_it_keeps_no_network_alive(policies: Policies, bad: Sandbox) -> None:
+    decide(policies)
+    assert os.readlink(f"/proc/{bad.pid}/ns/net") != os.readlink("/proc/self/ns/net")
 
 
 def test_solvers_work_there(policies: Policies, bad: Sandbox) -> None:
@@ -465,6 +494,7 @@ class TestTheZygote:
         def count() -> tuple[int, int]:
             return len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{bad.pid}/fd"))
 
+        time.sleep(0.2)  # the zygote closes its own once the answer is here
         before = count()
         for user in ("alice", "segfault", "exit:3", "flood", "alice"):
             decide(policies, user)

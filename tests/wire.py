@@ -172,7 +172,7 @@ def address_bytes(frame: bytes) -> set[int]:
     found = set(range(12))
     match seen.ethertype:
         case 0x0800:
-            found |= set(range(seen.l3 + 12, seen.l3 + 20))
+            found |= set(range(seen.l3 + 12, min(seen.l3 + 20, seen.l4)))  # behind the header are ports
         case 0x86DD:
             found |= set(range(seen.l3 + 8, seen.l3 + 40))
         case 0x0806 | 0x8035:

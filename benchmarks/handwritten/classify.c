@@ -6,14 +6,14 @@
 #include "node.h"
 #include "flowhash.h"
 
-SEC("xdp/filter") int filter(struct xdp_md *ctx)
+INLINE void run(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct counts *counts = counts_if_active();
 	int is_first, is_second;
 
 	if (!counts)
-		return XDP_PASS;
+		return;
 	counts->seen++;
 #ifdef PARTS
 	is_first = (flow_hash(data, end, state.seed) >> 32) * PARTS >> 32 < PARTS / 2;
@@ -34,9 +34,10 @@ SEC("xdp/filter") int filter(struct xdp_md *ctx)
 		counts->own[2] += end - data;
 	} else {
 		counts->filtered++;
-		return XDP_PASS;
+		return;
 	}
 	counts->passed++;
 	counts->counted++;
-	return XDP_PASS;
 }
+
+FILTER(run)

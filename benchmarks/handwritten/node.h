@@ -20,12 +20,12 @@ INLINE __u64 length_of(const struct packet *packet)
 }
 
 #define NODE(passes)                                                                                      \
-	SEC("xdp/filter") int filter(struct xdp_md *ctx)                                                  \
+	INLINE void run(struct xdp_md *ctx)                                                               \
 	{                                                                                                 \
 		struct packet packet = {ctx, (void *)(long)ctx->data, (void *)(long)ctx->data_end,        \
 					counts_if_active()};                                              \
 		if (!packet.counts)                                                                       \
-			return XDP_PASS;                                                                  \
+			return;                                                                           \
 		packet.counts->seen++;                                                                    \
 		if (passes(&packet)) {                                                                    \
 			packet.counts->passed++;                                                          \
@@ -33,7 +33,7 @@ INLINE __u64 length_of(const struct packet *packet)
 		} else {                                                                                  \
 			packet.counts->filtered++;                                                        \
 		}                                                                                         \
-		return XDP_PASS;                                                                          \
-	}
+	}                                                                                                 \
+	FILTER(run)
 
 #endif

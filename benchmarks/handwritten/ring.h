@@ -76,31 +76,31 @@ INLINE int fill(struct xdp_md *ctx, struct record *record, __u64 original, __u64
 }
 
 #define GRABBER(shape_of, rewrite)                                                                        \
-	SEC("xdp/filter") int filter(struct xdp_md *ctx)                                                  \
+	INLINE void run(struct xdp_md *ctx)                                                               \
 	{                                                                                                 \
 		void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;                 \
 		struct counts *counts = counts_if_active();                                               \
 		struct record *record;                                                                    \
 		struct shape shape;                                                                       \
 		if (!counts)                                                                              \
-			return XDP_PASS;                                                                  \
+			return;                                                                           \
 		counts->seen++;                                                                           \
 		shape = shape_of(data, end);                                                              \
 		record = reserve(counts);                                                                 \
 		if (!record) {                                                                            \
 			counts->filtered++;                                                               \
-			return XDP_PASS;                                                                  \
+			return;                                                                           \
 		}                                                                                         \
 		if (fill(ctx, record, end - data, shape.wanted)) {                                        \
 			discard(record);                                                                  \
 			counts->filtered++;                                                               \
-			return XDP_PASS;                                                                  \
+			return;                                                                           \
 		}                                                                                         \
 		rewrite(record, &shape);                                                                  \
 		submit(counts, record);                                                                   \
 		counts->passed++;                                                                         \
-		return XDP_PASS;                                                                          \
-	}
+	}                                                                                                 \
+	FILTER(run)
 
 INLINE void as_it_is(struct record *record, const struct shape *shape)
 {

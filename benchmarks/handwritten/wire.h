@@ -133,20 +133,39 @@ INLINE struct counts *counts_if_active(void)
 {
 	__u64 cpu;
 
-	if (!*(volatile __u32 *)&state.active || !*(volatile __u32 *)&state.toggle)
+#ifndef CHAINED /* the chain's entry program has asked */
+	if (!*(volatile __u32 *)&state.active)
+		return 0;
+#endif
+	if (!*(volatile __u32 *)&state.toggle)
 		return 0;
 	cpu = bpf_get_smp_processor_id();
 	asm volatile("" : "+r"(cpu));
 	return cpu < CPUS ? &state.cpus[cpu] : 0;
 }
 
-#define PROGRAM(matches)                                                                                  \
+/* The program that runs `run(ctx)`, and with -DCHAINED goes on to what follows it in a chain. */
+#ifdef CHAINED
+extern void links; /* BPF_MAP_TYPE_PROG_ARRAY */
+#define GO_ON(ctx) bpf_tail_call(ctx, &links, 0)
+#else
+#define GO_ON(ctx)
+#endif
+#define FILTER(run)                                                                                       \
 	SEC("xdp/filter") int filter(struct xdp_md *ctx)                                                  \
+	{                                                                                                 \
+		run(ctx);                                                                                 \
+		GO_ON(ctx);                                                                               \
+		return XDP_PASS;                                                                          \
+	}
+
+#define PROGRAM(matches)                                                                                  \
+	INLINE void run(struct xdp_md *ctx)                                                               \
 	{                                                                                                 \
 		void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;                 \
 		struct counts *counts = counts_if_active();                                               \
 		if (!counts)                                                                              \
-			return XDP_PASS;                                                                  \
+			return;                                                                           \
 		counts->seen++;                                                                           \
 		if (matches(data, end)) {                                                                 \
 			counts->passed++;                                                                 \
@@ -154,8 +173,8 @@ INLINE struct counts *counts_if_active(void)
 		} else {                                                                                  \
 			counts->filtered++;                                                               \
 		}                                                                                         \
-		return XDP_PASS;                                                                          \
-	}
+	}                                                                                                 \
+	FILTER(run)
 #endif
 
 #endif

@@ -2,13 +2,21 @@
 
 Pure: only `read_policies` reads files, and only `subject_of` and `current_subject` ask the user database. It fails
 closed: a policy that cannot be read denies, no rule for the subject denies, and so does an error in here.
+
+The solvers are imported by the first decision that asks policies: a process that has them decide elsewhere, or has no
+policies, starts without.
 """
+
+from __future__ import annotations
+
+from typing import Any
 
 from ffpf_bpf.authorise.decision import Decision, Kind, Obligation, Result
 from ffpf_bpf.authorise.directory import read_policies
-from ffpf_bpf.authorise.judgement import decide
 from ffpf_bpf.authorise.policy import Limits, Order, Policies, PolicyError, Rule
 from ffpf_bpf.authorise.subject import Subject, current_subject, subject_of
+from ffpf_bpf.authorise.unrestricted import decide_without_policies
+from ffpf_bpf.graph.definition import Definition
 
 __all__ = [
     "Decision",
@@ -26,3 +34,15 @@ __all__ = [
     "read_policies",
     "subject_of",
 ]
+
+
+def decide(
+    definition: Definition, policies: Policies | None, subject: Subject, *, live_flows: int = 0, **more: Any
+) -> Decision:
+    """The decision on the complete definition, as `judgement.decide` makes it. `policies=None` is a host without a
+    policy directory."""
+    if policies is None:
+        return decide_without_policies(definition, subject)
+    from ffpf_bpf.authorise import judgement  # noqa: PLC0415 - and with it the solvers
+
+    return judgement.decide(definition, policies, subject, live_flows=live_flows, **more)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Kind(StrEnum):
@@ -43,6 +43,8 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class Obligation:
     """One thing that a rule asks of a flow, and its result. `path` reads `device1 -> bpf1 -> grab1`, or is empty."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"ser_json_bytes": "hex", "val_json_bytes": "hex"}
 
     rule: str
     kind: Kind

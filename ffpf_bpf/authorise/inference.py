@@ -71,12 +71,14 @@ def _told(
         concerned = t.any_of((concerned, t.negated(t.any_of(covered)), *(wire.may(never) for never in nevers)))
     if concerned is t.FALSE:
         return t.FALSE, {}
-    for at in t.variables([*covered, concerned]):
+    # Headers tell what is forbidden; so if only payload is hidden, it is the same of both.
+    rights = [*covered, *(wire.may(never) for never in nevers if parts != PAYLOAD)]
+    for at in t.variables([*rights, concerned]):
         if is_byte(at) and at not in twin:
             offset = int(at.args[1])  # type: ignore[call-overload]
             twin[at] = t.ite(wire.hides(offset, parts), t.byte(offset, "q"), at)
-    *twins, twin_concerned = t.replaced([*covered, concerned], twin)
-    same_rights = [t.negated(t.differ(a, b)) for a, b in zip(covered, twins, strict=True)]
+    *twins, twin_concerned = t.replaced([*rights, concerned], twin)
+    same_rights = [t.negated(t.differ(a, b)) for a, b in zip(rights, twins, strict=True)]
     return t.all_of((told, concerned, twin_concerned, *same_rights)), twin
 
 

@@ -45,7 +45,7 @@ __all__ = [
 ENTRY_PROGRAM = "ffpf_entry"
 # A jump reaches 32,767 instructions; LLVM ends the process where one is farther.
 LARGEST_SIZE = 28_000
-FUNCTIONS = ("ffpf_dissect", "ffpf_hash_flow")  # of bpf_src/dissect.c and plain.c
+FUNCTIONS = ("ffpf_dissect", "ffpf_hash_flow")  # of bpf_src/dissect.c
 
 
 def compile_predicates(graph: Graph) -> dict[str, Program]:
@@ -186,6 +186,6 @@ def _compile_text(text: str, primitives: frozenset[str], programs: tuple[str, ..
 @cache
 def _functions() -> dict[str, ObjectProgram]:
     """The functions that programs call: compiled once, for all."""
-    module = emit.link(str(new_module("functions")), {"dissect", "plain"}, FUNCTIONS)
+    module = emit.link(str(new_module("functions")), {"dissect"}, FUNCTIONS)
     emit.optimise(module)
     return read(emit.emit_object(module), functions=True).programs

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from ffpf_bpf.compiler import emit
 from ffpf_bpf.compiler.frame import (
     FATES,
     GRABBED,
@@ -61,8 +62,7 @@ def generate_deliver(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks:
     for number, flow in enumerate(flows):
         if own := [sink for sink in sinks if sink.flow == number]:
             deliver.flow(number, flow, own)
-    deliver.builder.branch(deliver.program.onward)
-    deliver.program.finish()
+    deliver.finish()
     return deliver.result
 
 
@@ -70,10 +70,11 @@ class _Deliver:
     """The deliver program."""
 
     def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int) -> None:
-        self.result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), {"chain", "deliver", "called"})
+        self.result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), {"chain", "deliver"})
         self.program = Frame(self.result.module, DELIVER_PROGRAM, cpus)
         self.builder = self.program.builder
         self.stores = segment_stores(flows)
+        self.called: list[str] = []
         self.tap = tap
         self.packet = self.program.packet()
         grabbed = self.builder.gep(self.program.scratch(), [I64(GRABBED)], source_etype=I8)
@@ -105,6 +106,12 @@ class _Deliver:
             fate = b.select(b.load(stored, typ=I1), I64(8 * Fate.DELIVERED), I64(8 * Fate.RING_FULL))
             cell = b.gep(cpu, [b.add(fate, I64(FATES))], source_etype=I8)
             b.store(b.add(b.load(cell, typ=I64), I64(1)), cell)
+
+    def finish(self) -> None:
+        """Go on to the next segment."""
+        self.result.primitives.update(self.called, emit.dissector(self.called))
+        self.builder.branch(self.program.onward)
+        self.program.finish()
 
     def _store(
         self, number: int, flow: SegmentFlow, cpu: ir.Value, view: View, some: list[Sink], sinks: list[Sink]
@@ -203,7 +210,7 @@ class _Deliver:
         assert isinstance(leaf, Leaf)
         effect = leaf.node.effect
         assert isinstance(effect, Transform)
-        self.result.primitives.add(effect.module)
+        self.called.append(effect.module)
         memories = self.program.memory_of(flow.homes[step], self.stores)
         arguments = tuple(I64(value) for value in effect.arguments)
         return _Hook(effect, memories[:1] if effect.table is None else memories, arguments)

@@ -13,6 +13,7 @@ from ffpf_bpf.errors import FfpfError
 
 BITCODE = Path(__file__).parent / "bitcode"
 CPU = "v3"
+FEW_ASKING = 2  # so many primitives that ask for headers have plain.c inlined
 Module: TypeAlias = llvm.ModuleRef
 
 
@@ -45,9 +46,15 @@ def instructions(module: str, function: str) -> int:
     return sum(1 for block in blocks for _ in block.instructions)
 
 
+def dissector(modules: Iterable[str]) -> set[str]:
+    """The module that answers the primitives of `modules`, one for each use, when they ask for a packet's headers: none
+    if nobody does."""
+    asking = sum(_asks_for_headers(module) for module in modules)
+    return set() if not asking else {"plain"} if asking <= FEW_ASKING else {"called"}
+
+
 @cache
-def asks_for_headers(module: str) -> bool:
-    """Whether a primitive's module calls the dissector."""
+def _asks_for_headers(module: str) -> bool:
     return any(function.name == "ffpf_dissect" for function in llvm.parse_bitcode(_bitcode(module)).functions)
 
 

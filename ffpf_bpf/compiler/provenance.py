@@ -10,6 +10,7 @@ addresses; so here an address plus a number leads to where it led before.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from enum import IntEnum
 from heapq import heappop, heappush
@@ -116,6 +117,12 @@ class _Walk:
         self.blocks = blocks(instructions)
         self.order = order(self.blocks)
         self.begins = list(self.order)
+        ways = Counter(other for block in self.blocks.values() for other in block.onward)
+        # Blocks that one way leads to, and no call: walked with what leads there, without keeping what is known.
+        called = {0} | {
+            at + 1 + instruction.immediate for at, instruction in enumerate(instructions) if instruction[0] is Kind.CALL
+        }
+        self.attached = {begin for begin in self.begins if ways[begin] == 1 and begin not in called}
         self.known: dict[int, State] = {}
         self.waiting: list[int] = []  # by their place in the order
         self.actions: list[Callable[[int, Instruction, State], None] | None] = [None] * len(Kind)
@@ -148,16 +155,23 @@ class _Walk:
     def _block(self, begin: int) -> None:
         state = self.known[begin].copy()
         instructions, actions = self.instructions, self.actions
-        end, onward = self.blocks[begin]
-        for at in range(begin, end):
-            instruction = instructions[at]
-            action = actions[instruction[0]]
-            if action is not None:
-                action(at, instruction, state)
-        if not onward and state.is_main:
-            self.rules.leave(end - 1, state.registers[0])
-        for other in onward:
-            self._reach(other, state)
+        while True:
+            end, onward = self.blocks[begin]
+            for at in range(begin, end):
+                instruction = instructions[at]
+                action = actions[instruction[0]]
+                if action is not None:
+                    action(at, instruction, state)
+            if not onward:
+                if state.is_main:
+                    self.rules.leave(end - 1, state.registers[0])
+                return
+            *others, begin = onward
+            for other in others:
+                self._reach(other, state)
+            if begin not in self.attached:
+                self._reach(begin, state)
+                return
 
     def _reach(self, at: int, state: State) -> None:
         """Control comes to a block: what is known there becomes what is known on both ways."""

@@ -11,7 +11,7 @@ from functools import reduce
 
 from llvmlite import ir
 
-from ffpf_bpf.compiler.emit import asks_for_headers
+from ffpf_bpf.compiler import emit
 from ffpf_bpf.compiler.frame import (
     DELIVER,
     FATES,
@@ -40,7 +40,6 @@ from ffpf_bpf.graph.predicate import Program
 MOST_SINKS = 64
 FEW_DECISIONS = 4  # a flow with more forgets the way to each: 1 ns, for code and verification that grow linearly
 WAYS_OF_PRIMITIVE = 3
-FEW_ASKING = 2  # so many primitives that ask for headers have plain.c inlined
 SEGMENT_PROGRAM = "ffpf_segment"
 NOTHING = I64(NO_RESULT)
 
@@ -65,7 +64,7 @@ class _Segment:
         self.program = Frame(self.result.module, SEGMENT_PROGRAM, cpus)
         self.builder = self.program.builder
         self.sinks: list[Sink] = []
-        self.asking = 0
+        self.called: list[str] = []
         self.filters: dict[str, ir.Function] = {}
         self.packet = self.program.packet()
         self.scope = debug_scope(self.result.module, self.program.function) if debug else None
@@ -83,8 +82,7 @@ class _Segment:
                 self._leave(after)
             else:
                 self._flows(cluster, toggles)
-        if self.asking:
-            self.result.primitives.add("plain" if self.asking <= FEW_ASKING else "called")
+        self.result.primitives.update(self.called, emit.dissector(self.called))
         if self.sinks:
             self._enter_deliver()
         b.branch(self.program.onward)
@@ -293,8 +291,7 @@ class _Segment:
         return self.filters[program.digest]
 
     def _primitive(self, primitive: Primitive, home: Home) -> ir.Value:
-        self.result.primitives.add(primitive.module)
-        self.asking += asks_for_headers(primitive.module)
+        self.called.append(primitive.module)
         mbuf, table = self.program.memory_of(home, self.stores)
         memories = [mbuf] if primitive.table is None else [mbuf, table]
         kind = ir.FunctionType(I32, [POINTER, *[POINTER] * len(memories), *[I64] * len(primitive.arguments)])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import pickle
@@ -22,12 +23,14 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from ipaddress import ip_network
 from typing import Any, NoReturn
 
 from pydantic import TypeAdapter
 
 from ffpf_bpf import authorise, compiler
 from ffpf_bpf.authorise import Decision, Policies, Subject
+from ffpf_bpf.authorise.policy import Allow, PacketClass, Rule
 from ffpf_bpf.errors import ExpressionError, FfpfError
 from ffpf_bpf.flow import seccomp
 from ffpf_bpf.graph.builder import build
@@ -43,6 +46,7 @@ NOBODY = 65_534
 CHANNEL = 3
 LARGEST_MESSAGE = 4_096
 SOLVERS = ("z3", "bitwuzla")
+USUAL_FLOW = '(device,lo) -> (bpf,"tcp port 80 and src net 10.1.0.0/16") -> (grab,snaplen=96)'
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_NO_NEW_PRIVS = 1, 4, 15, 38
 CAPABILITY_VERSION_3 = 0x2008_0522
@@ -72,20 +76,24 @@ class CompileQuestion:
 
 @dataclass(frozen=True, slots=True)
 class DecideQuestion:
-    """The decision on the definition that text, classic BPF and buffer make."""
+    """The decision on the definition that text, classic BPF and buffer make. What is undecided after `limit_s` is told
+    by whoever decides; that is before the child is killed."""
 
     text: str
     predicates: dict[str, Program]
     buffer_bytes: int
     subject: Subject
     live_flows: int
+    limit_s: float
 
     def answer(self, policies: Policies | None, missing: str) -> Any:
         if missing:
             return {"missing": missing}
         assert policies is not None
         definition = Definition(build(parse(self.text)), self.predicates, self.buffer_bytes)
-        decision = authorise.decide(definition, policies, self.subject, live_flows=self.live_flows)
+        decision = authorise.decide(
+            definition, policies, self.subject, live_flows=self.live_flows, limit_s=self.limit_s
+        )
         return {"decision": decision_form().dump_python(decision, mode="json")}
 
 
@@ -131,17 +139,26 @@ def _leave_namespaces() -> None:
         _checked(_libc().unshare(CLONE_NEWNET | CLONE_NEWIPC), "unshare")
 
 
+def usual_policies() -> Policies:
+    """Policies about `USUAL_FLOW` that make use of what most do."""
+    allow = Allow(PacketClass(net=(ip_network("10.0.0.0/8"),)))
+    return Policies((Rule("usual", ("*",), ("*",), ("*",), (allow,)),))
+
+
 def _prepare() -> str:
-    """Import and build what every child would. The solver that is missing, or ""."""
+    """Import and build what every child would, by deciding once. The solver that is missing, or ""."""
     missing = ""
     for name in SOLVERS:
         try:
-            __import__(name)
+            importlib.import_module(name)
         except Exception:  # whatever keeps it from being used
             missing = missing or name
     with suppress(FfpfError):  # without libpcap each question is answered so
-        compiler.compile_predicates(build(parse('(device,lo) -> (bpf,"udp port 53")')))
-    decision_form()
+        graph = build(parse(USUAL_FLOW))
+        usual = Definition(graph, compiler.compile_predicates(graph), 1 << 20)
+        if not missing:
+            decision = authorise.decide(usual, usual_policies(), Subject("nobody", frozenset(), NOBODY))
+            decision_form().dump_python(decision, mode="json")
     gc.collect()
     gc.freeze()
     return missing

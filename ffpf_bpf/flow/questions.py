@@ -31,7 +31,8 @@ from ffpf_bpf.graph.parser import LONGEST_TEXT, parse
 from ffpf_bpf.graph.predicate import Instruction, Program, checked
 from ffpf_bpf.graph.printer import text as printed
 
-LONGEST_SHOWN = 1 << 16
+LONGEST_SHOWN = 1 << 18
+OWN_PART = 0.9  # of the time of a decision: after that it ends by itself, and says how far it came
 
 
 def define(expression: Expression | str, buffer_bytes: int, *, limit_s: float = LIMIT_S) -> Definition:
@@ -63,7 +64,12 @@ def decide(
 ) -> Decision:
     """`authorise.decide` in the sandbox. Never raises for what happens there: it rejects."""
     question = DecideQuestion(
-        printed(definition.graph.expression), dict(definition.predicates), definition.buffer_bytes, subject, live_flows
+        printed(definition.graph.expression),
+        dict(definition.predicates),
+        definition.buffer_bytes,
+        subject,
+        live_flows,
+        OWN_PART * limit_s,
     )
     digest = definition.digest
     try:

@@ -1,9 +1,9 @@
 """Classic BPF as a value: the one form that every back end reads a filter in, and its reference interpreter.
 
 The meaning is libpcap's `pcap_filter` (bpf_filter.c): a load outside the captured bytes, and a division by zero,
-end the whole program with 0. What executors disagree on is refused by `checked`: backward jumps, negative (ancillary)
-offsets, division by a constant 0, constant shifts of 32 and more. Shifts by X of 32 and more give 0; an index X + k of
-2^32 and more lies outside the packet.
+end the whole program with 0. What executors disagree on is refused by `checked`: unknown codes, backward jumps,
+negative (ancillary) offsets, division by a constant 0, constant shifts of 32 and more. Shifts by X of 32 and more give
+0; an index X + k of 2^32 and more lies outside the packet.
 """
 
 from __future__ import annotations
@@ -23,6 +23,17 @@ JA, JEQ, JGT, JGE, JSET = 0x00, 0x10, 0x20, 0x30, 0x40
 BY_X = 0x08
 RET_A = 0x10
 TXA = 0x80
+CODES = frozenset(
+    [
+        *(LD | mode | size for mode in (ABS, IND) for size in (WORD, HALF, BYTE)),
+        *(kind | mode for kind in (LD, LDX) for mode in (IMM, MEM, LEN)),
+        LDX | MSH | BYTE, ST, STX,
+        *(ALU | operation | by for operation in (ADD, SUB, MUL, DIV, OR, AND, LSH, RSH, MOD, XOR) for by in (0, BY_X)),
+        ALU | NEG, JMP | JA,
+        *(JMP | operation | by for operation in (JEQ, JGT, JGE, JSET) for by in (0, BY_X)),
+        RET, RET | RET_A, MISC, MISC | TXA,
+    ]
+)  # fmt: skip
 SIZES = {WORD: 4, HALF: 2, BYTE: 1}
 SCRATCH_CELLS = 16
 MOST_INSTRUCTIONS = 4_096
@@ -101,6 +112,8 @@ def checked(filter_text: str, instructions: Sequence[Instruction]) -> Program:
 
 def _check(index: int, instruction: Instruction, count: int) -> None:
     kind, k = instruction.kind, instruction.k
+    if instruction.code not in CODES:
+        _refuse("the filter has an unknown instruction", "libpcap made a broken program; please report the filter")
     if kind == JMP:
         targets = (k,) if instruction.operation == JA else (instruction.jump_true, instruction.jump_false)
         if any(target >= NEGATIVE for target in targets):

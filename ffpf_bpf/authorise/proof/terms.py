@@ -9,7 +9,6 @@ two solvers of `solvers.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
 from typing import Final
 
 BOOL: Final = 0  # the width of a truth
@@ -81,7 +80,7 @@ def const(value: int, width: int) -> Term:
 
 def value_of(term: Term) -> int | None:
     """Of a constant."""
-    return int(term.args[0]) if term.op == "const" else None  # type: ignore[call-overload,no-any-return]
+    return int(term.args[0]) if term.op == "const" else None  # type: ignore[call-overload]
 
 
 def concat(*parts: Term) -> Term:
@@ -265,13 +264,10 @@ def subtract(a: Term, b: Term) -> Term:
     if a is b:
         return const(0, a.width)
     if b.op == "const":
-        return (
-            add(a, const(-value_of(b), a.width))
-            if a.op == "const" or value_of(b) == 0
-            else _term(  # type: ignore[operator]
-                "sub", (a, b), a.width
-            )
-        )
+        if a.op == "const":
+            return const(value_of(a) - value_of(b), a.width)  # type: ignore[operator]
+        if value_of(b) == 0:
+            return a
     return _term("sub", (a, b), a.width)
 
 
@@ -490,7 +486,9 @@ def evaluate(terms: Sequence[Term], values: Mapping[Term, int]) -> list[int]:
             case "const":
                 result = args[0]  # type: ignore[assignment]
             case "concat":
-                result = reduce(lambda total, part: total << part.width | known[part], args, 0)  # type: ignore[attr-defined,arg-type]
+                result = 0
+                for part in args:
+                    result = result << part.width | of(part)  # type: ignore[attr-defined]
             case "extract":
                 result = of(args[0]) >> args[2]  # type: ignore[operator]
             case "not":

@@ -332,7 +332,7 @@ class Wire:
             t.all_of((first, self.is_protocol(ICMP6), errors6)),
         ]
         known_types = [*ALONE_TYPES, *(kind for kinds in ETHERTYPE_CARRIERS.values() for kind in kinds)]
-        known = (*ALONE_PROTOCOLS, *(each for each in PROTOCOL_CARRIERS.values() for each in each))
+        known = (*ALONE_PROTOCOLS, *(number for numbers in PROTOCOL_CARRIERS.values() for number in numbers))
         # IPv4 has no extension headers: there these are unknown protocols.
         unknown4 = t.all_of((self.is_ip4, self.protocol4.there, t.negated(_one_of(self.protocol4.value, known))))
         unknown6 = t.all_of(
@@ -379,7 +379,10 @@ class Wire:
             return t.TRUE
         found = []
         for here, start in self.places:
-            for is_it, first, end in ((self.is_ip4, 12, 20), (self.is_ip6, 8, 40), (self.is_type(ARP, RARP), 8, 28)):
+            # Of IPv4 as far as the header says that it goes: behind it are ports.
+            words = t.extract(self.bytes_at(start, 1), 3, 0)
+            ip4 = t.all_of((self.is_ip4, t.at_least(words, (offset - start) // 4 + 1)))
+            for is_it, first, end in ((ip4, 12, 20), (self.is_ip6, 8, 40), (self.is_type(ARP, RARP), 8, 28)):
                 if first <= offset - start < end:
                     found.append(t.all_of((here, is_it)))
         return t.any_of(found)

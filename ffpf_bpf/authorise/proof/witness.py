@@ -204,8 +204,10 @@ def described(frame: bytes) -> str:
     return f"{' '.join(words)}, {len(frame)} bytes"
 
 
-PROTOCOL_NAMES = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP", ICMP: "ICMP", ICMP6: "ICMPv6", 4: "IP-in-IP", 41: "6in4",
-                  47: "GRE", 50: "ESP", 51: "AH", 0: "hop-by-hop", 43: "routing", 60: "destination options"}  # fmt: skip
+PROTOCOL_NAMES = {
+    TCP: "TCP", UDP: "UDP", SCTP: "SCTP", ICMP: "ICMP", ICMP6: "ICMPv6", 4: "IP-in-IP", 41: "6in4", 47: "GRE",
+    50: "ESP", 51: "AH", 0: "hop-by-hop", 43: "routing", 60: "destination options",
+}  # fmt: skip
 
 
 def _transport_words(version: str, frame: bytes, at: int, protocol: int, offset: int, ends: list[str]) -> str:

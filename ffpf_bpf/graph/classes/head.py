@@ -27,7 +27,8 @@ class Head(Node):
     flows; a power of two is used. A new flow takes the place of the one of its bucket that was quiet for longest: that
     is counted as `evicted`, and were its packets to come again, they would count from the beginning. `flows` counts
     those that were put in. Exact on several CPUs, but for two that see the first packets of one flow within
-    nanoseconds, which may both begin to count. Flows are known by 64-bit hashes under a secret of the process.
+    nanoseconds, which may both begin to count. A packet that loses the race for a place is left out, and the flow's
+    next one gets it. Flows are known by 64-bit hashes under a secret of the process.
 
     Packets it stops have the fate `limited`. Raises ExpressionError unless the limit is from 1 to 2^38.
     After Scap's cut-off (Papadogiannakis et al., IMC 2012).
