@@ -160,7 +160,9 @@ def payload_start(frame: bytes) -> int:
         start = seen.l4
         if seen.protocol is None or seen.offset is None:
             start = len(frame)
-        elif seen.offset == 0 and not seen.has_extension:
+        elif seen.has_extension:
+            start = len(frame)  # behind the last extension header: nothing that is looked for here
+        elif seen.offset == 0:
             start += _transport_bytes(seen, frame)
         start = max(start, seen.l3 + 20)
     return min(start, len(frame))

@@ -47,15 +47,22 @@ def _is_hidden(prover: Prover, parts: frozenset[Part], allows: Sequence[Allow], 
 
 
 def _told(
-    general: Sequence[Term], parts: frozenset[Part], allows: Sequence[Allow], nevers: Sequence[Never], case: Case
+    general: Sequence[Term],
+    apart: frozenset[Term],
+    parts: frozenset[Part],
+    allows: Sequence[Allow],
+    nevers: Sequence[Never],
+    case: Case,
 ) -> tuple[Term, Twin]:
-    """That two packets exist of which these parts are hidden and that something decides differently."""
+    """That two packets exist of which these parts are hidden and that something decides differently. What is free is
+    the same for both, but for what is told `apart`."""
     wire = case.wire
     truths = [each for each in t.replaced(general, case.known) if each not in (t.TRUE, t.FALSE)]
     # The second packet has the bytes of the first, but for those that are hidden in the first. Which these are is told
     # by bytes that are not hidden themselves, so they are the same of both.
     read = {term for term in t.variables(truths) if is_byte(term)}
     twin = {at: t.ite(wire.hides(int(at.args[1]), parts), t.byte(int(at.args[1]), "q"), at) for at in read}  # type: ignore[call-overload]
+    twin |= {term: t.free(f"{term.args[0]}'", term.width) for term in t.variables(truths) if term in apart}
     told = t.any_of(t.differ(a, b) for a, b in zip(truths, t.replaced(truths, twin), strict=True))
     if told is t.FALSE:
         return t.FALSE, {}
