@@ -43,7 +43,8 @@ def _is_hidden(prover: Prover, parts: frozenset[Part], allows: Sequence[Allow], 
         truths = [each for each in dict.fromkeys(prover.truths) if each not in (t.TRUE, t.FALSE)]
     except Undecided as error:
         return Finding(Result.REFUSED, f"undecided: {error}")
-    return prover.no_pair(t.any_of(truths), partial(_told, truths, parts, allows, nevers), partial(_difference, prover))
+    question = partial(_told, truths, prover.paths.reading_payload(), parts, allows, nevers)
+    return prover.no_pair(t.any_of(truths), question, partial(_difference, prover))
 
 
 def _told(
