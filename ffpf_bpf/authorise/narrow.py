@@ -1,0 +1,389 @@
+"""Narrowing: a flow that is refused, with what the rules want put into it.
+
+    narrow(definition, policies, subject, define) -> Narrowing
+
+What is put in only takes packets away, or shows less of them. The least is looked for: clauses of a guard are added
+one by one, each because a packet was found that the rules forbid and the clause does not let pass, until none is
+found. Nothing in here is trusted: the flow that comes out is decided on as any other.
+
+A rule's taps, classes, flows, buffer and memory are no matter of packets: there is nothing to put in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from ffpf_bpf.authorise.content import content_claims, permitted
+from ffpf_bpf.authorise.decision import Finding, Result
+from ffpf_bpf.authorise.guard import NO_MORE_TAGS, TooLong, in_classes, keys, text_of, without
+from ffpf_bpf.authorise.inference import inference_claims
+from ffpf_bpf.authorise.insertion import Names, behind_devices, in_front, places
+from ffpf_bpf.authorise.judgement import bounds, decide, examined, hold
+from ffpf_bpf.authorise.mending import Cannot, mended
+from ffpf_bpf.authorise.policy import Allow, Never, PacketClass, Policies, Rule
+from ffpf_bpf.authorise.proof import terms as t
+from ffpf_bpf.authorise.proof.filters import Undecided
+from ffpf_bpf.authorise.proof.paths import depths
+from ffpf_bpf.authorise.proof.prover import Prover
+from ffpf_bpf.authorise.proof.solvers import Clock, Verdict, solve
+from ffpf_bpf.authorise.proof.wire import MOST_TAGS, TAG_TYPES, Wire
+from ffpf_bpf.authorise.sentences import ordered
+from ffpf_bpf.authorise.shape import check_order
+from ffpf_bpf.authorise.subject import Subject
+from ffpf_bpf.errors import ExpressionError
+from ffpf_bpf.graph.classes.anonymise import Anonymise
+from ffpf_bpf.graph.classes.bpf import Bpf
+from ffpf_bpf.graph.classes.snap import Snap
+from ffpf_bpf.graph.definition import Definition
+from ffpf_bpf.graph.effect import Depth
+from ffpf_bpf.graph.expression import Expression, Node, Role, any_of, nodes
+from ffpf_bpf.graph.predicate import run
+from ffpf_bpf.graph.printer import text
+
+NARROW_S = 12.0
+MOST_ROUNDS = 60
+MOST_CLASSES = 32  # of which those are left out that the flow has no packet of
+MOST_REASONS = 3
+OUT_OF_TIME = "there was no time to find what to put in"
+Define = Callable[[Expression], Definition]
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """`expression` is the flow with `inserted`, the texts of the nodes that were put in or shortened; None if nothing
+    is to be put in. `why` says why it could not be narrowed, or is ""."""
+
+    expression: Expression | None = None
+    inserted: tuple[str, ...] = ()
+    why: str = ""
+
+
+def narrow(
+    definition: Definition,
+    policies: Policies,
+    subject: Subject,
+    define: Define,
+    *,
+    live_flows: int = 0,
+    limit_s: float = NARROW_S,
+) -> Narrowing:
+    """The definition narrowed to what the policies allow the subject, in at most about `limit_s`. `define` makes the
+    definition that an expression and the same buffer make. A flow that is accepted stays as it is."""
+    clock = Clock(limit_s)
+    if decide(definition, policies, subject, live_flows=live_flows).accepted:
+        return Narrowing()
+    try:
+        return _Search(definition, policies, subject, define, live_flows, clock).run()
+    except (Cannot, ExpressionError) as error:
+        return Narrowing(why=str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class _Failing:
+    """A claim that does not hold. It is about what may be shown so deep, what is never, what a node may see, or (None)
+    what is told."""
+
+    about: Depth | Never | PacketClass | None
+    claim: str
+    finding: Finding
+
+    def __str__(self) -> str:
+        return f"{self.claim}; {self.finding.evidence}"
+
+
+class _Search:
+    def __init__(
+        self,
+        definition: Definition,
+        policies: Policies,
+        subject: Subject,
+        define: Define,
+        live_flows: int,
+        clock: Clock,
+    ) -> None:
+        self.definition, self.policies, self.subject = definition, policies, subject
+        self.define, self.live_flows, self.clock = define, live_flows, clock
+        naming = [rule for rule in policies.rules if rule.names(subject)]
+        self.allowing = [rule for rule in naming if rule.classes]
+        self.forbidding = [rule for rule in naming if any(map(rule.allows_tap, definition.graph.taps))]
+
+    def run(self) -> Narrowing:
+        if not self.allowing:
+            raise Cannot("no rule names the user")
+        whys: list[str] = []
+        for base, rules in self._bases(whys):
+            for deeper in self._views(base, rules):
+                try:
+                    return self._accepted(_Guarding(self, deeper, rules).run())
+                except Cannot as error:
+                    whys.append(str(error))
+                except TooLong:
+                    whys.append("what the rules say of packets is too long for a filter")
+        raise Cannot("; ".join(list(dict.fromkeys(whys))[:MOST_REASONS]))
+
+    def _bases(self, whys: list[str]) -> Iterator[tuple[Expression, Sequence[Rule]]]:
+        """The flow as the shape and means of a rule want it, with the rules that carry it then: all together, whose
+        allows add up, then the rule itself."""
+        found: list[tuple[Expression, Rule]] = []
+        for rule in self.allowing:
+            try:
+                found.append((mended(self.definition, rule, self.define, self._prover, self.live_flows), rule))
+            except Cannot as error:
+                whys.append(f"rule {rule.name} {error}")
+        found.sort(key=lambda one: sum(1 for _ in nodes(one[0])))
+        seen: list[tuple[Expression, Sequence[Rule]]] = []
+        for base, rule in found:
+            prover = self._prover(self.define(base))
+            carrying = [each for each in self.allowing if self._carries(each, prover)]
+            for rules in (carrying, [rule]):
+                if rules and (base, rules) not in seen:
+                    seen.append((base, rules))
+                    yield base, rules
+
+    def _carries(self, rule: Rule, prover: Prover) -> bool:
+        """But for what nodes may see."""
+        about_packets = [each for each in rule.order if isinstance(each.required, PacketClass)]
+        others = tuple(each for each in rule.order if each not in about_packets)
+        return hold(examined(bounds(replace(rule, order=others), prover, self.live_flows)))
+
+    def _views(self, base: Expression, rules: Sequence[Rule]) -> Iterator[Expression]:
+        """The flow with more and more hidden in front of its sinks; first as much as the rules want of a packet that it
+        shows and must not."""
+        plans = {
+            Depth.ALL: base,
+            Depth.HEADERS: self._hidden(base, Depth.HEADERS, partial(Snap), "guard_snap"),
+            Depth.ANONYMISED: self._hidden(base, Depth.ANONYMISED, partial(Anonymise), "guard_anonymise"),
+        }
+        prover = self._prover(self.define(base))
+        failing = self.failing(prover, rules)
+        first = Depth.ALL
+        if failing and isinstance(failing.about, Depth) and failing.finding.packets:
+            (frame, *_) = failing.finding.packets
+            lesser = (Depth.HEADERS, Depth.ANONYMISED)
+            first = next((d for d in lesser if prover.holds_of(permitted(prover.wire, d, rules), frame)), first)
+        order = [first, *(depth for depth in plans if depth is not first)]
+        yield from dict.fromkeys(plans[depth] for depth in order if depth is first or plans[depth] != base)
+
+    def _hidden(self, base: Expression, depth: Depth, make: Callable[..., Node], name: str) -> Expression:
+        graph = self.define(base).graph
+        names = Names.of(base)
+        deep = {graph.ids[step] for step, shown in depths(graph).items() if shown > depth}
+        ids = iter([graph.ids[step] for step, leaf in graph.leaves() if leaf.node.role is Role.SINK])
+        # Sinks stand in the steps in the order of the text.
+        return in_front(base, lambda node: node.role is Role.SINK and next(ids) in deep, lambda: make(name=names.fresh(name)))
+
+    def _prover(self, definition: Definition) -> Prover:
+        if not self.clock.left_ms:
+            raise Cannot(OUT_OF_TIME)
+        return Prover(definition, self.clock)
+
+    def failing(self, prover: Prover, rules: Sequence[Rule]) -> _Failing | None:
+        """The first claim about packets that does not hold."""
+        for rule in rules:
+            for order in rule.order:
+                if isinstance(order.required, PacketClass):
+                    finding = check_order(prover, order)
+                    if finding.result is not Result.PROVED:
+                        return _Failing(order.required, ordered(order), finding)
+        for _, _, claim, examine in content_claims(prover, rules, self.forbidding):
+            finding = examine()
+            if finding.result is not Result.PROVED:
+                about = next(each for each in examine.args if isinstance(each, Never | Depth))
+                return _Failing(about, claim, finding)
+        for _, _, claim, examine in inference_claims(prover, rules, self.forbidding):
+            finding = examine()
+            if finding.result is not Result.PROVED:
+                return _Failing(None, claim, finding)
+        return None
+
+    def _accepted(self, expression: Expression) -> Narrowing:
+        """The flow, if that is what is decided of it."""
+        decision = decide(self.define(expression), self.policies, self.subject, live_flows=self.live_flows)
+        if not decision.accepted:
+            raise Cannot("; ".join(decision.reasons[:1]))
+        kept = set(nodes(self.definition.graph.expression))
+        return Narrowing(expression, tuple(text(node) for node in nodes(expression) if node not in kept))
+
+
+class _Guarding:
+    """The search for a guard in front of `base`, as `rules` together want it. `chosen` are its clauses, for each number
+    of VLAN tags of the packets that the flow takes: they are told apart, since headers are elsewhere behind tags."""
+
+    def __init__(self, search: _Search, base: Expression, rules: Sequence[Rule]) -> None:
+        self.search, self.base, self.rules = search, base, rules
+        self.prover = search._prover(search.define(base))
+        self.chosen: dict[int, list[str]] = {}
+        self.takes: tuple[int, ...] = ()
+        self.is_full = False
+        self._known: dict[PacketClass, bool] = {}
+
+    def run(self) -> Expression:
+        try:
+            self.takes = tuple(tags for tags in range(MOST_TAGS + 1) if self._takes(tags)) or (0,)
+        except Undecided as error:
+            raise Cannot(f"undecided: {error}") from None
+        self.chosen = {tags: [] for tags in self.takes}
+        for _ in range(MOST_ROUNDS):
+            expression = self._guarded()
+            prover = self.search._prover(self.search.define(expression))
+            failing = self.search.failing(prover, self.rules)
+            if failing is None:
+                self._check_not_empty(prover)
+                return expression
+            self._exclude(failing)
+        raise Cannot(OUT_OF_TIME)
+
+    def _takes(self, tags: int) -> bool:
+        """Whether packets with so many tags come to where it matters."""
+        wire = Wire()
+        has = t.all_of(wire.tagged(number) for number in range(tags))
+        no_more = t.negated(wire.tagged(tags)) if tags < MOST_TAGS else t.TRUE
+        answer = solve(t.all_of((self._matters(self.prover), has, no_more)), self.search.clock)
+        return answer.verdict is not Verdict.NONE
+
+    @staticmethod
+    def _matters(prover: Prover) -> t.Term:
+        graph = prover.definition.graph
+        shown = depths(graph)
+        return t.any_of(map(prover.arriving, shown) if shown else prover.truths)
+
+    def _check_not_empty(self, prover: Prover) -> None:
+        graph = prover.definition.graph
+        if graph.sinks and solve(t.any_of(map(prover.arriving, graph.sinks)), self.search.clock).verdict is Verdict.NONE:
+            raise Cannot("nothing would be left of it: no packet that it grabs may be shown")
+
+    def _guarded(self) -> Expression:
+        texts = self._texts()
+        if not texts:
+            return self.base
+        missing = [rule.name for rule in self.rules if not rule.allows_class(Bpf.class_name)]
+        if missing:
+            raise Cannot(f"rule {missing[0]} allows no `bpf`, which a guard is made of")
+        names = Names.of(self.base)
+
+        def guard() -> Expression:
+            return any_of(*(Bpf(each, name=names.fresh("guard")) for each in texts))
+
+        return behind_devices(self.base, guard)
+
+    def _texts(self) -> list[str]:
+        """The filters that are its alternatives; none if it lets everything pass."""
+        self._drop_what_is_too_many()
+        if set(self.chosen) == set(self.takes) and not any(self.chosen.values()):
+            return []
+        found = []
+        for tags, clauses in sorted(self.chosen.items()):
+            if not clauses and tags - 1 in self.chosen and not self.chosen[tags - 1] and tags > 1:
+                continue  # the alternative before says it, too
+            is_last = not any(other > tags for other in self.takes)
+            is_open = not clauses and tags + 1 in self.chosen and not self.chosen[tags + 1] and tags
+            found.append(text_of(tags, [*clauses, *([] if is_last or is_open else [NO_MORE_TAGS])]))
+        return found
+
+    def _drop_what_is_too_many(self) -> None:
+        """Alternatives for tagged packets, where the rules allow fewer nodes."""
+        limits = [rule.limits.nodes for rule in self.rules if rule.limits.nodes is not None]
+        if not limits:
+            return
+        has, each = sum(1 for _ in nodes(self.base)), places(self.base)
+        room = (min(limits) - has) // each
+        if not room:
+            raise Cannot(f"a guard would make {has + each:,} nodes, of {min(limits):,} that are allowed")
+        for tags in sorted(self.chosen)[room:]:
+            del self.chosen[tags]
+
+    def _exclude(self, failing: _Failing) -> None:
+        """Choose one more clause, that keeps out the packets which show that the claim does not hold."""
+        if failing.finding.result is not Result.REFUTED or not failing.finding.packets:
+            self._choose_all(failing)
+            return
+        for frame in failing.finding.packets:
+            tags = tags_of(frame)
+            if tags not in self.chosen:
+                tags = min(self.chosen)
+            clauses = self._clauses(failing.about, tags)
+            if clauses is None:
+                self._drop(tags, failing)
+                return
+            for clause in clauses:
+                if clause not in self.chosen[tags] and not self._passes(tags, clause, frame):
+                    self._choose(failing.about, clause)
+                    return
+        raise Cannot(str(failing))
+
+    def _choose(self, about: Depth | Never | PacketClass | None, clause: str) -> None:
+        """For packets with other numbers of tags too, if it says the same of them."""
+        for tags, clauses in self.chosen.items():
+            if clause not in clauses and clause in (self._clauses(about, tags) or ()):
+                clauses.append(clause)
+
+    def _choose_all(self, failing: _Failing) -> None:
+        if self.is_full:
+            raise Cannot(str(failing))
+        self.is_full = True
+        about = [*(never for rule in self.search.forbidding for never in rule.never), *self._depths()]
+        for tags in list(self.chosen):
+            for each in about:
+                clauses = self._clauses(each, tags)
+                if clauses is None:
+                    self._drop(tags, failing)
+                    break
+                self.chosen[tags] += [clause for clause in clauses if clause not in self.chosen[tags]]
+
+    def _depths(self) -> list[Depth]:
+        return sorted(set(depths(self.prover.definition.graph).values()))
+
+    def _drop(self, tags: int, failing: _Failing) -> None:
+        """Packets with so many tags may not pass at all."""
+        if len(self.chosen) == 1:
+            raise Cannot(str(failing))
+        del self.chosen[tags]
+
+    def _clauses(self, about: Depth | Never | PacketClass | None, tags: int) -> list[str] | None:
+        """Clauses of which one may help; None if no packet with so many tags may pass."""
+        match about:
+            case Never():
+                return list(without(about, tags))
+            case PacketClass():
+                found = keys(about, tags)
+                return None if found is None else list(found)
+            case Depth():
+                return self._of_classes([each.packets for each in self._allows if each.show >= about], tags)
+            case None:
+                plain = self._of_classes([each.packets for each in self._allows if not each.hide], tags)
+                nevers = (never for rule in self.search.forbidding for never in rule.never)
+                return [*(plain or ()), *(clause for never in nevers for clause in without(never, tags))]
+
+    @property
+    def _allows(self) -> list[Allow]:
+        return [allow for rule in self.rules for allow in rule.allow]
+
+    def _of_classes(self, classes: list[PacketClass], tags: int) -> list[str] | None:
+        told = [each for each in dict.fromkeys(classes) if keys(each, tags) is not None]
+        if 1 < len(told) <= MOST_CLASSES:
+            told = [each for each in told if self._has(each)] or told
+        return list(in_classes(told, tags)) if told else None
+
+    def _has(self, packets: PacketClass) -> bool:
+        """Whether the flow as it is takes packets of the class."""
+        known = self._known
+        if packets not in known:
+            truth = t.all_of((self._matters(self.prover), self.prover.wire.must(packets)))
+            known[packets] = solve(truth, self.search.clock).verdict is not Verdict.NONE
+        return known[packets]
+
+    def _passes(self, tags: int, clause: str, frame: bytes) -> bool:
+        filter_text = text_of(tags, [clause])
+        device = next(node for node in nodes(self.base) if node.role is Role.DEVICE)
+        definition = self.search.define(behind_devices(device, lambda: Bpf(filter_text)))
+        return bool(run(definition.predicates[Bpf(filter_text).filter], frame))
+
+
+def tags_of(frame: bytes) -> int:
+    """How many VLAN tags it has, of those that are looked through."""
+    number = 0
+    while number < MOST_TAGS and int.from_bytes(frame[12 + 4 * number : 14 + 4 * number]) in TAG_TYPES:
+        number += 1
+    return number
