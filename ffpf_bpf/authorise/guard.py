@@ -8,7 +8,7 @@ there all headers are where the text says they are, whatever else it says.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ffpf_bpf.authorise.policy import CARRIERS, Network, Never, PacketClass, Span
 from ffpf_bpf.authorise.protocols import ARP, IPV4, IPV6, RARP, SCTP, TCP, UDP
@@ -127,10 +127,17 @@ def without(never: Never, tags: int) -> Iterator[str]:
     yield NO_MORE_TAGS
 
 
+def whole(tags: int) -> Iterator[str]:
+    """Clauses that leave out packets whose addresses are cut: a filter wants all of an address, a class only what its
+    prefix reaches into."""
+    for words, end in (("(arp or rarp)", 42), ("ip", 34), ("ip6", 54)):
+        yield f"not ({words} and len < {end + 4 * tags})"
+
+
 def _kinds(carriers: frozenset[str], tags: int) -> Iterator[str]:
     """Only ethertypes, and only protocols, that carry nothing, or what need not be looked into."""
 
-    def listed(table: dict[str, tuple[int, ...]], *, wanted: bool) -> list[int]:
+    def listed(table: Mapping[str, tuple[int, ...]], *, wanted: bool) -> list[int]:
         return [number for name, numbers in table.items() if (name in carriers) is wanted for number in numbers]
 
     llc = f"ether[{12 + 4 * tags}:2] <= {LARGEST_LLC}"

@@ -5,12 +5,10 @@ Every node that is put in has a name of its own, so that the ids of the others s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role, Select, Then, nodes, then
-
-Make = Callable[[str], Node]  # a node of that name
 
 
 @dataclass(slots=True)
@@ -79,12 +77,6 @@ def with_snaplen(expression: Expression, most: int) -> Expression:
         return node if 0 < snaplen <= most else replace(node, snaplen=most)  # type: ignore[call-arg]
 
     return _replaced(expression, shortened)
-
-
-def shortened_nodes(before: Expression, after: Expression) -> Iterator[Node]:
-    """The nodes of `after` that stand where another stood, given that only some were replaced."""
-    kept = set(nodes(before))
-    yield from (node for node in nodes(after) if node not in kept)
 
 
 def _replaced(expression: Expression, change: Callable[[Node], Expression]) -> Expression:

@@ -17,11 +17,12 @@ from functools import partial
 
 from ffpf_bpf.authorise.content import content_claims, permitted
 from ffpf_bpf.authorise.decision import Finding, Result
-from ffpf_bpf.authorise.guard import NO_MORE_TAGS, TooLong, in_classes, keys, text_of, without
+from ffpf_bpf.authorise.guard import NO_MORE_TAGS, TooLong, in_classes, keys, text_of, whole, without
 from ffpf_bpf.authorise.inference import inference_claims
 from ffpf_bpf.authorise.insertion import Names, behind_devices, in_front, places
-from ffpf_bpf.authorise.judgement import bounds, decide, examined, hold
+from ffpf_bpf.authorise.judgement import bounds, examined, hold
 from ffpf_bpf.authorise.mending import Cannot, mended
+from ffpf_bpf.authorise.narrowing import Narrowing
 from ffpf_bpf.authorise.policy import Allow, Never, PacketClass, Policies, Rule
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import Undecided
@@ -42,22 +43,13 @@ from ffpf_bpf.graph.expression import Expression, Node, Role, any_of, nodes
 from ffpf_bpf.graph.predicate import run
 from ffpf_bpf.graph.printer import text
 
-NARROW_S = 12.0
+NARROW_S = 20.0
+PROOF_S = 4.0  # for one candidate: the decision on it must not take longer
 MOST_ROUNDS = 60
 MOST_CLASSES = 32  # of which those are left out that the flow has no packet of
 MOST_REASONS = 3
 OUT_OF_TIME = "there was no time to find what to put in"
 Define = Callable[[Expression], Definition]
-
-
-@dataclass(frozen=True, slots=True)
-class Narrowing:
-    """`expression` is the flow with `inserted`, the texts of the nodes that were put in or shortened; None if nothing
-    is to be put in. `why` says why it could not be narrowed, or is ""."""
-
-    expression: Expression | None = None
-    inserted: tuple[str, ...] = ()
-    why: str = ""
 
 
 def narrow(
@@ -72,8 +64,6 @@ def narrow(
     """The definition narrowed to what the policies allow the subject, in at most about `limit_s`. `define` makes the
     definition that an expression and the same buffer make. A flow that is accepted stays as it is."""
     clock = Clock(limit_s)
-    if decide(definition, policies, subject, live_flows=live_flows).accepted:
-        return Narrowing()
     try:
         return _Search(definition, policies, subject, define, live_flows, clock).run()
     except (Cannot, ExpressionError) as error:
@@ -105,6 +95,7 @@ class _Search:
     ) -> None:
         self.definition, self.policies, self.subject = definition, policies, subject
         self.define, self.live_flows, self.clock = define, live_flows, clock
+        self._known: dict[tuple[Expression, tuple[str, ...]], _Failing | None] = {}
         naming = [rule for rule in policies.rules if rule.names(subject)]
         self.allowing = [rule for rule in naming if rule.classes]
         self.forbidding = [rule for rule in naming if any(map(rule.allows_tap, definition.graph.taps))]
@@ -113,14 +104,21 @@ class _Search:
         if not self.allowing:
             raise Cannot("no rule names the user")
         whys: list[str] = []
-        for base, rules in self._bases(whys):
+        bases = list(self._bases(whys))
+        whole = self.definition.graph.expression
+        if any(base == whole and self.failing(base, rules) is None for base, rules in bases):
+            return Narrowing()
+        for base, rules in bases:
+            reasons: list[str] = []
             for deeper in self._views(base, rules):
                 try:
-                    return self._accepted(_Guarding(self, deeper, rules).run())
+                    return self._found(_Guarding(self, deeper, rules).run(), rules)
                 except Cannot as error:
-                    whys.append(str(error))
+                    reasons.append(str(error))
                 except TooLong:
-                    whys.append("what the rules say of packets is too long for a filter")
+                    reasons.append("what the rules say of packets is too long for a filter")
+            # That nothing may be shown so deep says less than why it may not be told, where less is shown.
+            whys.append(min(reasons, key=lambda reason: "no rule allows it" in reason))
         raise Cannot("; ".join(list(dict.fromkeys(whys))[:MOST_REASONS]))
 
     def _bases(self, whys: list[str]) -> Iterator[tuple[Expression, Sequence[Rule]]]:
@@ -129,13 +127,13 @@ class _Search:
         found: list[tuple[Expression, Rule]] = []
         for rule in self.allowing:
             try:
-                found.append((mended(self.definition, rule, self.define, self._prover, self.live_flows), rule))
+                found.append((mended(self.definition, rule, self.define, self.prover, self.live_flows), rule))
             except Cannot as error:
                 whys.append(f"rule {rule.name} {error}")
         found.sort(key=lambda one: sum(1 for _ in nodes(one[0])))
         seen: list[tuple[Expression, Sequence[Rule]]] = []
         for base, rule in found:
-            prover = self._prover(self.define(base))
+            prover = self.prover(self.define(base))
             carrying = [each for each in self.allowing if self._carries(each, prover)]
             for rules in (carrying, [rule]):
                 if rules and (base, rules) not in seen:
@@ -156,11 +154,11 @@ class _Search:
             Depth.HEADERS: self._hidden(base, Depth.HEADERS, partial(Snap), "guard_snap"),
             Depth.ANONYMISED: self._hidden(base, Depth.ANONYMISED, partial(Anonymise), "guard_anonymise"),
         }
-        prover = self._prover(self.define(base))
-        failing = self.failing(prover, rules)
+        failing = self.failing(base, rules)
         first = Depth.ALL
         if failing and isinstance(failing.about, Depth) and failing.finding.packets:
             (frame, *_) = failing.finding.packets
+            prover = self.prover(self.define(base))
             lesser = (Depth.HEADERS, Depth.ANONYMISED)
             first = next((d for d in lesser if prover.holds_of(permitted(prover.wire, d, rules), frame)), first)
         order = [first, *(depth for depth in plans if depth is not first)]
@@ -172,15 +170,23 @@ class _Search:
         deep = {graph.ids[step] for step, shown in depths(graph).items() if shown > depth}
         ids = iter([graph.ids[step] for step, leaf in graph.leaves() if leaf.node.role is Role.SINK])
         # Sinks stand in the steps in the order of the text.
-        return in_front(base, lambda node: node.role is Role.SINK and next(ids) in deep, lambda: make(name=names.fresh(name)))
+        return in_front(
+            base, lambda node: node.role is Role.SINK and next(ids) in deep, lambda: make(name=names.fresh(name))
+        )
 
-    def _prover(self, definition: Definition) -> Prover:
+    def prover(self, definition: Definition) -> Prover:
         if not self.clock.left_ms:
             raise Cannot(OUT_OF_TIME)
-        return Prover(definition, self.clock)
+        return Prover(definition, Clock(min(PROOF_S, self.clock.left_ms / 1000)))
 
-    def failing(self, prover: Prover, rules: Sequence[Rule]) -> _Failing | None:
-        """The first claim about packets that does not hold."""
+    def failing(self, expression: Expression, rules: Sequence[Rule]) -> _Failing | None:
+        """The first claim about packets that does not hold of the flow."""
+        key = (expression, tuple(rule.name for rule in rules))
+        if key not in self._known:
+            self._known[key] = self._examined(self.prover(self.define(expression)), rules)
+        return self._known[key]
+
+    def _examined(self, prover: Prover, rules: Sequence[Rule]) -> _Failing | None:
         for rule in rules:
             for order in rule.order:
                 if isinstance(order.required, PacketClass):
@@ -198,13 +204,14 @@ class _Search:
                 return _Failing(None, claim, finding)
         return None
 
-    def _accepted(self, expression: Expression) -> Narrowing:
-        """The flow, if that is what is decided of it."""
-        decision = decide(self.define(expression), self.policies, self.subject, live_flows=self.live_flows)
-        if not decision.accepted:
-            raise Cannot("; ".join(decision.reasons[:1]))
-        kept = set(nodes(self.definition.graph.expression))
-        return Narrowing(expression, tuple(text(node) for node in nodes(expression) if node not in kept))
+    def _found(self, expression: Expression, rules: Sequence[Rule]) -> Narrowing:
+        """The flow, if it is within the bounds of the rules with what was put in."""
+        prover = self.prover(self.define(expression))
+        for rule in rules:
+            for obligation in examined(bounds(rule, prover, self.live_flows)):
+                if obligation.result is not Result.PROVED:
+                    raise Cannot(f"rule {rule.name} wants: {obligation.claim}; {obligation.evidence}")
+        return Narrowing(text(expression))
 
 
 class _Guarding:
@@ -213,11 +220,11 @@ class _Guarding:
 
     def __init__(self, search: _Search, base: Expression, rules: Sequence[Rule]) -> None:
         self.search, self.base, self.rules = search, base, rules
-        self.prover = search._prover(search.define(base))
+        self.prover = search.prover(search.define(base))
         self.chosen: dict[int, list[str]] = {}
         self.takes: tuple[int, ...] = ()
         self.is_full = False
-        self._known: dict[PacketClass, bool] = {}
+        self._known: dict[t.Term, bool] = {}
 
     def run(self) -> Expression:
         try:
@@ -227,10 +234,9 @@ class _Guarding:
         self.chosen = {tags: [] for tags in self.takes}
         for _ in range(MOST_ROUNDS):
             expression = self._guarded()
-            prover = self.search._prover(self.search.define(expression))
-            failing = self.search.failing(prover, self.rules)
+            failing = self.search.failing(expression, self.rules)
             if failing is None:
-                self._check_not_empty(prover)
+                self._check_not_empty(self.search.prover(self.search.define(expression)))
                 return expression
             self._exclude(failing)
         raise Cannot(OUT_OF_TIME)
@@ -251,7 +257,10 @@ class _Guarding:
 
     def _check_not_empty(self, prover: Prover) -> None:
         graph = prover.definition.graph
-        if graph.sinks and solve(t.any_of(map(prover.arriving, graph.sinks)), self.search.clock).verdict is Verdict.NONE:
+        if (
+            graph.sinks
+            and solve(t.any_of(map(prover.arriving, graph.sinks)), self.search.clock).verdict is Verdict.NONE
+        ):
             raise Cannot("nothing would be left of it: no packet that it grabs may be shown")
 
     def _guarded(self) -> Expression:
@@ -297,7 +306,10 @@ class _Guarding:
     def _exclude(self, failing: _Failing) -> None:
         """Choose one more clause, that keeps out the packets which show that the claim does not hold."""
         if failing.finding.result is not Result.REFUTED or not failing.finding.packets:
-            self._choose_all(failing)
+            if len(self.chosen) > 1:
+                del self.chosen[max(self.chosen)]  # less to prove
+            else:
+                self._choose_all(failing)
             return
         for frame in failing.finding.packets:
             tags = tags_of(frame)
@@ -323,7 +335,10 @@ class _Guarding:
         if self.is_full:
             raise Cannot(str(failing))
         self.is_full = True
-        about = [*(never for rule in self.search.forbidding for never in rule.never), *self._depths()]
+        about: list[Never | Depth] = [
+            *(never for rule in self.search.forbidding for never in rule.never),
+            *self._depths(),
+        ]
         for tags in list(self.chosen):
             for each in about:
                 clauses = self._clauses(each, tags)
@@ -351,10 +366,17 @@ class _Guarding:
                 return None if found is None else list(found)
             case Depth():
                 return self._of_classes([each.packets for each in self._allows if each.show >= about], tags)
-            case None:
-                plain = self._of_classes([each.packets for each in self._allows if not each.hide], tags)
-                nevers = (never for rule in self.search.forbidding for never in rule.never)
-                return [*(plain or ()), *(clause for never in nevers for clause in without(never, tags))]
+        return list(dict.fromkeys(self._telling(tags)))
+
+    def _telling(self, tags: int) -> Iterator[str]:
+        """Clauses of which one may keep out packets of which something is told that is hidden."""
+        for allows in ([each for each in self._allows if not each.hide], self._allows):
+            yield from self._of_classes([each.packets for each in allows], tags) or ()
+        for never in (never for rule in self.search.forbidding for never in rule.never):
+            yield from without(never, tags)
+        if not self._has(t.negated(t.any_of((self.prover.wire.is_ip4, self.prover.wire.is_ip6)))):
+            yield "ip or ip6"
+        yield from whole(tags)
 
     @property
     def _allows(self) -> list[Allow]:
@@ -363,16 +385,15 @@ class _Guarding:
     def _of_classes(self, classes: list[PacketClass], tags: int) -> list[str] | None:
         told = [each for each in dict.fromkeys(classes) if keys(each, tags) is not None]
         if 1 < len(told) <= MOST_CLASSES:
-            told = [each for each in told if self._has(each)] or told
+            told = [each for each in told if self._has(self.prover.wire.must(each))] or told
         return list(in_classes(told, tags)) if told else None
 
-    def _has(self, packets: PacketClass) -> bool:
-        """Whether the flow as it is takes packets of the class."""
-        known = self._known
-        if packets not in known:
-            truth = t.all_of((self._matters(self.prover), self.prover.wire.must(packets)))
-            known[packets] = solve(truth, self.search.clock).verdict is not Verdict.NONE
-        return known[packets]
+    def _has(self, truth: t.Term) -> bool:
+        """Whether the flow as it is takes such packets."""
+        if truth not in self._known:
+            answer = solve(t.all_of((self._matters(self.prover), truth)), self.search.clock)
+            self._known[truth] = answer.verdict is not Verdict.NONE
+        return self._known[truth]
 
     def _passes(self, tags: int, clause: str, frame: bytes) -> bool:
         filter_text = text_of(tags, [clause])
