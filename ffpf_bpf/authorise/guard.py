@@ -36,6 +36,8 @@ UDP_CARRIERS = {
     "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500,), "vxlan": (4789, 8472, 4790), "geneve": (6081,),
     "gtp": (2152,), "teredo": (3544,), "gue": (6080,), "lisp": (4341,), "capwap": (5247,), "wireguard": (51820,),
 }  # fmt: skip
+NO_FRAGMENT = "not ip[6:2] & 0x1fff != 0"
+OF_ONE_PROTOCOL = "and ip[6:2] & 0x1fff != 0)"
 ICMP_ERRORS = (3, 4, 5, 11, 12)
 LARGEST_LLC = 1_535
 
@@ -58,6 +60,8 @@ def any_clause(clauses: Sequence[str]) -> str:
 
 def text_of(tags: int, clauses: Sequence[str]) -> str:
     """The filter of an alternative: packets with so many tags, or at least so many, for which the clauses hold."""
+    if NO_FRAGMENT in clauses:
+        clauses = [each for each in clauses if not each.endswith(OF_ONE_PROTOCOL)]
     outer = next((found for each in clauses if (found := re.fullmatch(OUTERMOST, each))), None)
     others = [each for each in clauses if each != NO_MORE_TAGS and not (outer and each == outer[0])]
     parts = [f"vlan {outer[1]}" if outer and not number else "vlan" for number in range(tags)]
@@ -102,7 +106,7 @@ def in_classes(classes: Sequence[PacketClass], tags: int) -> Iterator[str]:
 
 def without(never: Never, tags: int) -> Iterator[str]:
     """Clauses that a packet which may be, or carry, one of the class does not all pass, those that take little first.
-    None if every packet is of the class."""
+    There is none if every packet is of the class."""
     own = keys(never.packets, tags, any_tag=True)
     carriers = frozenset(CARRIERS) - never.ignore
     if own == ():
@@ -111,14 +115,14 @@ def without(never: Never, tags: int) -> Iterator[str]:
         yield f"not {_grouped(all_clauses(own))}"
         if "fragment" in carriers and (protocols := _with_ports(never.packets)):
             words = any_clause([_protocol(each) for each in protocols])
-            yield f"not ({_grouped(words)} and ip[6:2] & 0x1fff != 0)"
+            yield f"not ({_grouped(words)} {OF_ONE_PROTOCOL}"
     if ports := [port for name in UDP_CARRIERS if name in carriers for port in UDP_CARRIERS[name]]:
         listed = " or ".join(map(str, ports))
         yield f"not (udp src portrange 1024-65535 and udp dst portrange 1024-65535 and (udp port {listed}))"
     if "icmp-error" in carriers:
         yield f"not ({any_clause([f'icmp[0] = {each}' for each in ICMP_ERRORS])})"
         yield "not (icmp6 and ip6[40] < 128)"
-    yield "not ip[6:2] & 0x1fff != 0"
+    yield NO_FRAGMENT
     yield f"not ip6[6] = {FRAGMENT_HEADER}"
     if "extension" in carriers:
         yield f"not ({any_clause([f'ip6[6] = {each}' for each in EXTENSIONS])})"

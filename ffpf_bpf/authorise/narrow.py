@@ -11,6 +11,7 @@ A rule's taps, classes, flows, buffer and memory are no matter of packets: there
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,6 +47,7 @@ from ffpf_bpf.graph.printer import text
 NARROW_S = 20.0
 PROOF_S = 4.0  # for one candidate: the decision on it must not take longer
 MOST_ROUNDS = 60
+MANY_ROUNDS = 4  # for one thing that is forbidden, or told: then all that may help at once, or nothing
 MOST_CLASSES = 32  # of which those are left out that the flow has no packet of
 MOST_REASONS = 3
 OUT_OF_TIME = "there was no time to find what to put in"
@@ -225,6 +227,7 @@ class _Guarding:
         self.takes: tuple[int, ...] = ()
         self.is_full = False
         self._known: dict[t.Term, bool] = {}
+        self._rounds: Counter[Depth | Never | PacketClass | None] = Counter()
 
     def run(self) -> Expression:
         try:
@@ -321,15 +324,22 @@ class _Guarding:
                 return
             for clause in clauses:
                 if clause not in self.chosen[tags] and not self._passes(tags, clause, frame):
-                    self._choose(failing.about, clause)
+                    self._choose(failing.about, clauses if self._is_enough(failing) else [clause])
                     return
         raise Cannot(str(failing))
 
-    def _choose(self, about: Depth | Never | PacketClass | None, clause: str) -> None:
-        """For packets with other numbers of tags too, if it says the same of them."""
+    def _is_enough(self, failing: _Failing) -> bool:
+        """Whether one clause after the other was tried for long enough. Raises Cannot if more of them hardly help."""
+        self._rounds[failing.about] += 1
+        if self._rounds[failing.about] > MANY_ROUNDS and not isinstance(failing.about, Never):
+            raise Cannot(str(failing))
+        return self._rounds[failing.about] > MANY_ROUNDS
+
+    def _choose(self, about: Depth | Never | PacketClass | None, wanted: list[str]) -> None:
+        """For packets with other numbers of tags too, if they say the same of them."""
         for tags, clauses in self.chosen.items():
-            if clause not in clauses and clause in (self._clauses(about, tags) or ()):
-                clauses.append(clause)
+            known = self._clauses(about, tags) or []
+            clauses += [clause for clause in wanted if clause in known and clause not in clauses]
 
     def _choose_all(self, failing: _Failing) -> None:
         if self.is_full:
