@@ -160,7 +160,9 @@ def payload_start(frame: bytes) -> int:
         start = seen.l4
         if seen.protocol is None or seen.offset is None:
             start = len(frame)
-        elif seen.offset == 0 and not seen.has_extension:
+        elif seen.has_extension:
+            start = len(frame)  # behind the last extension header: nothing that is looked for here
+        elif seen.offset == 0:
             start += _transport_bytes(seen, frame)
         start = max(start, seen.l3 + 20)
     return min(start, len(frame))
@@ -172,7 +174,7 @@ def address_bytes(frame: bytes) -> set[int]:
     found = set(range(12))
     match seen.ethertype:
         case 0x0800:
-            found |= set(range(seen.l3 + 12, seen.l3 + 20))
+            found |= set(range(seen.l3 + 12, min(seen.l3 + 20, seen.l4)))  # behind the header are ports
         case 0x86DD:
             found |= set(range(seen.l3 + 8, seen.l3 + 40))
         case 0x0806 | 0x8035:
@@ -233,11 +235,10 @@ def _ip_carriers(seen: Seen, frame: bytes) -> frozenset[str]:
 def _upper_carriers(seen: Seen, frame: bytes) -> frozenset[str]:
     """What its UDP ports or its ICMP type say."""
     if seen.protocol == UDP:
-        ports = _ports(seen, frame)
-        if None in ports:
-            return OVER_UDP
-        pairs = (ports, tuple(reversed(ports)))
-        return frozenset(UDP_PORTS[port] for port, other in pairs if port in UDP_PORTS and other >= LOWEST_OTHER_PORT)
+        ports = [port for port in _ports(seen, frame) if port is not None]
+        if any(port < LOWEST_OTHER_PORT for port in ports):
+            return frozenset()
+        return OVER_UDP if len(ports) < 2 else frozenset(UDP_PORTS[port] for port in ports if port in UDP_PORTS)
     if seen.protocol in (ICMP, ICMP6):
         kind = _number(frame, seen.l4, 1)
         if kind is None or kind in (ICMP_ERRORS if seen.protocol == ICMP else ICMP6_ERRORS):

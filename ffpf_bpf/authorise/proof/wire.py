@@ -379,7 +379,10 @@ class Wire:
             return t.TRUE
         found = []
         for here, start in self.places:
-            for is_it, first, end in ((self.is_ip4, 12, 20), (self.is_ip6, 8, 40), (self.is_type(ARP, RARP), 8, 28)):
+            # Of IPv4 as far as the header says that it goes: behind it are ports.
+            words = t.extract(self.bytes_at(start, 1), 3, 0)
+            ip4 = t.all_of((self.is_ip4, t.at_least(words, (offset - start) // 4 + 1)))
+            for is_it, first, end in ((ip4, 12, 20), (self.is_ip6, 8, 40), (self.is_type(ARP, RARP), 8, 28)):
                 if first <= offset - start < end:
                     found.append(t.all_of((here, is_it)))
         return t.any_of(found)
