@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 from ffpf_bpf.authorise.policy import CARRIERS, Allow, Network, Never, PacketClass, Part, Span
 from ffpf_bpf.authorise.proof import terms as t
@@ -57,6 +57,7 @@ class Wire:
     def __init__(self, tags: int | None = None, known: Mapping[Term, Term] | None = None) -> None:
         self._tags = tags
         self._known = known or {}
+        self._header_bytes: dict[int, Term] = {}
 
     def bytes_at(self, offset: int, size: int) -> Term:
         variables = (t.byte(offset + number) for number in range(size))
@@ -361,9 +362,13 @@ class Wire:
             if max(start, floor) <= offset:
                 yield t.all_of((here, t.negated(self._in_transport_header(offset - start))))
 
-    @cache  # noqa: B019 - lives as long as the proof
     def _in_transport_header(self, distance: int) -> Term:
         """The header behind IP has more than `distance` bytes."""
+        if distance not in self._header_bytes:
+            self._header_bytes[distance] = self._has_transport_bytes(distance)
+        return self._header_bytes[distance]
+
+    def _has_transport_bytes(self, distance: int) -> Term:
         words = t.extract(self.behind_ip(12, 1).value, 7, 4)
         tcp = t.TRUE if distance < 20 else t.at_least(words, distance // 4 + 1)
         fixed = [protocol for protocol, size in TRANSPORT_BYTES.items() if distance < size]
