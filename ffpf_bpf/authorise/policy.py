@@ -69,7 +69,7 @@ HIDDEN_BY: dict[Depth, frozenset[Part]] = {
 CARRIERS = (
     "fragment", "extension", "tags", "llc", "mpls", "pppoe", "macsec", "pbb", "trill", "nsh", "ipip", "6in4", "gre",
     "etherip", "l2tp", "pim", "esp", "ah", "ipcomp", "vxlan", "geneve", "gtp", "teredo", "gue", "lisp", "capwap",
-    "wireguard", "openvpn", "amt", "mirror", "sctp", "service", "icmp-error", "other",
+    "amt", "wireguard", "openvpn", "sctp", "mirror", "service", "icmp-error", "other",
 )  # fmt: skip
 
 
