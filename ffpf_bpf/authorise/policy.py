@@ -58,6 +58,8 @@ class Part(StrEnum):
     ADDRESSES = "addresses"
 
 
+# Tunnels by UDP whose other end has the port of a service: not looked for, unless `ignore` is given without it.
+IGNORED_BY_DEFAULT = frozenset({"service"})
 HIDDEN_BY: dict[Depth, frozenset[Part]] = {
     Depth.ALL: frozenset(),
     Depth.HEADERS: frozenset({Part.PAYLOAD}),
@@ -67,7 +69,7 @@ HIDDEN_BY: dict[Depth, frozenset[Part]] = {
 CARRIERS = (
     "fragment", "extension", "tags", "llc", "mpls", "pppoe", "macsec", "pbb", "trill", "nsh", "ipip", "6in4", "gre",
     "etherip", "l2tp", "pim", "esp", "ah", "ipcomp", "vxlan", "geneve", "gtp", "teredo", "gue", "lisp", "capwap",
-    "wireguard", "icmp-error", "other",
+    "amt", "wireguard", "openvpn", "sctp", "mirror", "service", "icmp-error", "other",
 )  # fmt: skip
 
 
