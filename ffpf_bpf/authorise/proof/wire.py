@@ -262,7 +262,7 @@ class Wire:
         for spans, protocols, sides in _port_keys(packets):
             placed = t.any_of(self._may_have(self.ports[side], spans) for side in sides)
             later = t.FALSE if "fragment" in ignored else self.is_later
-            known = t.ite(self.is_later, later, placed)
+            known = t.any_of((self._offset_untold, t.ite(self.is_later, later, placed)))
             extended = t.FALSE if "extension" in ignored else self._extended
             holds.append(t.any_of((untold, t.all_of((self._may_be(protocols, ignored), t.any_of((extended, known)))))))
         if packets.vlan or packets.untagged:
@@ -277,8 +277,14 @@ class Wire:
 
     @cached_property
     def _extended(self) -> Term:
-        """It is IPv6 with an extension header, in front of which there may be a fragment header."""
-        return t.all_of((self.is_ip6, _one_of(self.protocol6.value, EXTENSIONS)))
+        """It is IPv6 with an extension header, in front of which there may be a fragment header; or with two of these."""
+        return t.all_of((self.is_ip6, _one_of(self.protocol6.value, (*EXTENSIONS, FRAGMENT_HEADER))))
+
+    @cached_property
+    def _offset_untold(self) -> Term:
+        """It is IP, and its fragment offset is not there."""
+        cut6 = t.all_of((self.has_fragment_header, t.negated(self.behind_ethernet(42, 2).there)))
+        return t.any_of((t.all_of((self.is_ip4, t.negated(self.fragment4.there))), t.all_of((self.is_ip6, cut6))))
 
     def _may_be(self, protocols: Sequence[int], ignored: frozenset[str]) -> Term:
         told = (
@@ -297,7 +303,9 @@ class Wire:
             for id in (t.extract(self.bytes_at(14 + 4 * number, 2), 11, 0),)
         ]
         third = self.is_type(*TAG_TYPES)  # behind two
-        return t.any_of((*ids, third, t.negated(self.tagged(0)) if packets.untagged else t.FALSE))
+        return t.any_of(
+            (*ids, third, t.negated(self.ethertype.there), t.negated(self.tagged(0)) if packets.untagged else t.FALSE)
+        )
 
     def _carries(self, ignored: frozenset[str]) -> Term:
         """It may carry another packet, in a carrier that is not ignored."""
@@ -347,6 +355,15 @@ class Wire:
         )
         unknown_type = t.all_of((self.ethertype.there, t.negated(self.is_type(*known_types)), t.negated(llc)))
         found["other"] += [unknown_type, unknown4, unknown6]
+        # Of what ends before it says what it is, nothing can be excluded.
+        untold = t.negated(self.ethertype.there)
+        untold4 = t.all_of((self.is_ip4, t.negated(self.protocol4.there)))
+        untold6 = t.all_of((self.is_ip6, t.negated(self.protocol6.there)))
+        never_in_ip = {"llc", *ETHERTYPE_CARRIERS} - set(PROTOCOL_CARRIERS)
+        for name, truths in found.items():
+            truths.append(untold)
+            if name not in never_in_ip:
+                truths += [untold6] if name == "extension" else [untold4, untold6]
         return {name: t.any_of(truths) for name, truths in found.items()}
 
     # What of it is hidden.
