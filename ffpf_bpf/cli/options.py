@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ffpf_bpf.errors import ExpressionError
+from ffpf_bpf.flow import Flow
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -28,6 +29,9 @@ Audit = Annotated[
         metavar="FILE",
         help="Append each decision to FILE, a JSON line; refuse what cannot be written there.",
     ),
+]
+Narrow = Annotated[
+    bool, typer.Option("--narrow", help="Put what the policies want into a flow that they refuse, and say what.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs to read.")]
 Write = Annotated[
@@ -64,6 +68,13 @@ def expression_text(argument: str) -> str:
         raise ExpressionError(
             f"cannot read: {reason.lower()}", where=argument[1:], help="`@FILE` names a file with a flow expression"
         ) from None
+
+
+def narrowing(flow: Flow) -> str:
+    """What `--narrow` put in, or why nothing; "" if there was no need."""
+    if flow.narrowed:
+        return f"narrowed by {flow.narrowed}"
+    return f"cannot be narrowed: {flow.not_narrowed}" if flow.not_narrowed else ""
 
 
 def size_in_bytes(text: str) -> int:
