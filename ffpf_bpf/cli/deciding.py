@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import json as json_module
-from typing import Annotated
 
 import typer
 
-from ffpf_bpf.authorise import Decision, Subject, subject_of
+from ffpf_bpf.authorise import Decision
 from ffpf_bpf.authorise.decision import shown
 from ffpf_bpf.cli import options
 from ffpf_bpf.errors import Rejected
 from ffpf_bpf.flow import Flow
 
 REJECTED = 3
-NO_UID = -1
-
-
-def _subject(text: str) -> Subject:
-    user, colon, groups = text.partition(":")
-    if not colon:
-        return subject_of(user)
-    return Subject(user, frozenset(group for group in groups.split(",") if group), NO_UID)
 
 
 def check(
     expressions: options.Expressions,
     policies: options.Policies = None,
-    user: Annotated[
-        str | None,
-        typer.Option(
-            "--as", metavar="USER[:GROUP,...]", help="Decide as for this user; one with groups need not exist."
-        ),
-    ] = None,
+    user: options.User = None,
     buffer: options.Buffer = "4MiB",
     json: options.Json = False,
 ) -> None:
     """Authorise only: print the decision on each flow expression. Needs no root."""
-    subject = _subject(user) if user is not None else None
+    subject = options.subject(user) if user is not None else None
     decisions = []
     for argument in expressions:
         flow = Flow.create(policies=policies, subject=subject)
