@@ -7,11 +7,11 @@ written. A subject that a rule names is taken to be in that group only; `--as` n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ffpf_bpf.authorise import sentences
-from ffpf_bpf.authorise.policy import ANY, Policies, Rule
+from ffpf_bpf.authorise.policy import ANY, Allow, Never, Policies, Rule
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import Undecided
 from ffpf_bpf.authorise.proof.search import Question, Search
@@ -32,7 +32,7 @@ Rules = tuple[Rule, ...]
 @dataclass(frozen=True, slots=True)
 class Change:
     """Packets that may be shown now and might not before (`allowed`), or the other way round: one of them, at which
-    depths, at which taps, and why. `why` is all there is where it could not be decided."""
+    depths, at which taps, and what it is that changed."""
 
     subjects: tuple[str, ...]
     taps: tuple[str, ...]
@@ -101,53 +101,82 @@ def _taps(before: Rules, after: Rules) -> dict[tuple[str, ...], tuple[Rules, Rul
     return {tuple(f"{d.interface}@{d.hook}" for d in some): pair for pair, some in devices.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    """An allow or a never of one version, at depths where the other has not the same. It `changes` what packets are in
+    it, and in none of the `others`, those of the other version."""
+
+    said: Allow | Never
+    others: tuple[Allow | Never, ...]
+    depths: frozenset[Depth]
+    why: str
+
+    def changes(self, wire: Wire, depth: Depth) -> Term:
+        others = (_in(wire, each) for each in self.others if _is_about(each, depth))
+        return t.all_of((_in(wire, self.said), *map(t.negated, others)))
+
+
+def _in(wire: Wire, said: Allow | Never) -> Term:
+    return wire.must(said.packets) if isinstance(said, Allow) else wire.may(said)
+
+
+def _is_about(said: Allow | Never, depth: Depth) -> bool:
+    return said.show >= depth if isinstance(said, Allow) else said.show <= depth
+
+
+def _same(one: Allow | Never, other: Allow | Never) -> bool:
+    """But for depth."""
+    ignored = (each.ignore if isinstance(each, Never) else None for each in (one, other))
+    return one.packets == other.packets and len(set(ignored)) == 1
+
+
 def _changes(
     search: Search, subjects: tuple[str, ...], taps: tuple[str, ...], before: Rules, after: Rules
 ) -> Iterator[Change]:
     for is_allowed, more, less in ((True, after, before), (False, before, after)):
-        found: dict[bytes, list[Depth]] = {}
-        for depth in SHOWING:
-            if _said(more, depth) == _said(less, depth):
-                continue
-            question = _gained(more, less, depth)
-            known = next((packet for packet in found if search.holds(question, packet)), None)
-            packet = known if known is not None else search.packet(question)
-            if packet is not None:
-                found.setdefault(packet, []).append(depth)
-        for packet, depths in found.items():
-            why = _why(search, after, packet, depths[0], is_allowed)
-            yield Change(subjects, taps, is_allowed, tuple(depths), packet, why)
+        # What is gained is in an allow that was not there, or a never forbade it that is no longer there.
+        gaining = _causes(more, less, lambda rule: rule.allow, "allows" if is_allowed else "allowed")
+        lifted = _causes(less, more, lambda rule: rule.never, "forbade" if is_allowed else "forbids")
+        causes = (*gaining, *lifted)
+        for number, cause in enumerate(causes):
+            found: dict[bytes, list[Depth]] = {}
+            for depth in SHOWING:
+                if depth in cause.depths:
+                    earlier = [each for each in causes[:number] if depth in each.depths]
+                    question = _gained(more, less, depth, cause, earlier)
+                    known = next((packet for packet in found if search.holds(question, packet)), None)
+                    packet = known if known is not None else search.packet(question)
+                    if packet is not None:
+                        found.setdefault(packet, []).append(depth)
+            for packet, depths in found.items():
+                yield Change(subjects, taps, is_allowed, tuple(depths), packet, cause.why)
 
 
-def _said(rules: Rules, depth: Depth) -> tuple[frozenset[object], frozenset[object]]:
-    """What rules say of packets at a depth."""
-    allows = frozenset(allow.packets for rule in rules for allow in rule.allow if allow.show >= depth)
-    nevers = frozenset((never.packets, never.ignore) for rule in rules for never in rule.never if never.show <= depth)
-    return allows, nevers
+def _causes(these: Rules, others: Rules, of: Callable[[Rule], Sequence[Allow | Never]], verb: str) -> Iterator[_Cause]:
+    known = tuple(said for rule in others for said in of(rule))
+    for rule in these:
+        for said in of(rule):
+            depths = frozenset(
+                depth
+                for depth in SHOWING
+                if _is_about(said, depth) and not any(_same(said, one) and _is_about(one, depth) for one in known)
+            )
+            yield _Cause(said, known, depths, f"rule `{rule.name}` {verb} {sentences.packets(said.packets)}")
 
 
-def _gained(more: Rules, less: Rules, depth: Depth) -> Question:
-    return lambda wire: t.all_of((_may_be_shown(wire, more, depth), t.negated(_may_be_shown(wire, less, depth))))
+def _gained(more: Rules, less: Rules, depth: Depth, cause: _Cause, earlier: Sequence[_Cause]) -> Question:
+    def question(wire: Wire) -> Term:
+        shown = _may_be_shown(wire, more, depth), t.negated(_may_be_shown(wire, less, depth))
+        told = (t.negated(each.changes(wire, depth)) for each in earlier)
+        return t.all_of((cause.changes(wire, depth), *shown, *told))
+
+    return question
 
 
 def _may_be_shown(wire: Wire, rules: Rules, depth: Depth) -> Term:
     allows = allowed(wire, (allow for rule in rules for allow in rule.allow if allow.show >= depth))
     nevers = (wire.may(never) for rule in rules for never in rule.never if never.show <= depth)
     return t.all_of((allows, *map(t.negated, nevers)))
-
-
-def _why(search: Search, after: Rules, packet: bytes, depth: Depth, is_allowed: bool) -> str:
-    """Which rule lets it be seen now, or does not."""
-    for rule in after:
-        if is_allowed:
-            for allow in rule.allow:
-                if allow.show >= depth and search.holds(lambda wire: wire.must(allow.packets), packet):  # noqa: B023
-                    return f"rule `{rule.name}` allows {sentences.packets(allow.packets)}"
-        else:
-            for never in rule.never:
-                if never.show <= depth and search.holds(lambda wire: wire.may(never), packet):  # noqa: B023
-                    return f"rule `{rule.name}` forbids {sentences.packets(never.packets)}, and what may carry them"
-    return "no rule forbids it any more" if is_allowed else "no rule allows it any more"
 
 
 # Rules as they are written.

@@ -60,11 +60,10 @@ def _names(globs: Sequence[str]) -> list[str]:
         for state in level:
             for letter in letters:
                 new = tuple(_step(each, at, letter) for each, at in zip(tokens, state, strict=True))
-                if new in seen or not any(new):
-                    continue
-                seen[new] = seen[state] + letter
-                following.append(new)
-                found.setdefault(_accepted(tokens, new), seen[new])
+                found.setdefault(_accepted(tokens, new), seen[state] + letter)
+                if new not in seen and any(new):
+                    seen[new] = seen[state] + letter
+                    following.append(new)
             if len(seen) > MOST_STATES:
                 return [_numbered(name, globs) for name in found.values()]
         level = following
