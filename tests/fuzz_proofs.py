@@ -147,9 +147,11 @@ def _secret(case: Case, packet: bytes) -> set[int]:
 
 
 def _alike(case: Case, one: bytes, other: bytes) -> bool:
-    """Whether two packets are in the same allows, and equal but for what is hidden of one of them."""
-    allows = case.pair.rule.allow
-    if len(one) != len(other) or wire.in_allows(allows, one) != wire.in_allows(allows, other):
+    """Whether two packets are in the same allows and nevers, and equal but for what is hidden of one of them."""
+    rule = case.pair.rule
+    if len(one) != len(other) or wire.in_allows(rule.allow, one) != wire.in_allows(rule.allow, other):
+        return False
+    if wire.in_nevers(rule.never, one) != wire.in_nevers(rule.never, other):
         return False
     differs = {at for at, (mine, theirs) in enumerate(zip(one, other, strict=True)) if mine != theirs}
     return differs <= _secret(case, one) or differs <= _secret(case, other)

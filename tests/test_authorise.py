@@ -35,6 +35,7 @@ from ffpf_bpf.authorise.proof.prover import Prover
 from ffpf_bpf.authorise.proof.solvers import Clock
 from ffpf_bpf.authorise.schema import parse_policy
 from ffpf_bpf.authorise.shape import check_order
+from ffpf_bpf.compiler import compile_predicates
 from ffpf_bpf.errors import ExpressionError, FfpfError
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.classes.bpf import Bpf
@@ -55,7 +56,8 @@ ROOT = Subject("root", frozenset({"root"}), 0)
 
 
 def definition(text: str, buffer_bytes: int = 1 << 16) -> Definition:
-    return Definition(build(parse(text)), MappingProxyType({}), buffer_bytes)
+    graph = build(parse(text))
+    return Definition(graph, MappingProxyType(compile_predicates(graph)), buffer_bytes)
 
 
 def policies(directory: Path, text: str, file: str = "rules.toml") -> Policies:

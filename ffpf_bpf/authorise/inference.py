@@ -43,19 +43,27 @@ def _is_hidden(prover: Prover, parts: frozenset[Part], allows: Sequence[Allow], 
         truths = [each for each in dict.fromkeys(prover.truths) if each not in (t.TRUE, t.FALSE)]
     except Undecided as error:
         return Finding(Result.REFUSED, f"undecided: {error}")
-    return prover.no_pair(t.any_of(truths), partial(_told, truths, parts, allows, nevers), partial(_difference, prover))
+    question = partial(_told, truths, prover.paths.reading_payload(), parts, allows, nevers)
+    return prover.no_pair(t.any_of(truths), question, partial(_difference, prover))
 
 
 def _told(
-    general: Sequence[Term], parts: frozenset[Part], allows: Sequence[Allow], nevers: Sequence[Never], case: Case
+    general: Sequence[Term],
+    apart: frozenset[Term],
+    parts: frozenset[Part],
+    allows: Sequence[Allow],
+    nevers: Sequence[Never],
+    case: Case,
 ) -> tuple[Term, Twin]:
-    """That two packets exist of which these parts are hidden and that something decides differently."""
+    """That two packets exist of which these parts are hidden and that something decides differently. What is free is
+    the same for both, but for what is told `apart`."""
     wire = case.wire
     truths = [each for each in t.replaced(general, case.known) if each not in (t.TRUE, t.FALSE)]
     # The second packet has the bytes of the first, but for those that are hidden in the first. Which these are is told
     # by bytes that are not hidden themselves, so they are the same of both.
     read = {term for term in t.variables(truths) if is_byte(term)}
     twin = {at: t.ite(wire.hides(int(at.args[1]), parts), t.byte(int(at.args[1]), "q"), at) for at in read}  # type: ignore[call-overload]
+    twin |= {term: t.free(f"{term.args[0]}'", term.width) for term in t.variables(truths) if term in apart}
     told = t.any_of(t.differ(a, b) for a, b in zip(truths, t.replaced(truths, twin), strict=True))
     if told is t.FALSE:
         return t.FALSE, {}
@@ -71,12 +79,14 @@ def _told(
         concerned = t.any_of((concerned, t.negated(t.any_of(covered)), *(wire.may(never) for never in nevers)))
     if concerned is t.FALSE:
         return t.FALSE, {}
-    for at in t.variables([*covered, concerned]):
+    # Headers tell what is forbidden; so if only payload is hidden, it is the same of both.
+    rights = [*covered, *(wire.may(never) for never in nevers if parts != PAYLOAD)]
+    for at in t.variables([*rights, concerned]):
         if is_byte(at) and at not in twin:
             offset = int(at.args[1])  # type: ignore[call-overload]
             twin[at] = t.ite(wire.hides(offset, parts), t.byte(offset, "q"), at)
-    *twins, twin_concerned = t.replaced([*covered, concerned], twin)
-    same_rights = [t.negated(t.differ(a, b)) for a, b in zip(covered, twins, strict=True)]
+    *twins, twin_concerned = t.replaced([*rights, concerned], twin)
+    same_rights = [t.negated(t.differ(a, b)) for a, b in zip(rights, twins, strict=True)]
     return t.all_of((told, concerned, twin_concerned, *same_rights)), twin
 
 

@@ -59,6 +59,8 @@ class Part(StrEnum):
     ADDRESSES = "addresses"
 
 
+# Tunnels by UDP whose other end has the port of a service: not looked for, unless `ignore` is given without it.
+IGNORED_BY_DEFAULT = frozenset({"service"})
 HIDDEN_BY: dict[Depth, frozenset[Part]] = {
     Depth.ALL: frozenset(),
     Depth.HEADERS: frozenset({Part.PAYLOAD}),
@@ -68,7 +70,7 @@ HIDDEN_BY: dict[Depth, frozenset[Part]] = {
 CARRIERS = (
     "fragment", "extension", "tags", "llc", "mpls", "pppoe", "macsec", "pbb", "trill", "nsh", "ipip", "6in4", "gre",
     "etherip", "l2tp", "pim", "esp", "ah", "ipcomp", "vxlan", "geneve", "gtp", "teredo", "gue", "lisp", "capwap",
-    "wireguard", "icmp-error", "other",
+    "wireguard", "openvpn", "amt", "mirror", "sctp", "service", "icmp-error", "other",
 )  # fmt: skip
 
 

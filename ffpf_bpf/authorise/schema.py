@@ -26,6 +26,7 @@ from ffpf_bpf.authorise.policy import (
     ANY,
     CARRIERS,
     HIDDEN_BY,
+    IGNORED_BY_DEFAULT,
     Allow,
     Limits,
     Never,
@@ -112,9 +113,11 @@ class _Allow(PacketTable):
 
 class _Never(PacketTable):
     show: Annotated[Depth, PlainValidator(scalars.forbidden_depth)] = Depth.ANONYMISED
-    ignore: list[Annotated[str, AfterValidator(scalars.carrier)]] = []
+    ignore: list[Annotated[str, AfterValidator(scalars.carrier)]] | None = None
 
     def value(self, where: str) -> Never:
+        if self.ignore is None:
+            return Never(self.packets, self.show, IGNORED_BY_DEFAULT, where)
         ignored = CARRIERS if ANY in self.ignore else self.ignore
         return Never(self.packets, self.show, frozenset(ignored), where)
 

@@ -63,6 +63,16 @@ class Paths:
             found.append(truth)
         return found
 
+    def reading_payload(self) -> frozenset[Term]:
+        """The free variables of nodes that decide by payload, and so differently of two packets with equal headers."""
+        found: set[Term] = set()
+        for index, leaf in self.graph.leaves():
+            effect = leaf.node.effect
+            if isinstance(effect, Primitive) and effect.tells > Depth.COUNTS:
+                name = self.graph.ids[index]
+                found |= {t.free(name), t.free(f"{name}.result", RESULT_BITS)}
+        return frozenset(found)
+
     def _decides(self, index: int, node: Node, results: dict[int, Term]) -> Term:
         """Whether the node lets a packet go on that comes to it."""
         name = self.graph.ids[index]

@@ -105,7 +105,7 @@ class Prover:
 
     def _second(self, twin: Twin, values: Mapping[Term, int], frame: bytes) -> bytes:
         found = bytearray(frame)
-        told = [(int(at.args[1]), term) for at, term in twin.items() if int(at.args[1]) < len(frame)]  # type: ignore[call-overload]
+        told = [(int(at.args[1]), term) for at, term in twin.items() if is_byte(at) and int(at.args[1]) < len(frame)]  # type: ignore[call-overload]
         results = t.evaluate([term for _, term in told], self._values(values, frame))
         for (offset, _), result in zip(told, results, strict=True):
             found[offset] = result

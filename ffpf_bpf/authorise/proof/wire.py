@@ -15,6 +15,7 @@ from ffpf_bpf.authorise.proof.filters import there
 from ffpf_bpf.authorise.proof.terms import Term
 
 ETHERNET_BYTES = 14
+ARP_BYTES = 28
 TAG_TYPES = (0x8100, 0x88A8, 0x9100)
 MOST_TAGS = 2
 IPV4, ARP, RARP, IPV6 = 0x0800, 0x0806, 0x8035, 0x86DD
@@ -23,7 +24,7 @@ WITH_PORTS = (TCP, UDP, SCTP)
 EXTENSIONS = (0, 43, 51, 60, 135, 139, 140)
 LARGEST_LLC = 1_535
 ICMP_ERRORS = (3, 4, 5, 11, 12)
-LOWEST_ICMP6_ANSWER = 128
+LOWEST_ICMP6_ANSWER, ICMP6_REDIRECT = 128, 137
 LOWEST_OTHER_PORT = 1024
 TRANSPORT_BYTES = {UDP: 8, SCTP: 12, ICMP: 8, ICMP6: 8}  # and TCP, which says it
 
@@ -36,11 +37,13 @@ PROTOCOL_CARRIERS = {
     "esp": (50,), "ah": (51,), "ipcomp": (108,),
 }  # fmt: skip
 UDP_CARRIERS = {
-    "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500,), "vxlan": (4789, 8472, 4790), "geneve": (6081,),
-    "gtp": (2152,), "teredo": (3544,), "gue": (6080,), "lisp": (4341,), "capwap": (5247,), "wireguard": (51820,),
+    "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500, 10000), "ipip": (434,), "gre": (4754, 4755),
+    "vxlan": (4789, 8472, 4790), "geneve": (6081,), "gtp": (2152, 3386), "teredo": (3544,), "gue": (6080, 5555),
+    "lisp": (4341, 4342), "capwap": (5247, 12222), "wireguard": (51820,), "openvpn": (1194,), "amt": (2268,),
+    "mirror": (6343, 37008, 7932), "sctp": (9899,),
 }  # fmt: skip
 ALONE_TYPES = (IPV4, ARP, RARP, IPV6, *TAG_TYPES, 0x0842, 0x8809, 0x8863, 0x888E, 0x88CC, 0x88F7)
-ALONE_PROTOCOLS = (ICMP, 2, TCP, UDP, 33, 46, ICMP6, 59, 88, 89, 112, SCTP, 136)
+ALONE_PROTOCOLS = (ICMP, 2, TCP, UDP, 33, 46, ICMP6, 59, 88, 89, 112, SCTP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,17 +319,20 @@ class Wire:
         ip = t.any_of((self.is_ip4, self.is_ip6))
         found["fragment"].append(t.all_of((ip, self.is_later, t.negated(self.is_protocol(*harmless)))))
         first = t.negated(self.is_later)
+        datagram = t.all_of((first, self.is_protocol(UDP)))
         for name, ports in UDP_CARRIERS.items():
             spans = [(port, port) for port in ports]
-            # A tunnel's other end has no port of a service.
-            ends = [
-                t.all_of((self._may_have(port, spans), self._may_have(other, [(LOWEST_OTHER_PORT, 0xFFFF)])))
-                for port, other in (self.ports, self.ports[::-1])
-            ]
-            found[name].append(t.all_of((first, self.is_protocol(UDP), t.any_of(ends))))
+            for port, other in (self.ports, self.ports[::-1]):
+                tunnel = t.all_of((datagram, self._may_have(port, spans)))
+                # The other end of a tunnel has no port of a service, as a rule.
+                found[name].append(t.all_of((tunnel, self._may_have(other, [(LOWEST_OTHER_PORT, 0xFFFF)]))))
+                found["service"].append(t.all_of((tunnel, self._may_have(other, [(0, LOWEST_OTHER_PORT - 1)]))))
         kind = self.behind_ip(0, 1)
         errors = t.any_of((t.negated(kind.there), _one_of(kind.value, ICMP_ERRORS)))
-        errors6 = t.any_of((t.negated(kind.there), t.negated(t.at_least(kind.value, LOWEST_ICMP6_ANSWER))))
+        error6 = t.any_of(
+            (t.negated(t.at_least(kind.value, LOWEST_ICMP6_ANSWER)), _one_of(kind.value, (ICMP6_REDIRECT,)))
+        )
+        errors6 = t.any_of((t.negated(kind.there), error6))
         found["icmp-error"] += [
             t.all_of((first, self.is_protocol(ICMP), errors)),
             t.all_of((first, self.is_protocol(ICMP6), errors6)),
@@ -355,8 +361,11 @@ class Wire:
 
     def _is_payload(self, offset: int) -> Iterable[Term]:
         """The ways in which the byte is behind the headers."""
-        no_ip = t.negated(t.any_of((self.is_ip4, self.is_ip6)))
-        yield from (t.all_of((here, no_ip)) for here, start in self.places if start <= offset)
+        is_arp = self.is_type(ARP, RARP)
+        no_ip = t.negated(t.any_of((self.is_ip4, self.is_ip6, is_arp)))
+        for here, start in self.places:
+            yield t.all_of((here, no_ip)) if start <= offset else t.FALSE
+            yield t.all_of((here, is_arp)) if start + ARP_BYTES <= offset else t.FALSE
         for (here, start), floor in zip(self.transport_places, self._header_ends, strict=True):
             if max(start, floor) <= offset:
                 yield t.all_of((here, t.negated(self._in_transport_header(offset - start))))
@@ -379,7 +388,10 @@ class Wire:
             return t.TRUE
         found = []
         for here, start in self.places:
-            for is_it, first, end in ((self.is_ip4, 12, 20), (self.is_ip6, 8, 40), (self.is_type(ARP, RARP), 8, 28)):
+            # Of IPv4 as far as the header says that it goes: behind it are ports.
+            words = t.extract(self.bytes_at(start, 1), 3, 0)
+            ip4 = t.all_of((self.is_ip4, t.at_least(words, (offset - start) // 4 + 1)))
+            for is_it, first, end in ((ip4, 12, 20), (self.is_ip6, 8, 40), (self.is_type(ARP, RARP), 8, 28)):
                 if first <= offset - start < end:
                     found.append(t.all_of((here, is_it)))
         return t.any_of(found)
