@@ -11,11 +11,12 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import delivery, instantiate, nodes, packet, switch
+from benchmarks import authorise, delivery, instantiate, nodes, packet, switch
 from benchmarks.table import Table
 
 BENCHMARKS: dict[str, Callable[[bool], Table]] = {
     "instantiate": instantiate.run,
+    "authorise": authorise.run,
     "packet": packet.run,
     "nodes": nodes.run,
     "switch": switch.run,

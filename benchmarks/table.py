@@ -6,8 +6,16 @@ import argparse
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 HEADINGS = ("work", "ours", "rival", "ratio", "goal", "met")
+
+
+class Cells(Protocol):
+    """A row: its cells, as many as there are headings."""
+
+    @property
+    def cells(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +40,14 @@ class Table:
     """Rows under a title, and what one must know to read them."""
 
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[Cells, ...]
     notes: tuple[str, ...] = ()
+    headings: tuple[str, ...] = HEADINGS
 
     def text(self) -> str:
         """Aligned columns."""
-        lines = [HEADINGS, *(row.cells for row in self.rows)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+        lines = [self.headings, *(row.cells for row in self.rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
         padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
         notes = [line for note in self.notes for line in textwrap.wrap(note, 120)]
         first, *shown = ["  ".join(cells).rstrip() for cells in padded]
@@ -46,7 +55,7 @@ class Table:
 
     def markdown(self) -> str:
         """A Markdown table."""
-        lines = [HEADINGS, tuple("---" for _ in HEADINGS), *(row.cells for row in self.rows)]
+        lines = [self.headings, tuple("---" for _ in self.headings), *(row.cells for row in self.rows)]
         shown = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
         return "\n".join([f"### {self.title}", "", *shown, "", *(f"- {note}" for note in self.notes)])
 

@@ -156,6 +156,49 @@ def cisco_isl(frame: bytes) -> bytes:
 LATER_V4 = ipv4(6, MAIL, fragment=0x00B9)
 SHORT_V4 = 34 + 2
 
+
+def redirect6(quoted: bytes) -> bytes:
+    """RFC 4861, section 4.5: target, destination, and the option Redirected Header (4), which quotes the packet."""
+    option = struct.pack("!BBHI", 4, (8 + len(quoted) + 7) // 8, 0, 0) + quoted
+    return struct.pack("!BBHI", 137, 0, 0, 0) + bytes(32) + option
+
+
+def sflow(frame: bytes) -> bytes:
+    """sFlow version 5: one flow sample with one raw packet header."""
+    header = struct.pack("!IIII", 1, len(frame), 0, len(frame)) + frame + bytes(-len(frame) % 4)
+    record = struct.pack("!II", 1, len(header)) + header
+    sample = struct.pack("!IIIIIIII", 1, 1, 256, 256, 0, 1, 2, 1) + record
+    return (
+        struct.pack("!II", 5, 1)
+        + bytes(4)
+        + struct.pack("!IIII", 0, 1, 1, 1)
+        + struct.pack("!II", 1, len(sample))
+        + sample
+    )
+
+
+def mobile_ip(payload: bytes) -> bytes:
+    """RFC 3519: MIP tunnel data, type 4."""
+    return struct.pack("!BBH", 4, 4, 0) + payload
+
+
+def amt(payload: bytes) -> bytes:
+    """RFC 7450: multicast data, type 6."""
+    return b"\x06\x00" + payload
+
+
+def stt(frame: bytes) -> bytes:
+    """draft-davie-stt: a header that looks like TCP's, then 18 bytes, then a frame."""
+    return tcp(40_000, 7471, bytes(18) + frame)
+
+
+def source_routed(target: str) -> bytes:
+    """RFC 791: a loose source route; the destination address is that of the next router only."""
+    plain = ipv4(6, WEB, words=7)
+    option = b"\x83\x07\x04" + bytes(map(int, target.split("."))) + b"\x00"
+    return plain[:20] + option + plain[28:]
+
+
 CARRIERS: tuple[Carrier, ...] = (
     # The outer headers show these, if one looks where they are.
     Carrier("plain IPv4", ether(0x0800, MAIL4)),
@@ -313,70 +356,28 @@ CARRIERS: tuple[Carrier, ...] = (
     Carrier("ICMPv6 parameter problem", over_ip6(58, error(4, MAIL6, 1)), ("icmp-error",)),
     Carrier("ICMPv6, private error", over_ip6(58, error(100, MAIL6)), ("icmp-error",)),
     Carrier("ICMP cut before its type", over_ip(1, error(3, MAIL4, 3))[:34], ("icmp-error",)),
+    Carrier("VXLAN whose sender takes source port 53", over_udp(4789, vxlan(5, MAIL_FRAME), source=53), ("service",)),
+    Carrier("GENEVE: all of the 16 bits may be used (RFC 8926, section 3.3)", over_udp(6081, geneve(5, 0x0800, MAIL4), source=700), ("service",)),
+    Carrier("ESP in UDP behind a NAT that maps ports below 1024 (RFC 3948)", over_udp(4500, esp_null(MAIL, 6), source=612), ("service",)),
+    Carrier("ICMPv6 redirect (RFC 4861): Redirected Header quotes the packet", over_ip6(58, redirect6(MAIL6)), ("icmp-error",)),
+    Carrier("UDP-Lite CAPWAP data over IPv6 (RFC 5415, section 3)", over_ip6(136, udp(40_000, 5247, capwap(MAIL_FRAME))), ("other",)),
+    Carrier("sFlow: sampled headers of packets", over_udp(6343, sflow(MAIL_FRAME)), ("mirror",)),
+    Carrier("GRE in UDP (RFC 8086)", over_udp(4754, gre(0x0800, MAIL4)), ("gre",)),
+    Carrier("GRE in DTLS (RFC 8086)", over_udp(4755, bytes(73)), ("gre",)),
+    Carrier("Mobile IP through NAT (RFC 3519)", over_udp(434, mobile_ip(MAIL4)), ("ipip",)),
+    Carrier("AMT (RFC 7450)", over_udp(2268, amt(MAIL4)), ("amt",)),
+    Carrier("LISP control, encapsulated (RFC 9301, section 5.8)", over_udp(4342, struct.pack("!I", 0x8000_0000) + MAIL4), ("lisp",)),
+    Carrier("GTP version 0 (3GPP TS 09.60)", over_udp(3386, struct.pack("!BBH", 0x1E, 0xFF, len(MAIL4)) + bytes(16) + MAIL4), ("gtp",)),
+    Carrier("FOU, as `ip fou add port 5555 ipproto 4`", over_udp(5555, MAIL4), ("gue",)),
+    Carrier("TZSP (remote capture)", over_udp(37008, b"\x01\x00\x00\x01\x01" + MAIL_FRAME), ("mirror",)),
+    Carrier("HP ERM (remote mirror)", over_udp(7932, bytes(12) + MAIL_FRAME), ("mirror",)),
+    Carrier("LWAPP data (RFC 5412)", over_udp(12222, struct.pack("!BBHH", 0, 0, len(MAIL_FRAME), 0) + MAIL_FRAME), ("capwap",)),
+    Carrier("OpenVPN, no cipher", over_udp(1194, b"\x30" + MAIL4), ("openvpn",)),
+    Carrier("IPsec in UDP, Cisco", over_udp(10_000, esp_null(MAIL, 6)), ("esp",)),
+    Carrier("SCTP in UDP (RFC 6951)", over_udp(9899, sctp_data(MAIL4)), ("sctp",)),
 )  # fmt: skip
 
-
-def redirect6(quoted: bytes) -> bytes:
-    """RFC 4861, section 4.5: target, destination, and the option Redirected Header (4), which quotes the packet."""
-    option = struct.pack("!BBHI", 4, (8 + len(quoted) + 7) // 8, 0, 0) + quoted
-    return struct.pack("!BBHI", 137, 0, 0, 0) + bytes(32) + option
-
-
-def sflow(frame: bytes) -> bytes:
-    """sFlow version 5: one flow sample with one raw packet header."""
-    header = struct.pack("!IIII", 1, len(frame), 0, len(frame)) + frame + bytes(-len(frame) % 4)
-    record = struct.pack("!II", 1, len(header)) + header
-    sample = struct.pack("!IIIIIIII", 1, 1, 256, 256, 0, 1, 2, 1) + record
-    return (
-        struct.pack("!II", 5, 1)
-        + bytes(4)
-        + struct.pack("!IIII", 0, 1, 1, 1)
-        + struct.pack("!II", 1, len(sample))
-        + sample
-    )
-
-
-def mobile_ip(payload: bytes) -> bytes:
-    """RFC 3519: MIP tunnel data, type 4."""
-    return struct.pack("!BBH", 4, 4, 0) + payload
-
-
-def amt(payload: bytes) -> bytes:
-    """RFC 7450: multicast data, type 6."""
-    return b"\x06\x00" + payload
-
-
-def stt(frame: bytes) -> bytes:
-    """draft-davie-stt: a header that looks like TCP's, then 18 bytes, then a frame."""
-    return tcp(40_000, 7471, bytes(18) + frame)
-
-
-def source_routed(target: str) -> bytes:
-    """RFC 791: a loose source route; the destination address is that of the next router only."""
-    plain = ipv4(6, WEB, words=7)
-    option = b"\x83\x07\x04" + bytes(map(int, target.split("."))) + b"\x00"
-    return plain[:20] + option + plain[28:]
-
-
 BEYOND: tuple[Carrier, ...] = (
-    Carrier("VXLAN whose sender takes source port 53", over_udp(4789, vxlan(5, MAIL_FRAME), source=53)),
-    Carrier("GENEVE: all of the 16 bits may be used (RFC 8926, section 3.3)", over_udp(6081, geneve(5, 0x0800, MAIL4), source=700)),
-    Carrier("ESP in UDP behind a NAT that maps ports below 1024 (RFC 3948)", over_udp(4500, esp_null(MAIL, 6), source=612)),
-    Carrier("ICMPv6 redirect (RFC 4861): Redirected Header quotes the packet", over_ip6(58, redirect6(MAIL6))),
-    Carrier("UDP-Lite CAPWAP data over IPv6 (RFC 5415, section 3)", over_ip6(136, udp(40_000, 5247, capwap(MAIL_FRAME)))),
-    Carrier("sFlow: sampled headers of packets", over_udp(6343, sflow(MAIL_FRAME))),
-    Carrier("GRE in UDP (RFC 8086)", over_udp(4754, gre(0x0800, MAIL4))),
-    Carrier("GRE in DTLS (RFC 8086)", over_udp(4755, bytes(73))),
-    Carrier("Mobile IP through NAT (RFC 3519)", over_udp(434, mobile_ip(MAIL4))),
-    Carrier("AMT (RFC 7450)", over_udp(2268, amt(MAIL4))),
-    Carrier("LISP control, encapsulated (RFC 9301, section 5.8)", over_udp(4342, struct.pack("!I", 0x8000_0000) + MAIL4)),
-    Carrier("GTP version 0 (3GPP TS 09.60)", over_udp(3386, struct.pack("!BBH", 0x1E, 0xFF, len(MAIL4)) + bytes(16) + MAIL4)),
-    Carrier("FOU, as `ip fou add port 5555 ipproto 4`", over_udp(5555, MAIL4)),
-    Carrier("TZSP (remote capture)", over_udp(37008, b"\x01\x00\x00\x01\x01" + MAIL_FRAME)),
-    Carrier("HP ERM (remote mirror)", over_udp(7932, bytes(12) + MAIL_FRAME)),
-    Carrier("LWAPP data (RFC 5412)", over_udp(12222, struct.pack("!BBHH", 0, 0, len(MAIL_FRAME), 0) + MAIL_FRAME)),
-    Carrier("OpenVPN, no cipher", over_udp(1194, b"\x30" + MAIL4)),
-    Carrier("IPsec in UDP, Cisco", over_udp(10_000, esp_null(MAIL, 6))),
     Carrier("ESP in TCP (RFC 9329)", over_ip(6, tcp(40_000, 4500, struct.pack("!H", 60) + esp_null(MAIL, 6)))),
     Carrier("STT", over_ip(6, stt(MAIL_FRAME))),
     Carrier("OpenFlow packet-in", over_ip(6, tcp(40_000, 6653, struct.pack("!BBHI", 4, 10, 24 + len(MAIL_FRAME), 1) + bytes(16) + MAIL_FRAME))),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ffpf_bpf.authorise import Limits, Order, PolicyError, Rule, read_policies
 from ffpf_bpf.authorise.packets import PacketTable
-from ffpf_bpf.authorise.policy import CARRIERS, Allow, Never, PacketClass, Part
+from ffpf_bpf.authorise.policy import CARRIERS, IGNORED_BY_DEFAULT, Allow, Never, PacketClass, Part
 from ffpf_bpf.authorise.protocols import ETHERTYPES, PROTOCOLS
 from ffpf_bpf.authorise.schema import TABLES, parse_policy
 from ffpf_bpf.authorise.sentences import allowed, explained, forbidden, limited, ordered, packets
@@ -220,8 +220,9 @@ class TestRest:
     @pytest.mark.parametrize(
         ("keys", "expected"),
         [
-            ("", Never(PacketClass())),
-            ('vlan = 7, show = "all"', Never(PacketClass(vlan=((7, 7),)), Depth.ALL)),
+            ("", Never(PacketClass(), ignore=IGNORED_BY_DEFAULT)),
+            ("ignore = []", Never(PacketClass())),
+            ('vlan = 7, show = "all"', Never(PacketClass(vlan=((7, 7),)), Depth.ALL, IGNORED_BY_DEFAULT)),
             ('ignore = ["gre", "vxlan"]', Never(PacketClass(), ignore=frozenset({"gre", "vxlan"}))),
             ('ignore = ["*"]', Never(PacketClass(), ignore=frozenset(CARRIERS))),
         ],

@@ -250,7 +250,7 @@ class TestHidden:
             (over_ip6(44, fragment6(17, b"data", eighths=1)), 14 + 48),
             (ether(0x0800, ipv4(17, b"data" * 4, fragment=1)), 14 + 20),
             (over_ip6(51, authentication(6) + WEB), len(over_ip6(51, authentication(6) + WEB))),
-            (ether(0x0806, arp(1)), 14),
+            (ether(0x0806, arp(1)), 42),
             (ether(0x8100, vlan(7, 0x88CC, bytes(20))), 18),
             (over_ip(6, tcp(1, 2))[:40], 40),
         ],

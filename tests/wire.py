@@ -37,18 +37,20 @@ PROTOCOLS = {
     108: "ipcomp",
 }  # fmt: skip
 UDP_PORTS = {
-    6635: "mpls", 6636: "mpls", 1701: "l2tp", 4500: "esp", 4789: "vxlan", 8472: "vxlan", 4790: "vxlan", 6081: "geneve",
-    2152: "gtp", 3544: "teredo", 6080: "gue", 4341: "lisp", 5247: "capwap", 51820: "wireguard",
+    6635: "mpls", 6636: "mpls", 1701: "l2tp", 4500: "esp", 10000: "esp", 434: "ipip", 4754: "gre", 4755: "gre",
+    4789: "vxlan", 8472: "vxlan", 4790: "vxlan", 6081: "geneve", 2152: "gtp", 3386: "gtp", 3544: "teredo", 6080: "gue",
+    5555: "gue", 4341: "lisp", 4342: "lisp", 5247: "capwap", 12222: "capwap", 51820: "wireguard", 1194: "openvpn",
+    2268: "amt", 6343: "mirror", 37008: "mirror", 7932: "mirror", 9899: "sctp",
 }  # fmt: skip
 LOWEST_OTHER_PORT = 1024  # of the other end of a tunnel
 ICMP_ERRORS = (3, 4, 5, 11, 12)
-ICMP6_ERRORS = range(128)
+ICMP6_ERRORS = (*range(128), 137)
 PLAIN_ETHERTYPES = (ARP, RARP, 0x0842, 0x8809, 0x8863, 0x888E, 0x88CC, 0x88F7)
-PLAIN_PROTOCOLS = (ICMP, ICMP6, 2, TCP, UDP, 33, 46, 59, 88, 89, 112, SCTP, 136)
+PLAIN_PROTOCOLS = (ICMP, ICMP6, 2, TCP, UDP, 33, 46, 59, 88, 89, 112, SCTP)
 
 WHOLE_ADDRESSES = False
 
-OVER_UDP = frozenset(UDP_PORTS.values())
+OVER_UDP = frozenset(UDP_PORTS.values()) | {"service"}
 OVER_IP = OVER_UDP | set(PROTOCOLS.values()) | {"fragment", "icmp-error", "other"}
 CARRIERS = OVER_IP | set(ETHERTYPES.values()) | {"extension", "tags", "llc"}
 
@@ -155,7 +157,7 @@ def payload_start(frame: bytes) -> int:
     """Where its payload begins; the frame's length if it has none. No header is shorter than its fixed part: an IHL
     below 5 or a data offset below 5 do not make payload of addresses and ports."""
     seen = dissect(frame)
-    start = seen.l3
+    start = seen.l3 + (28 if seen.ethertype in (ARP, RARP) else 0)
     if seen.is_ip:
         start = seen.l4
         if seen.protocol is None or seen.offset is None:
@@ -235,15 +237,22 @@ def _ip_carriers(seen: Seen, frame: bytes) -> frozenset[str]:
 def _upper_carriers(seen: Seen, frame: bytes) -> frozenset[str]:
     """What its UDP ports or its ICMP type say."""
     if seen.protocol == UDP:
-        ports = [port for port in _ports(seen, frame) if port is not None]
-        if any(port < LOWEST_OTHER_PORT for port in ports):
-            return frozenset()
-        return OVER_UDP if len(ports) < 2 else frozenset(UDP_PORTS[port] for port in ports if port in UDP_PORTS)
+        first, second = _ports(seen, frame)
+        return _tunnels(first, second) | _tunnels(second, first)
     if seen.protocol in (ICMP, ICMP6):
         kind = _number(frame, seen.l4, 1)
         if kind is None or kind in (ICMP_ERRORS if seen.protocol == ICMP else ICMP6_ERRORS):
             return frozenset({"icmp-error"})
     return frozenset()
+
+
+def _tunnels(port: int | None, other: int | None) -> frozenset[str]:
+    """What `port` may be of, `other` being the port of the other end."""
+    names = set(UDP_PORTS.values()) if port is None else {UDP_PORTS[port]} if port in UDP_PORTS else set()
+    if not names:
+        return frozenset()
+    high = names if other is None or other >= LOWEST_OTHER_PORT else set()
+    return frozenset(high | ({"service"} if other is None or other < LOWEST_OTHER_PORT else set()))
 
 
 def _holds(wanted: PacketClass, seen: Seen, frame: bytes, ignored: frozenset[str] | None) -> Three:

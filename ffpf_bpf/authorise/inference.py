@@ -43,11 +43,12 @@ def _is_hidden(prover: Prover, parts: frozenset[Part], allows: Sequence[Allow], 
         truths = [each for each in dict.fromkeys(prover.truths) if each not in (t.TRUE, t.FALSE)]
     except Undecided as error:
         return Finding(Result.REFUSED, f"undecided: {error}")
-    question = partial(_told, truths, prover.paths.reading_payload(), parts, allows, nevers)
+    question = partial(_told, prover, truths, prover.paths.reading_payload(), parts, allows, nevers)
     return prover.no_pair(t.any_of(truths), question, partial(_difference, prover))
 
 
 def _told(
+    prover: Prover,
     general: Sequence[Term],
     apart: frozenset[Term],
     parts: frozenset[Part],
@@ -76,7 +77,10 @@ def _told(
         )
     )
     if parts == PAYLOAD:
-        concerned = t.any_of((concerned, t.negated(t.any_of(covered)), *(wire.may(never) for never in nevers)))
+        others = (t.negated(t.any_of(covered)), *(wire.may(never) for never in nevers))
+        if concerned is t.FALSE and _none_comes(prover, truths, others, parts, case):
+            return t.FALSE, {}
+        concerned = t.any_of((concerned, *others))
     if concerned is t.FALSE:
         return t.FALSE, {}
     # Headers tell what is forbidden; so if only payload is hidden, it is the same of both.
@@ -88,6 +92,19 @@ def _told(
     *twins, twin_concerned = t.replaced([*rights, concerned], twin)
     same_rights = [t.negated(t.differ(a, b)) for a, b in zip(rights, twins, strict=True)]
     return t.all_of((told, concerned, twin_concerned, *same_rights)), twin
+
+
+def _none_comes(
+    prover: Prover, truths: Sequence[Term], ways: Sequence[Term], parts: frozenset[Part], case: Case
+) -> bool:
+    """Whether nothing is true of any packet that is concerned in one of these ways: then nothing tells two such packets
+    apart. It is a question about one packet, and often the very one that content has answered. The second packet must be
+    of the case as well, so what makes the case must not be hidden."""
+    for at in t.variables([case.holds]):
+        if is_byte(at) and case.wire.hides(int(at.args[1]), parts) is not t.FALSE:  # type: ignore[call-overload]
+            return False
+    comes = t.any_of(truths)
+    return all(prover.is_none(t.all_of((t.all_of((comes, way)), case.holds))) for way in ways)
 
 
 def _difference(prover: Prover, first: bytes, second: bytes) -> str:

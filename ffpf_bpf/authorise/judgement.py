@@ -26,7 +26,7 @@ from ffpf_bpf.authorise.means import (
 )
 from ffpf_bpf.authorise.policy import Policies, Rule
 from ffpf_bpf.authorise.proof.prover import Execute, Prover
-from ffpf_bpf.authorise.proof.solvers import Clock
+from ffpf_bpf.authorise.proof.solvers import Clock, apart
 from ffpf_bpf.authorise.sentences import ordered
 from ffpf_bpf.authorise.shape import check_order, check_sampling
 from ffpf_bpf.authorise.subject import Subject
@@ -50,7 +50,8 @@ def decide(
     directory, where root may grab everything and nobody else anything. `executors` are what filters are tried on before
     a packet is shown. Never raises: what goes wrong in here rejects."""
     try:
-        return _decide(definition, policies, subject, live_flows, Clock(limit_s), executors)
+        with apart():
+            return _decide(definition, policies, subject, live_flows, Clock(limit_s), executors)
     except Exception as error:  # fails closed, whatever it is
         reason = f"the decision failed: {type(error).__name__}: {shown(str(error))}"
         return Decision(False, (reason,), (), _digest(definition))

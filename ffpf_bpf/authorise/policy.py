@@ -1,6 +1,7 @@
 """Policies as values: what an administrator allows and forbids, after it was read and checked.
 
-How rules combine is in AUTHORISATION.md: one must carry the complete flow, allows add up, a never always wins.
+How rules combine is in AUTHORISATION.md: one must carry the complete flow, allows add up, a never always wins. `where`
+is the place of each in its file, as `students.toml:12:1`.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Part(StrEnum):
     ADDRESSES = "addresses"
 
 
+# Tunnels by UDP whose other end has the port of a service: not looked for, unless `ignore` is given without it.
+IGNORED_BY_DEFAULT = frozenset({"service"})
 HIDDEN_BY: dict[Depth, frozenset[Part]] = {
     Depth.ALL: frozenset(),
     Depth.HEADERS: frozenset({Part.PAYLOAD}),
@@ -67,7 +70,7 @@ HIDDEN_BY: dict[Depth, frozenset[Part]] = {
 CARRIERS = (
     "fragment", "extension", "tags", "llc", "mpls", "pppoe", "macsec", "pbb", "trill", "nsh", "ipip", "6in4", "gre",
     "etherip", "l2tp", "pim", "esp", "ah", "ipcomp", "vxlan", "geneve", "gtp", "teredo", "gue", "lisp", "capwap",
-    "wireguard", "icmp-error", "other",
+    "amt", "wireguard", "openvpn", "sctp", "mirror", "service", "icmp-error", "other",
 )  # fmt: skip
 
 
@@ -79,6 +82,7 @@ class Allow:
     packets: PacketClass
     show: Depth = Depth.ALL
     hide: frozenset[Part] = frozenset()
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class Never:
     packets: PacketClass
     show: Depth = Depth.ANONYMISED
     ignore: frozenset[str] = frozenset()
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,7 @@ class Order:
     function: str
     required: str | PacketClass | int
     after: bool = True
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from ffpf_bpf.authorise.policy import (
     ANY,
     CARRIERS,
     HIDDEN_BY,
+    IGNORED_BY_DEFAULT,
     Allow,
     Limits,
     Never,
@@ -73,8 +74,8 @@ def forbidden(never: Never) -> str:
     """`packets by TCP port 25, and what may carry them: no more than counts`."""
     if never.packets == PacketClass():
         return f"every packet: {LEFT_BY[never.show]}"
-    ignored = sorted(never.ignore, key=CARRIERS.index)
-    if len(ignored) == len(CARRIERS):
+    ignored = sorted(never.ignore - IGNORED_BY_DEFAULT, key=CARRIERS.index)
+    if len(never.ignore) == len(CARRIERS):
         carriers = "but not what may carry them"
     else:
         carriers = "and what may carry them" + (f", but for {_all(f'`{name}`' for name in ignored)}" if ignored else "")

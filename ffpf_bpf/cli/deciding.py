@@ -5,44 +5,31 @@ from __future__ import annotations
 import json as json_module
 import time
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from ffpf_bpf.authorise import Decision, Subject, subject_of
+from ffpf_bpf.authorise import Decision
 from ffpf_bpf.authorise.decision import Kind, Result, shown
 from ffpf_bpf.cli import options
 from ffpf_bpf.errors import Rejected
 from ffpf_bpf.flow import Flow
 
 REJECTED = 3
-NO_UID = -1
 HELP_S = 5.0  # for decision and help together
 LEAST_HELP_S = 0.5
-
-
-def _subject(text: str) -> Subject:
-    user, colon, groups = text.partition(":")
-    if not colon:
-        return subject_of(user)
-    return Subject(user, frozenset(group for group in groups.split(",") if group), NO_UID)
 
 
 def check(
     expressions: options.Expressions,
     policies: options.Policies = None,
-    user: Annotated[
-        str | None,
-        typer.Option(
-            "--as", metavar="USER[:GROUP,...]", help="Decide as for this user; one with groups need not exist."
-        ),
-    ] = None,
+    user: options.User = None,
     buffer: options.Buffer = "4MiB",
     narrow: options.Narrow = False,
     json: options.Json = False,
 ) -> None:
     """Authorise only: print the decision on each flow expression. Needs no root."""
-    subject = _subject(user) if user is not None else None
+    subject = options.subject(user) if user is not None else None
     verdicts = []
     for argument in expressions:
         flow = Flow.create(policies=policies, subject=subject)

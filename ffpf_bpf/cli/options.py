@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from ffpf_bpf.authorise import Subject, subject_of
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.flow import Flow
 
+NO_UID = -1
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 Policies = Annotated[
@@ -37,6 +39,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for pr
 Write = Annotated[
     str | None,
     typer.Option("-w", "--write", metavar="FILE|-", help="Write packets to a pcapng file, or to standard output."),
+]
+User = Annotated[
+    str | None,
+    typer.Option("--as", metavar="USER[:GROUP,...]", help="Decide as for this user; one with groups need not exist."),
 ]
 Count = Annotated[int | None, typer.Option("-c", "--count", min=1, metavar="N", help="End after N packets.")]
 Duration = Annotated[float | None, typer.Option("--duration", min=0, metavar="S", help="End after S seconds.")]
@@ -85,3 +91,13 @@ def size_in_bytes(text: str) -> int:
             f"`{text}` is not a size", where="--buffer", help="write 4MiB, 512KiB or a number of bytes"
         )
     return int(found[1]) * UNITS[(found[2] or "").lower()]
+
+
+def subject(text: str) -> Subject:
+    """The user of `--as`: one of this host, or one with these groups, who need not exist."""
+    user, colon, groups = text.partition(":")
+    if not user:
+        raise ExpressionError(f"`{text}` names no user", where="--as", help="write USER, or USER:GROUP,GROUP")
+    if not colon:
+        return subject_of(user)
+    return Subject(user, frozenset(group for group in groups.split(",") if group), NO_UID)

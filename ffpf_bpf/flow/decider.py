@@ -31,6 +31,7 @@ from pydantic import TypeAdapter
 from ffpf_bpf import authorise, compiler
 from ffpf_bpf.authorise import Decision, Policies, Subject
 from ffpf_bpf.authorise.policy import Allow, PacketClass, Rule
+from ffpf_bpf.compiler.pcap import offline_filter
 from ffpf_bpf.errors import ExpressionError, FfpfError
 from ffpf_bpf.flow import seccomp
 from ffpf_bpf.graph.builder import build
@@ -38,7 +39,7 @@ from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.effect import Predicate
 from ffpf_bpf.graph.expression import Expression
 from ffpf_bpf.graph.parser import parse
-from ffpf_bpf.graph.predicate import Program
+from ffpf_bpf.graph.predicate import Program, run
 
 READY, FORKED = b"ready", b"forked"
 OUT_OF_MEMORY = 70  # exit status
@@ -93,8 +94,14 @@ class DecideQuestion:
             return {"missing": missing}
         assert policies is not None
         definition = Definition(build(parse(self.text)), self.predicates, self.buffer_bytes)
+        # A packet is shown only if the interpreter and libpcap agree about it.
         decision = authorise.decide(
-            definition, policies, self.subject, live_flows=self.live_flows, limit_s=self.limit_s
+            definition,
+            policies,
+            self.subject,
+            live_flows=self.live_flows,
+            limit_s=self.limit_s,
+            executors=(run, offline_filter),
         )
         return {"decision": decision_form().dump_python(decision, mode="json")}
 

@@ -9,7 +9,7 @@ from ffpf_bpf.authorise.decision import Finding, Result
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.cases import Case, has_tag, tagged, untagged
 from ffpf_bpf.authorise.proof.paths import Paths
-from ffpf_bpf.authorise.proof.solvers import Answer, Clock, Verdict, solve
+from ffpf_bpf.authorise.proof.solvers import Answer, Clock, Solvers, Verdict
 from ffpf_bpf.authorise.proof.terms import Term
 from ffpf_bpf.authorise.proof.wire import Wire
 from ffpf_bpf.authorise.proof.witness import described, fields_of, is_byte, ordinary, packet_of
@@ -31,6 +31,7 @@ class Prover:
         self.wire = Wire()
         self.paths = Paths(definition, self.wire)
         self._executors = executors
+        self._solvers = Solvers()
 
     @cached_property
     def truths(self) -> list[Term]:
@@ -68,11 +69,11 @@ class Prover:
     ) -> Finding:
         confirmed = True
         for case in self._cases(concerned):
-            if not case.known and self._is_none(t.all_of((concerned, case.holds))):
+            if not case.known and self.is_none(t.all_of((concerned, case.holds))):
                 continue
             truth, twin = question(case)
             truth = t.all_of((truth, case.holds))
-            answer = solve(truth, self.clock, ordinary(case.wire))
+            answer = self._solvers.solve(truth, self.clock, ordinary(case.wire))
             confirmed &= answer.confirmed
             match answer.verdict:
                 case Verdict.UNKNOWN:
@@ -82,13 +83,23 @@ class Prover:
         return Finding(Result.PROVED, "of every packet" + (", two solvers agree" if confirmed else ""))
 
     def _cases(self, concerned: Term) -> Iterator[Case]:
-        yield from untagged()
-        if not self._is_none(t.all_of((concerned, has_tag()))):
-            yield from tagged()
+        yield from self._untagged
+        if not self.is_none(t.all_of((concerned, has_tag()))):
+            yield from self._tagged
 
-    def _is_none(self, truth: Term) -> bool:
+    # Kept, for what is said of the packets of a case is asked again with the next obligation.
+
+    @cached_property
+    def _untagged(self) -> tuple[Case, ...]:
+        return tuple(untagged())
+
+    @cached_property
+    def _tagged(self) -> tuple[Case, ...]:
+        return tuple(tagged())
+
+    def is_none(self, truth: Term) -> bool:
         """Whether it is certain that there is no such packet."""
-        answer = solve(truth, self.clock)
+        answer = self._solvers.solve(truth, self.clock)
         return answer.verdict is Verdict.NONE and answer.confirmed
 
     def _shown(

@@ -6,8 +6,10 @@ own translation of the terms. An answer of "none" that the other contradicts is 
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -21,7 +23,8 @@ from ffpf_bpf.authorise.proof.terms import Term
 from ffpf_bpf.graph.predicate import LONGEST_FRAME
 
 SHORTEST_FRAME = 14
-SMALL = 600  # terms, up to which z3's plain solver is quicker than the one for bit vectors: 5 ms against 15
+LOGIC = "QF_FD"  # z3's solver for it makes Booleans of bit vectors at once: half the time of the one for QF_BV
+MOST_KEPT = 50_000  # terms, of earlier decisions, in a context of z3
 PREFERRED_MS = 150  # to find a packet that looks ordinary
 
 
@@ -61,19 +64,66 @@ def frame_lengths() -> Term:
 def solve(truth: Term, clock: Clock, preferences: Sequence[Term] = ()) -> Answer:
     """Whether a packet exists for which `truth` holds; if so one that has as many of the `preferences` as it can, the
     first ones before the others."""
-    if truth is t.FALSE:
-        return Answer(Verdict.NONE, confirmed=True)
-    asked = t.all_of((truth, frame_lengths()))
-    answer = _Z3().solve(asked, clock, preferences)
-    if answer.verdict is not Verdict.NONE:
-        return answer
-    match second_opinion(asked, clock):
-        case Verdict.NONE:
+    return Solvers().solve(truth, clock, preferences)
+
+
+class Solvers:
+    """Both solvers, and what they have answered: for the questions of one decision, which share terms."""
+
+    def __init__(self) -> None:
+        self._bitwuzla = _Bitwuzla()
+        self._answers: dict[tuple[Term, bool], Answer] = {}
+
+    def solve(self, truth: Term, clock: Clock, preferences: Sequence[Term] = ()) -> Answer:
+        """As `solve` does."""
+        key = truth, bool(preferences)
+        if key not in self._answers:
+            answer = self._solve(truth, clock, preferences)
+            if answer.verdict is Verdict.UNKNOWN:
+                return answer  # for want of time, perhaps
+            self._answers[key] = answer
+        return self._answers[key]
+
+    def _solve(self, truth: Term, clock: Clock, preferences: Sequence[Term]) -> Answer:
+        if truth is t.FALSE:
             return Answer(Verdict.NONE, confirmed=True)
-        case Verdict.SOME:
-            return Answer(Verdict.UNKNOWN, why="the two solvers disagree")
-        case _:
+        asked = t.all_of((truth, frame_lengths()))
+        answer = _z3().solve(asked, clock, preferences)
+        if answer.verdict is not Verdict.NONE:
             return answer
+        match self._bitwuzla.verdict(asked, clock):
+            case Verdict.NONE:
+                return Answer(Verdict.NONE, confirmed=True)
+            case Verdict.SOME:
+                return Answer(Verdict.UNKNOWN, why="the two solvers disagree")
+            case _:
+                return answer
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """For one decision: its terms are forgotten at the end, here too."""
+    try:
+        with t.apart():
+            yield
+    finally:
+        if _kept.z3 is not None:
+            _kept.z3.forget()
+
+
+class _Kept(threading.local):
+    """Of each thread a context of z3, which takes as long to make as ten small questions."""
+
+    z3: _Z3 | None = None
+
+
+_kept = _Kept()
+
+
+def _z3() -> _Z3:
+    if _kept.z3 is None or _kept.z3.is_worn:
+        _kept.z3 = _Z3()
+    return _kept.z3
 
 
 class _Z3:
@@ -85,18 +135,38 @@ class _Z3:
         z3core.Z3_del_config(config)
         self._made: dict[Term, Any] = {}
         self._sorts: dict[int, Any] = {}
+        self._count = 0
+        self._is_sound = True
 
     def __del__(self) -> None:
         z3core.Z3_del_context(self._context)
 
+    @property
+    def is_worn(self) -> bool:
+        """Better made anew: it holds much, or an answer was cut short."""
+        return self._count > MOST_KEPT or not self._is_sound
+
     def solve(self, truth: Term, clock: Clock, preferences: Sequence[Term]) -> Answer:
+        self._is_sound = False
+        answer = self._solve(truth, clock, preferences)
+        self._is_sound = answer.verdict is not Verdict.UNKNOWN
+        return answer
+
+    def forget(self) -> None:
+        """The terms of another decision."""
+        self._made.clear()
+
+    def _solve(self, truth: Term, clock: Clock, preferences: Sequence[Term]) -> Answer:
         context = self._context
-        if len(t.in_order([truth])) < SMALL:
-            solver = z3core.Z3_mk_simple_solver(context)
-        else:
-            solver = z3core.Z3_mk_solver_for_logic(context, z3core.Z3_mk_string_symbol(context, "QF_BV"))
+        solver = z3core.Z3_mk_solver_for_logic(context, z3core.Z3_mk_string_symbol(context, LOGIC))
         z3core.Z3_solver_inc_ref(context, solver)
-        z3core.Z3_solver_assert(context, solver, self.made(truth))
+        try:
+            return self._answer(solver, truth, clock, preferences)
+        finally:
+            z3core.Z3_solver_dec_ref(context, solver)
+
+    def _answer(self, solver: Any, truth: Term, clock: Clock, preferences: Sequence[Term]) -> Answer:
+        z3core.Z3_solver_assert(self._context, solver, self.made(truth))
         status, why = self._check(solver, clock.left_ms, [])
         if status < 0:
             return Answer(Verdict.NONE)
@@ -154,6 +224,7 @@ class _Z3:
             for each in t.in_order([term]):
                 if each not in made:
                     made[each] = self._make(each)
+                    self._count += 1
         return made[term]
 
     def _make(self, term: Term) -> Any:
@@ -204,37 +275,47 @@ BITWUZLA_OPERATIONS = {
 }  # fmt: skip
 
 
-def second_opinion(truth: Term, clock: Clock) -> Verdict:
-    """Bitwuzla's verdict."""
-    if not clock.left_ms:
+class _Bitwuzla:
+    """Without preprocessing and rewriting, which take longer than they save: what is asked is folded already."""
+
+    def __init__(self) -> None:
+        self._manager = bitwuzla.TermManager()
+        self._made: dict[Term, Any] = {}
+        self._sorts: dict[int, Any] = {t.BOOL: self._manager.mk_bool_sort()}
+
+    def verdict(self, truth: Term, clock: Clock) -> Verdict:
+        if not clock.left_ms:
+            return Verdict.UNKNOWN
+        options = bitwuzla.Options()
+        options.set(bitwuzla.Option.PREPROCESS, False)
+        options.set(bitwuzla.Option.REWRITE_LEVEL, 0)
+        made = self._made
+        for each in t.in_order([truth]):
+            if each not in made:
+                made[each] = self._make(each)
+        options.set(bitwuzla.Option.TIME_LIMIT_PER, max(clock.left_ms, 1))
+        solver = bitwuzla.Bitwuzla(self._manager, options)
+        solver.assert_formula(made[truth])
+        match solver.check_sat():
+            case bitwuzla.Result.UNSAT:
+                return Verdict.NONE
+            case bitwuzla.Result.SAT:
+                return Verdict.SOME
         return Verdict.UNKNOWN
-    options = bitwuzla.Options()
-    options.set(bitwuzla.Option.TIME_LIMIT_PER, clock.left_ms)
-    manager = bitwuzla.TermManager()
-    made: dict[Term, Any] = {}
-    sorts: dict[int, Any] = {t.BOOL: manager.mk_bool_sort()}
-    for term in t.in_order([truth]):
-        args = term.args
-        if term.width not in sorts:
-            sorts[term.width] = manager.mk_bv_sort(term.width)
+
+    def _make(self, term: Term) -> Any:
+        manager, made, args = self._manager, self._made, term.args
+        if term.width not in self._sorts:
+            self._sorts[term.width] = manager.mk_bv_sort(term.width)
         match term.op:
             case "true":
-                made[term] = manager.mk_true()
+                return manager.mk_true()
             case "false":
-                made[term] = manager.mk_false()
+                return manager.mk_false()
             case "const":
-                made[term] = manager.mk_bv_value(sorts[term.width], args[0])
+                return manager.mk_bv_value(self._sorts[term.width], args[0])
             case "byte" | "length" | "free":
-                made[term] = manager.mk_const(sorts[term.width])
+                return manager.mk_const(self._sorts[term.width])
             case "extract":
-                made[term] = manager.mk_term(bitwuzla.Kind.BV_EXTRACT, [made[args[0]]], [args[1], args[2]])  # type: ignore[index]
-            case op:
-                made[term] = manager.mk_term(BITWUZLA_OPERATIONS[op], [made[arg] for arg in args])  # type: ignore[index]
-    solver = bitwuzla.Bitwuzla(manager, options)
-    solver.assert_formula(made[truth])
-    match solver.check_sat():
-        case bitwuzla.Result.UNSAT:
-            return Verdict.NONE
-        case bitwuzla.Result.SAT:
-            return Verdict.SOME
-    return Verdict.UNKNOWN
+                return manager.mk_term(bitwuzla.Kind.BV_EXTRACT, [made[args[0]]], [args[1], args[2]])  # type: ignore[index]
+        return manager.mk_term(BITWUZLA_OPERATIONS[term.op], [made[arg] for arg in args])  # type: ignore[index]

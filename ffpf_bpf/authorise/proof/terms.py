@@ -8,10 +8,13 @@ two solvers of `solvers.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 BOOL: Final = 0  # the width of a truth
+MOST_BITS: Final = 512  # no bit vector is wider
 
 
 class Term:
@@ -28,22 +31,39 @@ class Term:
         return f"({self.op} {' '.join(map(repr, self.args))}):{self.width}"
 
 
-_interned: dict[tuple[object, ...], Term] = {}
+class _Interned(threading.local):
+    """The terms of a thread, or of what it does `apart`."""
+
+    def __init__(self) -> None:
+        self.terms: dict[tuple[object, ...], Term] = {}
+        self.apart = False
+
+
+_interned = _Interned()
 
 
 def _term(op: str, args: tuple[object, ...], width: int) -> Term:
     key = (op, width, *args)
-    found = _interned.get(key)
+    terms = _interned.terms
+    found = terms.get(key)
     if found is None:
-        found = _interned[key] = Term(op, args, width)
+        found = terms[key] = Term(op, args, width)
     return found
 
 
-def forget() -> None:
-    """Drop all terms but the constants: what was built before must not be used with what is built after."""
-    _interned.clear()
-    for term in (TRUE, FALSE):
-        _interned[(term.op, BOOL)] = term
+@contextmanager
+def apart() -> Iterator[None]:
+    """Terms made inside are forgotten at the end, and must not be used with those made outside: for a decision, in a
+    process that makes many. A second one inside is part of the first."""
+    if _interned.apart:
+        yield
+        return
+    outside = _interned.terms
+    _interned.terms, _interned.apart = {}, True
+    try:
+        yield
+    finally:
+        _interned.terms, _interned.apart = outside, False
 
 
 TRUE = _term("true", (), BOOL)
@@ -320,7 +340,7 @@ def equal(a: Term, b: Term) -> Term:
         assert known is not None
         match a.op:
             case "const":
-                return FALSE  # interned: equal ones are one
+                return TRUE if value_of(a) == known else FALSE
             case "concat":
                 truths = []
                 at = a.width
@@ -515,8 +535,8 @@ OPERATIONS: dict[str, Fold] = {
     "and_bits": lambda a, b: a & b,
     "or_bits": lambda a, b: a | b,
     "xor_bits": lambda a, b: a ^ b,
-    "shl": lambda a, b: a << b if b < 32 else 0,
-    "lshr": lambda a, b: a >> b if b < 32 else 0,
+    "shl": lambda a, b: a << b if b < MOST_BITS else 0,
+    "lshr": lambda a, b: a >> b if b < MOST_BITS else 0,
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 from ffpf_bpf.authorise.policy import CARRIERS, Allow, Network, Never, PacketClass, Part, Span
 from ffpf_bpf.authorise.proof import terms as t
@@ -15,6 +15,7 @@ from ffpf_bpf.authorise.proof.filters import there
 from ffpf_bpf.authorise.proof.terms import Term
 
 ETHERNET_BYTES = 14
+ARP_BYTES = 28
 TAG_TYPES = (0x8100, 0x88A8, 0x9100)
 MOST_TAGS = 2
 IPV4, ARP, RARP, IPV6 = 0x0800, 0x0806, 0x8035, 0x86DD
@@ -23,7 +24,7 @@ WITH_PORTS = (TCP, UDP, SCTP)
 EXTENSIONS = (0, 43, 51, 60, 135, 139, 140)
 LARGEST_LLC = 1_535
 ICMP_ERRORS = (3, 4, 5, 11, 12)
-LOWEST_ICMP6_ANSWER = 128
+LOWEST_ICMP6_ANSWER, ICMP6_REDIRECT = 128, 137
 LOWEST_OTHER_PORT = 1024
 TRANSPORT_BYTES = {UDP: 8, SCTP: 12, ICMP: 8, ICMP6: 8}  # and TCP, which says it
 
@@ -36,11 +37,13 @@ PROTOCOL_CARRIERS = {
     "esp": (50,), "ah": (51,), "ipcomp": (108,),
 }  # fmt: skip
 UDP_CARRIERS = {
-    "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500,), "vxlan": (4789, 8472, 4790), "geneve": (6081,),
-    "gtp": (2152,), "teredo": (3544,), "gue": (6080,), "lisp": (4341,), "capwap": (5247,), "wireguard": (51820,),
+    "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500, 10000), "ipip": (434,), "gre": (4754, 4755),
+    "vxlan": (4789, 8472, 4790), "geneve": (6081,), "gtp": (2152, 3386), "teredo": (3544,), "gue": (6080, 5555),
+    "lisp": (4341, 4342), "capwap": (5247, 12222), "wireguard": (51820,), "openvpn": (1194,), "amt": (2268,),
+    "mirror": (6343, 37008, 7932), "sctp": (9899,),
 }  # fmt: skip
 ALONE_TYPES = (IPV4, ARP, RARP, IPV6, *TAG_TYPES, 0x0842, 0x8809, 0x8863, 0x888E, 0x88CC, 0x88F7)
-ALONE_PROTOCOLS = (ICMP, 2, TCP, UDP, 33, 46, ICMP6, 59, 88, 89, 112, SCTP, 136)
+ALONE_PROTOCOLS = (ICMP, 2, TCP, UDP, 33, 46, ICMP6, 59, 88, 89, 112, SCTP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class Wire:
     def __init__(self, tags: int | None = None, known: Mapping[Term, Term] | None = None) -> None:
         self._tags = tags
         self._known = known or {}
+        self._header_bytes: dict[int, Term] = {}
 
     def bytes_at(self, offset: int, size: int) -> Term:
         variables = (t.byte(offset + number) for number in range(size))
@@ -258,7 +262,7 @@ class Wire:
         for spans, protocols, sides in _port_keys(packets):
             placed = t.any_of(self._may_have(self.ports[side], spans) for side in sides)
             later = t.FALSE if "fragment" in ignored else self.is_later
-            known = t.ite(self.is_later, later, placed)
+            known = t.any_of((self._offset_untold, t.ite(self.is_later, later, placed)))
             extended = t.FALSE if "extension" in ignored else self._extended
             holds.append(t.any_of((untold, t.all_of((self._may_be(protocols, ignored), t.any_of((extended, known)))))))
         if packets.vlan or packets.untagged:
@@ -273,8 +277,14 @@ class Wire:
 
     @cached_property
     def _extended(self) -> Term:
-        """It is IPv6 with an extension header, in front of which there may be a fragment header."""
-        return t.all_of((self.is_ip6, _one_of(self.protocol6.value, EXTENSIONS)))
+        """It is IPv6 with an extension header, in front of which there may be a fragment header; or with two of these."""
+        return t.all_of((self.is_ip6, _one_of(self.protocol6.value, (*EXTENSIONS, FRAGMENT_HEADER))))
+
+    @cached_property
+    def _offset_untold(self) -> Term:
+        """It is IP, and its fragment offset is not there."""
+        cut6 = t.all_of((self.has_fragment_header, t.negated(self.behind_ethernet(42, 2).there)))
+        return t.any_of((t.all_of((self.is_ip4, t.negated(self.fragment4.there))), t.all_of((self.is_ip6, cut6))))
 
     def _may_be(self, protocols: Sequence[int], ignored: frozenset[str]) -> Term:
         told = (
@@ -293,7 +303,9 @@ class Wire:
             for id in (t.extract(self.bytes_at(14 + 4 * number, 2), 11, 0),)
         ]
         third = self.is_type(*TAG_TYPES)  # behind two
-        return t.any_of((*ids, third, t.negated(self.tagged(0)) if packets.untagged else t.FALSE))
+        return t.any_of(
+            (*ids, third, t.negated(self.ethertype.there), t.negated(self.tagged(0)) if packets.untagged else t.FALSE)
+        )
 
     def _carries(self, ignored: frozenset[str]) -> Term:
         """It may carry another packet, in a carrier that is not ignored."""
@@ -316,17 +328,20 @@ class Wire:
         ip = t.any_of((self.is_ip4, self.is_ip6))
         found["fragment"].append(t.all_of((ip, self.is_later, t.negated(self.is_protocol(*harmless)))))
         first = t.negated(self.is_later)
+        datagram = t.all_of((first, self.is_protocol(UDP)))
         for name, ports in UDP_CARRIERS.items():
             spans = [(port, port) for port in ports]
-            # A tunnel's other end has no port of a service.
-            ends = [
-                t.all_of((self._may_have(port, spans), self._may_have(other, [(LOWEST_OTHER_PORT, 0xFFFF)])))
-                for port, other in (self.ports, self.ports[::-1])
-            ]
-            found[name].append(t.all_of((first, self.is_protocol(UDP), t.any_of(ends))))
+            for port, other in (self.ports, self.ports[::-1]):
+                tunnel = t.all_of((datagram, self._may_have(port, spans)))
+                # The other end of a tunnel has no port of a service, as a rule.
+                found[name].append(t.all_of((tunnel, self._may_have(other, [(LOWEST_OTHER_PORT, 0xFFFF)]))))
+                found["service"].append(t.all_of((tunnel, self._may_have(other, [(0, LOWEST_OTHER_PORT - 1)]))))
         kind = self.behind_ip(0, 1)
         errors = t.any_of((t.negated(kind.there), _one_of(kind.value, ICMP_ERRORS)))
-        errors6 = t.any_of((t.negated(kind.there), t.negated(t.at_least(kind.value, LOWEST_ICMP6_ANSWER))))
+        error6 = t.any_of(
+            (t.negated(t.at_least(kind.value, LOWEST_ICMP6_ANSWER)), _one_of(kind.value, (ICMP6_REDIRECT,)))
+        )
+        errors6 = t.any_of((t.negated(kind.there), error6))
         found["icmp-error"] += [
             t.all_of((first, self.is_protocol(ICMP), errors)),
             t.all_of((first, self.is_protocol(ICMP6), errors6)),
@@ -340,6 +355,15 @@ class Wire:
         )
         unknown_type = t.all_of((self.ethertype.there, t.negated(self.is_type(*known_types)), t.negated(llc)))
         found["other"] += [unknown_type, unknown4, unknown6]
+        # Of what ends before it says what it is, nothing can be excluded.
+        untold = t.negated(self.ethertype.there)
+        untold4 = t.all_of((self.is_ip4, t.negated(self.protocol4.there)))
+        untold6 = t.all_of((self.is_ip6, t.negated(self.protocol6.there)))
+        never_in_ip = {"llc", *ETHERTYPE_CARRIERS} - set(PROTOCOL_CARRIERS)
+        for name, truths in found.items():
+            truths.append(untold)
+            if name not in never_in_ip:
+                truths += [untold6] if name == "extension" else [untold4, untold6]
         return {name: t.any_of(truths) for name, truths in found.items()}
 
     # What of it is hidden.
@@ -355,15 +379,22 @@ class Wire:
 
     def _is_payload(self, offset: int) -> Iterable[Term]:
         """The ways in which the byte is behind the headers."""
-        no_ip = t.negated(t.any_of((self.is_ip4, self.is_ip6)))
-        yield from (t.all_of((here, no_ip)) for here, start in self.places if start <= offset)
+        is_arp = self.is_type(ARP, RARP)
+        no_ip = t.negated(t.any_of((self.is_ip4, self.is_ip6, is_arp)))
+        for here, start in self.places:
+            yield t.all_of((here, no_ip)) if start <= offset else t.FALSE
+            yield t.all_of((here, is_arp)) if start + ARP_BYTES <= offset else t.FALSE
         for (here, start), floor in zip(self.transport_places, self._header_ends, strict=True):
             if max(start, floor) <= offset:
                 yield t.all_of((here, t.negated(self._in_transport_header(offset - start))))
 
-    @cache  # noqa: B019 - lives as long as the proof
     def _in_transport_header(self, distance: int) -> Term:
         """The header behind IP has more than `distance` bytes."""
+        if distance not in self._header_bytes:
+            self._header_bytes[distance] = self._has_transport_bytes(distance)
+        return self._header_bytes[distance]
+
+    def _has_transport_bytes(self, distance: int) -> Term:
         words = t.extract(self.behind_ip(12, 1).value, 7, 4)
         tcp = t.TRUE if distance < 20 else t.at_least(words, distance // 4 + 1)
         fixed = [protocol for protocol, size in TRANSPORT_BYTES.items() if distance < size]
