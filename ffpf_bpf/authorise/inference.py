@@ -98,8 +98,8 @@ def _none_comes(
     prover: Prover, truths: Sequence[Term], ways: Sequence[Term], parts: frozenset[Part], case: Case
 ) -> bool:
     """Whether nothing is true of any packet that is concerned in one of these ways: then nothing tells two such packets
-    apart. It is a question about one packet, and often the very one that content has answered. The second packet must be
-    of the case as well, so what makes the case must not be hidden."""
+    apart. It is a question about one packet, and often the very one that content has answered. The second packet must
+    be of the case as well, so what makes the case must not be hidden."""
     for at in t.variables([case.holds]):
         if is_byte(at) and case.wire.hides(int(at.args[1]), parts) is not t.FALSE:  # type: ignore[call-overload]
             return False

@@ -277,7 +277,7 @@ class Wire:
 
     @cached_property
     def _extended(self) -> Term:
-        """It is IPv6 with an extension header, in front of which there may be a fragment header; or with two of these."""
+        """It is IPv6 with an extension header, in front of which there may be a fragment header, or with two of those."""
         return t.all_of((self.is_ip6, _one_of(self.protocol6.value, (*EXTENSIONS, FRAGMENT_HEADER))))
 
     @cached_property
@@ -363,7 +363,7 @@ class Wire:
         for name, truths in found.items():
             truths.append(untold)
             if name not in never_in_ip:
-                truths += [untold6] if name == "extension" else [untold4, untold6]
+                truths.extend([untold6] if name == "extension" else [untold4, untold6])
         return {name: t.any_of(truths) for name, truths in found.items()}
 
     # What of it is hidden.
