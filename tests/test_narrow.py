@@ -62,7 +62,6 @@ GUARDS = {
     "web, never a net": ['(bpf as guard,"not net 10.0.0.0/8")'],
     "a net is ARP too": ["(bpf as guard,ip)"],
     "any VLAN": ['(bpf as guard,"vlan 7")'],
-    "both directions": ['(bpf as guard,"dst port 80 and src host 10.0.0.1")'],
     "a sampler is no filter": [
         '(bpf as guard,"tcp port 80 and not vlan")',
         '(bpf as guard2,"vlan and tcp port 80 and not vlan")',
