@@ -39,6 +39,7 @@ from tests.network import Network
 from tests.nodes import everywhere, nowhere
 from tests.ordinary import POLICY, PROVED, REFUTED, Proved, Refuted
 from tests.test_cli import FFPF, ffpf
+from tests.test_sandbox import readable
 
 PAIRS = int(os.environ.get("FFPF_NARROW_PAIRS", "10"))
 PATIENCE_S = 120.0  # of tests: other programs may run beside them
@@ -61,7 +62,6 @@ GUARDS = {
     "web, never a net": ['(bpf as guard,"not net 10.0.0.0/8")'],
     "a net is ARP too": ["(bpf as guard,ip)"],
     "any VLAN": ['(bpf as guard,"vlan 7")'],
-    "both directions": ['(bpf as guard,"dst port 80 and src host 10.0.0.1")'],
     "a sampler is no filter": [
         '(bpf as guard,"tcp port 80 and not vlan")',
         '(bpf as guard2,"vlan and tcp port 80 and not vlan")',
@@ -362,9 +362,7 @@ class TestSandbox:
         "answer", [{}, [], {"narrowed": 1}, {"narrowed": ["a"]}, {"narrowed": ["a", "b"]}, {"narrowed": [1, ""]}]
     )
     def test_malformed_answers(self, bad: Sandbox, tmp_path: Path, answer: object) -> None:
-        tmp_path.chmod(0o755)
-        file = tmp_path / "answer"
-        file.write_text(json.dumps(answer))
+        file = readable(tmp_path / "answer", json.dumps(answer).encode())
         definition = define(parse("(device,eth0) -> (bpf,tcp) -> (grab)"))
         user = Subject(f"answer:{file}", frozenset(), 1000)
         found = questions.narrow(definition, ruled("allow = [{ tcp_port = 80 }]"), user, limit_s=5)

@@ -11,6 +11,23 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from ffpf_bpf.authorise.policy import CARRIERS, Network, Never, PacketClass, Span
+from ffpf_bpf.authorise.proof.wire import (
+    ALONE_PROTOCOLS,
+    ALONE_TYPES,
+    ETHERTYPE_CARRIERS,
+    EXTENSIONS,
+    FRAGMENT_HEADER,
+    ICMP,
+    ICMP6,
+    ICMP6_REDIRECT,
+    ICMP_ERRORS,
+    LARGEST_LLC,
+    LOWEST_ICMP6_ANSWER,
+    LOWEST_OTHER_PORT,
+    PROTOCOL_CARRIERS,
+    TAG_TYPES,
+    UDP_CARRIERS,
+)
 from ffpf_bpf.authorise.protocols import ARP, IPV4, IPV6, RARP, SCTP, TCP, UDP
 from ffpf_bpf.graph.classes.bpf import LONGEST_FILTER
 
@@ -18,28 +35,9 @@ NO_MORE_TAGS = "not vlan"  # behind all else: it moves what follows
 OUTERMOST = r"ether\[14:2\] & 0xfff = (\d+)"  # which `vlan 7` says as well
 ETHERTYPE_WORDS = {IPV4: "ip", IPV6: "ip6", ARP: "arp", RARP: "rarp"}
 PROTOCOL_WORDS = {TCP: "tcp", UDP: "udp", SCTP: "sctp"}
-EXTENSIONS = (0, 43, 51, 60, 135, 139, 140)
-FRAGMENT_HEADER = 44
-# What is known to carry nothing, and the carriers: AUTHORISATION.md.
-PLAIN_ETHERTYPES = (IPV4, IPV6, ARP, RARP, 0x0842, 0x8809, 0x8863, 0x888E, 0x88CC, 0x88F7)
-PLAIN_PROTOCOLS = (TCP, UDP, SCTP, 2, 33, 46, 59, 88, 89, 112, 136)
 ICMP_ONLY = ("icmp", "icmp6")  # each over its own IP
-ETHERTYPE_CARRIERS = {
-    "tags": (0x9200, 0x9300), "mpls": (0x8847, 0x8848), "pppoe": (0x8864,), "macsec": (0x88E5,), "pbb": (0x88E7,),
-    "trill": (0x22F3,), "nsh": (0x894F,),
-}  # fmt: skip
-PROTOCOL_CARRIERS = {
-    "mpls": (137,), "ipip": (4,), "6in4": (41,), "gre": (47,), "etherip": (97,), "l2tp": (115,), "pim": (103,),
-    "esp": (50,), "ah": (51,), "ipcomp": (108,),
-}  # fmt: skip
-UDP_CARRIERS = {
-    "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500,), "vxlan": (4789, 8472, 4790), "geneve": (6081,),
-    "gtp": (2152,), "teredo": (3544,), "gue": (6080,), "lisp": (4341,), "capwap": (5247,), "wireguard": (51820,),
-}  # fmt: skip
 NO_FRAGMENT = "not ip[6:2] & 0x1fff != 0"
 OF_ONE_PROTOCOL = "and ip[6:2] & 0x1fff != 0)"
-ICMP_ERRORS = (3, 4, 5, 11, 12)
-LARGEST_LLC = 1_535
 
 
 class TooLong(Exception):
@@ -116,12 +114,10 @@ def without(never: Never, tags: int) -> Iterator[str]:
         if "fragment" in carriers and (protocols := _with_ports(never.packets)):
             words = any_clause([_protocol(each) for each in protocols])
             yield f"not ({_grouped(words)} {OF_ONE_PROTOCOL}"
-    if ports := [port for name in UDP_CARRIERS if name in carriers for port in UDP_CARRIERS[name]]:
-        listed = " or ".join(map(str, ports))
-        yield f"not (udp src portrange 1024-65535 and udp dst portrange 1024-65535 and (udp port {listed}))"
+    yield from _no_tunnel(carriers)
     if "icmp-error" in carriers:
         yield f"not ({any_clause([f'icmp[0] = {each}' for each in ICMP_ERRORS])})"
-        yield "not (icmp6 and ip6[40] < 128)"
+        yield f"not (icmp6 and (ip6[40] < {LOWEST_ICMP6_ANSWER} or ip6[40] = {ICMP6_REDIRECT}))"
     yield NO_FRAGMENT
     yield f"not ip6[6] = {FRAGMENT_HEADER}"
     if "extension" in carriers:
@@ -129,6 +125,23 @@ def without(never: Never, tags: int) -> Iterator[str]:
     yield from _kinds(carriers, tags)
     yield "not (ip proto 58 or ip6 proto 1)"
     yield NO_MORE_TAGS
+
+
+def _no_tunnel(carriers: frozenset[str]) -> Iterator[str]:
+    """No UDP port of a tunnel, but for those whose other end is a service's, unless these are looked for as well."""
+    low, high = f"portrange 0-{LOWEST_OTHER_PORT - 1}", f"portrange {LOWEST_OTHER_PORT}-65535"
+    ports = [port for name in UDP_CARRIERS if name in carriers for port in UDP_CARRIERS[name]]
+    if usual := [port for port in ports if port >= LOWEST_OTHER_PORT]:
+        yield f"not (udp src {high} and udp dst {high} and ({_udp(usual)}))"
+    if rare := [port for port in ports if port < LOWEST_OTHER_PORT]:
+        yield f"not (udp {high} and ({_udp(rare)}))"
+    if "service" in carriers:
+        every = [port for ports in UDP_CARRIERS.values() for port in ports]
+        yield f"not (udp {low} and ({_udp(every)}))"
+
+
+def _udp(ports: Sequence[int]) -> str:
+    return f"udp port {' or '.join(map(str, ports))}"
 
 
 def whole(tags: int) -> Iterator[str]:
@@ -146,10 +159,17 @@ def _kinds(carriers: frozenset[str], tags: int) -> Iterator[str]:
 
     llc = f"ether[{12 + 4 * tags}:2] <= {LARGEST_LLC}"
     if "other" in carriers:
-        ethertypes = [_ethertype(each) for each in (*PLAIN_ETHERTYPES, *listed(ETHERTYPE_CARRIERS, wanted=False))]
+        ethertypes = [
+            _ethertype(each)
+            for each in (
+                *(each for each in ALONE_TYPES if each not in TAG_TYPES),
+                *listed(ETHERTYPE_CARRIERS, wanted=False),
+            )
+        ]
         ethertypes += [] if "llc" in carriers else [llc]
         yield any_clause(ethertypes)
-        protocols = [_protocol(each) for each in (*PLAIN_PROTOCOLS, *listed(PROTOCOL_CARRIERS, wanted=False))]
+        plain = [each for each in ALONE_PROTOCOLS if each not in (ICMP, ICMP6)]
+        protocols = [_protocol(each) for each in (*plain, *listed(PROTOCOL_CARRIERS, wanted=False))]
         extensions = [] if "extension" in carriers else [f"ip6[6] = {each}" for each in EXTENSIONS]
         yield any_clause(["not ip and not ip6", *ICMP_ONLY, *protocols, *extensions])
         return
