@@ -100,7 +100,7 @@ ROWS = {
 }  # fmt: skip
 
 
-HEADINGS = {"authorise": "decision in process sandbox goal met terms z3 Bitwuzla result".split()}
+HEADINGS = {"authorise": ["decision", "in", "process", "sandbox", "goal", "met", "terms", "z3", "Bitwuzla", "result"]}
 
 
 @pytest.mark.root
