@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from ffpf_bpf import authorise
-from ffpf_bpf.authorise import Decision, Policies, Subject
+from ffpf_bpf.authorise import Decision, Narrowing, Policies, Subject
 from ffpf_bpf.flow import decider
 from ffpf_bpf.graph.definition import Definition
 
-really_decide = authorise.decide
+really_decide, really_narrow = authorise.decide, authorise.narrowed
 
 
 def main(control_fd: int, parent: int) -> None:
     authorise.decide = act  # type: ignore[assignment]
+    authorise.narrowed = act_instead  # type: ignore[assignment]
     decider.MEMORY_BYTES = 256 << 20
     decider.main(control_fd, parent)
 
@@ -39,6 +40,13 @@ def act(definition: Definition, policies: Policies | None, subject: Subject, **m
     if what == "state":
         return Decision(False, (json.dumps(state()),), (), definition.digest)
     return really_decide(definition, policies, subject, **more)
+
+
+def act_instead(definition: Definition, policies: Policies, subject: Subject, *rest: Any, **more: Any) -> Narrowing:
+    what, _, argument = subject.user.partition(":")
+    if what in ACTS:
+        ACTS[what](argument, definition)
+    return really_narrow(definition, policies, subject, *rest, **more)
 
 
 def spin(_argument: str, _definition: Definition) -> None:

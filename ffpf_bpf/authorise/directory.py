@@ -25,9 +25,14 @@ LARGEST_FILE = 1 << 20
 def read_policies(directory: Path) -> Policies:
     """The rules of every `*.toml` in `directory` (its subdirectories are not read), by file name. Raises PolicyError,
     with file, line and column, if anything about any of them is wrong. No file at all denies everybody."""
+    return _parsed(read_files(directory))
+
+
+def read_files(directory: Path) -> tuple[tuple[str, str], ...]:
+    """Name and text of every `*.toml` in `directory`, by name. Raises PolicyError."""
     with _opened(str(directory), os.O_DIRECTORY, None, str(directory)) as directory_fd:
         names = sorted(name for name in os.listdir(directory_fd) if name.endswith(".toml"))
-        return _parsed(tuple((name, _read(directory_fd, name)) for name in names))
+        return tuple((name, _read(directory_fd, name)) for name in names)
 
 
 @lru_cache(maxsize=4)

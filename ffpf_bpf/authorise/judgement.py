@@ -76,17 +76,17 @@ def _decide(
     if not allowing:
         return Decision(False, (f"no policy allows user {shown(subject.user)}: no rule names them",), (), digest)
     prover = Prover(definition, clock, executors)
-    within = {rule.name: _examined(_bounds(rule, prover, live_flows)) for rule in allowing}
-    carrying = [rule for rule in allowing if _hold(within[rule.name])]
+    within = {rule.name: examined(bounds(rule, prover, live_flows)) for rule in allowing}
+    carrying = [rule for rule in allowing if hold(within[rule.name])]
     if not carrying:
         return _rejected([each for obligations in within.values() for each in obligations], digest)
     forbidding = [rule for rule in naming if any(map(rule.allows_tap, definition.graph.taps))]
     tries = [*([rule] for rule in carrying), *([carrying] if len(carrying) > 1 else [])]
     for rules in tries:
         claims = (*content_claims(prover, rules, forbidding), *inference_claims(prover, rules, forbidding))
-        shown_ = _examined(claims)
+        shown_ = examined(claims)
         obligations = [*(each for rule in rules for each in within[rule.name]), *shown_]
-        if _hold(shown_):
+        if hold(shown_):
             names = " + ".join(rule.name for rule in rules)
             expiries = [rule.limits.expires_s for rule in rules if rule.limits.expires_s is not None]
             said = f"rule {names} allows it" if len(rules) == 1 else f"rules {names} together allow it"
@@ -94,7 +94,7 @@ def _decide(
     return _rejected(obligations, digest)
 
 
-def _hold(obligations: Iterable[Obligation]) -> bool:
+def hold(obligations: Iterable[Obligation]) -> bool:
     return all(obligation.result is Result.PROVED for obligation in obligations)
 
 
@@ -103,7 +103,7 @@ def _rejected(obligations: Sequence[Obligation], digest: str) -> Decision:
     return Decision(False, reasons, tuple(obligations), digest)
 
 
-def _bounds(rule: Rule, prover: Prover, live_flows: int) -> Iterator[Claim]:
+def bounds(rule: Rule, prover: Prover, live_flows: int) -> Iterator[Claim]:
     """What `rule` asks of the definition but for what packets are."""
     definition, limits = prover.definition, rule.limits
     graph = definition.graph
@@ -132,7 +132,7 @@ def _bounds(rule: Rule, prover: Prover, live_flows: int) -> Iterator[Claim]:
         yield means(claim, check_sampling, prover, one_in)
 
 
-def _examined(claims: Iterable[Claim]) -> tuple[Obligation, ...]:
+def examined(claims: Iterable[Claim]) -> tuple[Obligation, ...]:
     return tuple(_examine(*claim) for claim in claims)
 
 

@@ -6,8 +6,6 @@ errors, not defaults. policies/README.md explains every key to administrators.
 
 from __future__ import annotations
 
-import re
-import tomllib
 from typing import Annotated
 
 from pydantic import (
@@ -17,15 +15,13 @@ from pydantic import (
     Field,
     PlainValidator,
     Tag,
-    ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from ffpf_bpf.authorise import scalars
-from ffpf_bpf.authorise.mistake import MISTAKE, mistake, nearest, quoted
+from ffpf_bpf.authorise.mistake import mistake, quoted
 from ffpf_bpf.authorise.packets import PacketTable, Table
-from ffpf_bpf.authorise.place import Path, Places, line_and_column
+from ffpf_bpf.authorise.place import Places
 from ffpf_bpf.authorise.policy import (
     ANY,
     CARRIERS,
@@ -37,9 +33,9 @@ from ffpf_bpf.authorise.policy import (
     Order,
     PacketClass,
     Part,
-    PolicyError,
     Rule,
 )
+from ffpf_bpf.authorise.reading import Form, read_toml
 from ffpf_bpf.graph.classes import CLASSES
 from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
 from ffpf_bpf.graph.effect import Depth
@@ -77,16 +73,8 @@ HELP = {
 
 def parse_policy(text: str, file: str) -> tuple[Rule, ...]:
     """The rules of one file, whose name `file` is used in errors. Raises PolicyError."""
-    try:
-        table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _syntax_error(error, text, file) from None
-    places = Places(text, file)
-    try:
-        content = _File.model_validate(table)
-    except ValidationError as error:
-        raise _explained(error, places) from None
-    return tuple(rule.value(places.where(("rule", index))) for index, rule in enumerate(content.rule))
+    content, places = read_toml(text, file, FORM)
+    return tuple(rule.value(places, index) for index, rule in enumerate(content.rule))
 
 
 def _listed(value: object) -> object:
@@ -118,20 +106,20 @@ class _Allow(PacketTable):
     show: Annotated[Depth, PlainValidator(scalars.depth)] = Depth.ALL
     hide: list[Annotated[str, AfterValidator(scalars.part)]] | None = None
 
-    def value(self) -> Allow:
+    def value(self, where: str) -> Allow:
         hide = HIDDEN_BY[self.show] if self.hide is None else frozenset(map(Part, self.hide))
-        return Allow(self.packets, self.show, hide)
+        return Allow(self.packets, self.show, hide, where)
 
 
 class _Never(PacketTable):
     show: Annotated[Depth, PlainValidator(scalars.forbidden_depth)] = Depth.ANONYMISED
     ignore: list[Annotated[str, AfterValidator(scalars.carrier)]] | None = None
 
-    def value(self) -> Never:
+    def value(self, where: str) -> Never:
         if self.ignore is None:
-            return Never(self.packets, self.show, IGNORED_BY_DEFAULT)
+            return Never(self.packets, self.show, IGNORED_BY_DEFAULT, where)
         ignored = CARRIERS if ANY in self.ignore else self.ignore
-        return Never(self.packets, self.show, frozenset(ignored))
+        return Never(self.packets, self.show, frozenset(ignored), where)
 
 
 class _Sampled(Table):
@@ -175,16 +163,16 @@ class _Order(Table):
             case name:
                 return name or self.before or ""
 
-    def value(self) -> Order:
+    def value(self, where: str) -> Order:
         match self.after:
             case None:
-                return Order(self.function, self.before or "", after=False)
+                return Order(self.function, self.before or "", after=False, where=where)
             case PacketTable():
-                return Order(self.function, self.after.packets)
+                return Order(self.function, self.after.packets, where=where)
             case _Sampled():
-                return Order(self.function, self.after.sample_at_least)
+                return Order(self.function, self.after.sample_at_least, where=where)
             case name:
-                return Order(self.function, name)
+                return Order(self.function, name, where=where)
 
 
 class _Limits(Table):
@@ -240,14 +228,19 @@ class _Rule(Table):
                 "give it `classes` and `allow`, or `never`, or both",
             )
 
-    def value(self, where: str) -> Rule:
+    def value(self, places: Places, number: int) -> Rule:
+        """`places` are those of its file, where it is rule `number` from 0."""
+
+        def where(key: str, index: int) -> str:
+            return places.where(("rule", number, key, index))
+
         return Rule(
             *(self.name, tuple(self.subjects), tuple(self.taps), tuple(self.classes or ())),
-            allow=tuple(allow.value() for allow in self.allow or ()),
-            never=tuple(never.value() for never in self.never or ()),
-            order=tuple(order.value() for order in self.order),
+            allow=tuple(allow.value(where("allow", index)) for index, allow in enumerate(self.allow or ())),
+            never=tuple(never.value(where("never", index)) for index, never in enumerate(self.never or ())),
+            order=tuple(order.value(where("order", index)) for index, order in enumerate(self.order)),
             limits=(self.limits or _Limits()).value(),
-            where=where,
+            where=places.where(("rule", number)),
         )
 
 
@@ -261,54 +254,4 @@ TABLES: dict[str, type[Table]] = {
 }  # fmt: skip
 
 
-def _explained(error: ValidationError, places: Places) -> PolicyError:
-    """The first mistake. What is missing comes last: it is often there, misspelled."""
-    found = [(_path(detail), detail) for detail in error.errors(include_url=False, include_input=False)]
-    path, detail = min(found, key=lambda one: (one[1]["type"] == "missing", places.offset(one[0])))
-    message, help = _message_and_help(detail)
-    return PolicyError(message, where=places.where(path), help=help)
-
-
-def _path(detail: ErrorDetails) -> Path:
-    return (*detail["loc"], *detail["ctx"]["at"]) if detail["type"] == MISTAKE else detail["loc"]
-
-
-def _message_and_help(detail: ErrorDetails) -> tuple[str, str]:
-    """Of what pydantic found."""
-    names = [part for part in detail["loc"] if isinstance(part, str)]
-    key = names[-1] if names else ""
-    known = next((name for name in reversed(names) if name in HELP), "rule")
-    match detail["type"]:
-        case "policy":
-            return detail["ctx"]["message"], detail["ctx"]["help"]
-        case "extra_forbidden":
-            keys = _table_of(names[:-1]).model_fields
-            return f"unknown key {quoted(key)}", nearest(key, keys, "the keys are")
-        case "missing":
-            return f"`{key}` is missing", HELP[key]
-        case "too_short":
-            return f"`{key}` is empty, which allows nothing", HELP[key]
-        case "model_type":
-            return f"`{known}`: input should be a table", HELP[known]
-        case _:
-            return f"`{known}`: {detail['msg'][:1].lower()}{detail['msg'][1:]}", HELP[known]
-
-
-def _table_of(names: list[str]) -> type[Table]:
-    return TABLES.get(names[-1], _File) if names else _File
-
-
-def _syntax_error(error: Exception, text: str, file: str) -> PolicyError:
-    # Python's message ends in `(at line 3, column 7)` or `(at end of document)`.
-    what, _, place = str(error).partition(" (at ")
-    if numbers := re.match(r"line (\d+), column (\d+)", place):
-        line, column = int(numbers[1]), int(numbers[2])
-    else:
-        line, column = line_and_column(text, len(text)) if place else (1, 1)
-    if isinstance(error, RecursionError):
-        what = "nested too deeply"
-    return PolicyError(
-        f"not TOML: {what[:1].lower()}{what[1:]}",
-        where=f"{file}:{line}:{column}",
-        help="https://toml.io has the syntax",
-    )
+FORM = Form(_File, TABLES, HELP, "rule")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ffpf_bpf.errors import ExpressionError
@@ -38,6 +39,20 @@ def current_subject() -> Subject:
     except KeyError:
         groups = frozenset(_group_name(gid) for gid in {os.getegid(), *os.getgroups()})
         return Subject(str(uid), groups, uid)
+
+
+def unknown_on_this_host(subjects: Iterable[str]) -> frozenset[str]:
+    """Those of the subjects, as rules write them, that the user database does not have."""
+    look_up = {"user": pwd.getpwnam, "group": grp.getgrnam}
+    unknown = set()
+    for text in set(subjects):
+        kind, _, name = text.partition(":")
+        if kind in look_up:
+            try:
+                look_up[kind](name)
+            except (KeyError, ValueError):
+                unknown.add(text)
+    return frozenset(unknown)
 
 
 def _subject(entry: pwd.struct_passwd) -> Subject:

@@ -3,55 +3,76 @@
 from __future__ import annotations
 
 import json as json_module
-from typing import Annotated
+import time
+from dataclasses import dataclass
+from typing import Any
 
 import typer
 
-from ffpf_bpf.authorise import Decision, Subject, subject_of
-from ffpf_bpf.authorise.decision import shown
+from ffpf_bpf.authorise import Decision
+from ffpf_bpf.authorise.decision import Kind, Result, shown
 from ffpf_bpf.cli import options
 from ffpf_bpf.errors import Rejected
 from ffpf_bpf.flow import Flow
 
 REJECTED = 3
-NO_UID = -1
-
-
-def _subject(text: str) -> Subject:
-    user, colon, groups = text.partition(":")
-    if not colon:
-        return subject_of(user)
-    return Subject(user, frozenset(group for group in groups.split(",") if group), NO_UID)
+HELP_S = 5.0  # for decision and help together
+LEAST_HELP_S = 0.5
 
 
 def check(
     expressions: options.Expressions,
     policies: options.Policies = None,
-    user: Annotated[
-        str | None,
-        typer.Option(
-            "--as", metavar="USER[:GROUP,...]", help="Decide as for this user; one with groups need not exist."
-        ),
-    ] = None,
+    user: options.User = None,
     buffer: options.Buffer = "4MiB",
+    narrow: options.Narrow = False,
     json: options.Json = False,
 ) -> None:
     """Authorise only: print the decision on each flow expression. Needs no root."""
-    subject = _subject(user) if user is not None else None
-    decisions = []
+    subject = options.subject(user) if user is not None else None
+    verdicts = []
     for argument in expressions:
         flow = Flow.create(policies=policies, subject=subject)
+        start_s = time.monotonic()
         try:
-            flow.populate(options.expression_text(argument), buffer_bytes=options.size_in_bytes(buffer))
+            flow.populate(options.expression_text(argument), buffer_bytes=options.size_in_bytes(buffer), narrow=narrow)
         except Rejected as error:
             assert isinstance(error.decision, Decision)
-            decisions.append((shown(argument).strip("`"), error.decision))
-        else:
-            decisions.append((flow.definition.text, flow.authorise()))
+            verdicts.append(_Verdict(shown(argument).strip("`"), error.decision))
+            continue
+        decision = flow.authorise()
+        said = options.narrowing(flow)
+        if not (narrow or json or decision.accepted):
+            said = _help(flow, decision, HELP_S - (time.monotonic() - start_s))
+        verdicts.append(_Verdict(flow.definition.text, decision, flow.narrowed, said))
     if json:
-        documents = [{"expression": text, **decision.as_json()} for text, decision in decisions]
+        documents = [each.as_json() for each in verdicts]
         print(json_module.dumps(documents[0] if len(documents) == 1 else documents))
     else:
-        for text, decision in decisions:
-            print(f"{text}\n{decision.text()}")
-    raise typer.Exit(0 if all(decision.accepted for _, decision in decisions) else REJECTED)
+        print("\n".join(each.text() for each in verdicts))
+    raise typer.Exit(0 if all(each.decision.accepted for each in verdicts) else REJECTED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    expression: str
+    decision: Decision
+    narrowed: str = ""
+    said: str = ""  # of narrowing
+
+    def text(self) -> str:
+        before = [self.said] if self.narrowed else []
+        behind = [self.said] if self.said and not self.narrowed else []
+        return "\n".join([self.expression, *before, self.decision.text(), *behind])
+
+    def as_json(self) -> dict[str, Any]:
+        return {"expression": self.expression, "narrowed": self.narrowed, **self.decision.as_json()}
+
+
+def _help(flow: Flow, decision: Decision, left_s: float) -> str:
+    """What narrowing would put into a flow that is refused for its packets, where that is found in time."""
+    refuted = (Kind.CONTENT, Result.REFUTED)
+    if left_s < LEAST_HELP_S or not any((each.kind, each.result) == refuted for each in decision.obligations):
+        return ""
+    remedy = flow.remedy(left_s)
+    return f"help: `--narrow` puts in {remedy}" if remedy else ""

@@ -30,6 +30,7 @@ def grab(
     duration: options.Duration = None,
     buffer: options.Buffer = "4MiB",
     policies: options.Policies = None,
+    narrow: options.Narrow = False,
     audit: options.Audit = None,
     json: options.Json = False,
 ) -> None:
@@ -39,7 +40,7 @@ def grab(
         stages.append(Bpf(" ".join(filter_words)))
     stages.append(Grab(snaplen))
     session = Session([], write, write is None and not json, count, duration, json)
-    _run([then(*stages)], session, options.size_in_bytes(buffer), policies, audit)
+    _run([then(*stages)], session, options.size_in_bytes(buffer), policies, audit, narrow)
 
 
 def run(
@@ -50,6 +51,7 @@ def run(
     duration: options.Duration = None,
     buffer: options.Buffer = "4MiB",
     policies: options.Policies = None,
+    narrow: options.Narrow = False,
     audit: options.Audit = None,
     stats: Annotated[bool, typer.Option("--stats", help="Show the counters of every node, each second.")] = False,
     json: options.Json = False,
@@ -57,7 +59,7 @@ def run(
     """Run one or more flow expressions; their counters and loss ledgers at the end."""
     session = Session([], write, print_packets, count, duration, json, stats)
     texts: list[Expression | str] = [options.expression_text(argument) for argument in expressions]
-    _run(texts, session, options.size_in_bytes(buffer), policies, audit)
+    _run(texts, session, options.size_in_bytes(buffer), policies, audit, narrow)
 
 
 def _run(
@@ -66,13 +68,16 @@ def _run(
     buffer_bytes: int,
     policies: options.Policies,
     audit: options.Audit,
+    narrow: bool,
 ) -> None:
     interfaces = 0
     with ExitStack() as stack:
         stack.callback(Flow.close_all, session.flows)
         for expression in expressions:
             flow = Flow.create(policies=policies, first_interface=interfaces, audit=audit)
-            flow.populate(expression, buffer_bytes=buffer_bytes)
+            flow.populate(expression, buffer_bytes=buffer_bytes, narrow=narrow)
+            if said := options.narrowing(flow):
+                print(f"ffpf: {flow.id}: {said}", file=sys.stderr)
             interfaces += len(flow.interfaces)
             session.flows.append(flow)
         for flow in session.flows:

@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
+from ffpf_bpf.authorise import Subject, subject_of
 from ffpf_bpf.errors import ExpressionError
+from ffpf_bpf.flow import Flow
 
+NO_UID = -1
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 Policies = Annotated[
@@ -29,10 +32,17 @@ Audit = Annotated[
         help="Append each decision to FILE, a JSON line; refuse what cannot be written there.",
     ),
 ]
+Narrow = Annotated[
+    bool, typer.Option("--narrow", help="Put what the policies want into a flow that they refuse, and say what.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs to read.")]
 Write = Annotated[
     str | None,
     typer.Option("-w", "--write", metavar="FILE|-", help="Write packets to a pcapng file, or to standard output."),
+]
+User = Annotated[
+    str | None,
+    typer.Option("--as", metavar="USER[:GROUP,...]", help="Decide as for this user; one with groups need not exist."),
 ]
 Count = Annotated[int | None, typer.Option("-c", "--count", min=1, metavar="N", help="End after N packets.")]
 Duration = Annotated[float | None, typer.Option("--duration", min=0, metavar="S", help="End after S seconds.")]
@@ -66,6 +76,13 @@ def expression_text(argument: str) -> str:
         ) from None
 
 
+def narrowing(flow: Flow) -> str:
+    """What `--narrow` put in, or why nothing; "" if there was no need."""
+    if flow.narrowed:
+        return f"narrowed by {flow.narrowed}"
+    return f"cannot be narrowed: {flow.not_narrowed}" if flow.not_narrowed else ""
+
+
 def size_in_bytes(text: str) -> int:
     """`4MiB`, `512k`, `65536`."""
     found = re.fullmatch(r"(\d+)\s*(?:([kKmMgG])(?:i?[bB])?)?", text.strip())
@@ -74,3 +91,13 @@ def size_in_bytes(text: str) -> int:
             f"`{text}` is not a size", where="--buffer", help="write 4MiB, 512KiB or a number of bytes"
         )
     return int(found[1]) * UNITS[(found[2] or "").lower()]
+
+
+def subject(text: str) -> Subject:
+    """The user of `--as`: one of this host, or one with these groups, who need not exist."""
+    user, colon, groups = text.partition(":")
+    if not user:
+        raise ExpressionError(f"`{text}` names no user", where="--as", help="write USER, or USER:GROUP,GROUP")
+    if not colon:
+        return subject_of(user)
+    return Subject(user, frozenset(group for group in groups.split(",") if group), NO_UID)

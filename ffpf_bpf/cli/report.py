@@ -17,6 +17,7 @@ def as_json(flow: Flow) -> dict[str, Any]:
     return {
         "flow": flow.id,
         "expression": flow.definition.text,
+        "narrowed": flow.narrowed,
         "state": str(flow.state),
         "taps": list(flow.taps),
         "nodes": [node.as_json() for node in statistics.nodes],

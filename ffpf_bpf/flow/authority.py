@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ffpf_bpf import authorise, compiler
-from ffpf_bpf.authorise import Decision, PolicyError, Subject
+from ffpf_bpf.authorise import Decision, Narrowing, PolicyError, Subject
 from ffpf_bpf.authorise.journal import Journal
 from ffpf_bpf.errors import Rejected
 from ffpf_bpf.flow import questions
@@ -59,6 +59,17 @@ class Authority:
             raise
         decision = questions.decide(definition, policies, self.subject, live_flows=live_flows)
         return decision, self._journalled(decision, definition.text, policies.digest, flow)
+
+    def narrow(self, definition: Definition, live_flows: int, limit_s: float | None = None) -> Narrowing:
+        """The definition narrowed to what the policies allow. Where they cannot be read, the decision says so."""
+        if self.policies is None:
+            return Narrowing()
+        try:
+            policies = authorise.read_policies(self.policies)
+        except PolicyError as error:
+            return Narrowing(why=str(error))
+        limit_s = questions.NARROW_S if limit_s is None else limit_s
+        return questions.narrow(definition, policies, self.subject, live_flows=live_flows, limit_s=limit_s)
 
     def before_load(self, decision: Decision, line: str) -> BeforeLoad | None:
         """What is to be called with the programs of each tap before they are loaded."""

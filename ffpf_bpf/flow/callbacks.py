@@ -33,7 +33,8 @@ class _Sink:
 class Callbacks:
     """The callback sinks of a graph, and the functions that they name or hold."""
 
-    def __init__(self, graph: Graph, functions: Mapping[str, Function]) -> None:
+    def __init__(self, graph: Graph, functions: Mapping[str, Function], whole: Graph | None = None) -> None:
+        """`graph` may be one that `whole` was narrowed to: of the same sinks, but known by their text only."""
         if not isinstance(functions, Mapping):
             raise ExpressionError(
                 f"{functions!r} names no functions", where="callbacks", help='write `callbacks={"NAME": function}`'
@@ -41,11 +42,11 @@ class Callbacks:
         self._tagged = graph.tagged
         self._sinks: list[_Sink] = []
         self._grabs = 0
-        for place, step in enumerate(graph.sinks):
-            leaf = graph.steps[step]
-            assert isinstance(leaf, Leaf)
-            if isinstance(leaf.node, Callback):
-                held = leaf.node.function if callable(leaf.node.function) else functions.get(leaf.node.target)
+        for place, (step, written) in enumerate(zip(graph.sinks, (whole or graph).sinks, strict=True)):
+            leaf, first = graph.steps[step], (whole or graph).steps[written]
+            assert isinstance(leaf, Leaf) and isinstance(first, Leaf)
+            if isinstance(leaf.node, Callback) and isinstance(first.node, Callback):
+                held = first.node.function if callable(first.node.function) else functions.get(leaf.node.target)
                 self._sinks.append(_Sink(1 << place, leaf.node, held))
             else:
                 self._grabs |= 1 << place

@@ -36,6 +36,8 @@ from ffpf_bpf.errors import ExpressionError, FfpfError
 from ffpf_bpf.flow import seccomp
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.definition import Definition
+from ffpf_bpf.graph.effect import Predicate
+from ffpf_bpf.graph.expression import Expression
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.predicate import Program, run
 
@@ -104,7 +106,38 @@ class DecideQuestion:
         return {"decision": decision_form().dump_python(decision, mode="json")}
 
 
-Question = CompileQuestion | DecideQuestion
+@dataclass(frozen=True, slots=True)
+class NarrowQuestion:
+    """The flow that the policies make of a definition which they refuse: text, to be compiled and decided on as any
+    other."""
+
+    text: str
+    predicates: dict[str, Program]
+    buffer_bytes: int
+    subject: Subject
+    live_flows: int
+    limit_s: float
+
+    def answer(self, policies: Policies | None, missing: str) -> Any:
+        if missing:
+            return {"missing": missing}
+        assert policies is not None
+        known = dict(self.predicates)
+
+        def define(expression: Expression) -> Definition:
+            graph = build(expression)
+            filters = {leaf.node.effect.filter for _, leaf in graph.leaves() if isinstance(leaf.node.effect, Predicate)}
+            if filters - known.keys():
+                known.update(compiler.compile_predicates(graph))
+            return Definition(graph, {text: known[text] for text in filters}, self.buffer_bytes)
+
+        narrowing = authorise.narrowed(
+            define(parse(self.text)), policies, self.subject, define, live_flows=self.live_flows, limit_s=self.limit_s
+        )
+        return {"narrowed": [narrowing.text, narrowing.why]}
+
+
+Question = CompileQuestion | DecideQuestion | NarrowQuestion
 
 
 @cache
@@ -155,7 +188,7 @@ def usual_policies() -> Policies:
 def _prepare() -> str:
     """Import and build what every child would, by deciding once. The solver that is missing, or ""."""
     missing = ""
-    for name in SOLVERS:
+    for name in (*SOLVERS, "ffpf_bpf.authorise.narrow"):
         try:
             importlib.import_module(name)
         except Exception:  # whatever keeps it from being used

@@ -42,6 +42,7 @@ from ffpf_bpf.flow.sandbox import SANDBOX
 from ffpf_bpf.flow.statistics import Statistics, no_node
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.expression import Expression
+from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.kernel import maps
 
 DEFAULT_BUFFER_BYTES = 4 << 20
@@ -106,6 +107,8 @@ class Flow:
         self._unread: collections.deque[Packet] = collections.deque()
         self._switching = threading.RLock()  # of the state: a flow may be closed by any thread
         self._expiry: Expiry | None = None
+        self.narrowed = ""  # the nodes that were put in
+        self.not_narrowed = ""  # why none could be
         self.state = State.CREATED
 
     @classmethod
@@ -132,17 +135,24 @@ class Flow:
         *,
         buffer_bytes: int = DEFAULT_BUFFER_BYTES,
         callbacks: Mapping[str, Callable[[Any], object]] | None = None,
+        narrow: bool = False,
     ) -> Self:
         """Give the flow its definition: a flow expression, as text or as a value, the ring's size in bytes per CPU, and
-        the functions that `(callback,NAME)` names. May be repeated; the last wins. Raises ExpressionError, and with
-        policies Rejected if its filters take too long to compile, or too much memory; nothing in the kernel yet."""
+        the functions that `(callback,NAME)` names. With `narrow`, what the policies want is put
+        into a flow that they refuse, if there is such a thing: see `narrowed`. May be repeated; the last wins. Raises
+        ExpressionError, and with policies Rejected if its filters take too long to compile, or too much memory; nothing
+        in the kernel yet."""
         self._require("populate")
         if not isinstance(expression, Expression | str):
             raise ExpressionError(f"{expression!r} is no flow expression", help="give text, or nodes joined by `>>`")
         if not isinstance(buffer_bytes, int) or not 4096 <= buffer_bytes <= LARGEST_BUFFER_BYTES:
             raise ExpressionError(f"a buffer of {buffer_bytes} bytes", help="between 4 KiB and 1 GiB for each CPU")
         definition = self._authority.define(expression, buffer_bytes, self.id)
-        self._callbacks = Callbacks(definition.graph, callbacks or {})
+        whole = definition
+        self.narrowed, self.not_narrowed = "", ""
+        if narrow:
+            definition = self._narrowed(whole)
+        self._callbacks = Callbacks(definition.graph, callbacks or {}, whole.graph)
         self._definition = definition
         self._decision = None
         self.state = State.POPULATED
@@ -151,6 +161,13 @@ class Flow:
     def authorise(self) -> Decision:
         """The policy's decision on the definition, without instantiating it."""
         return self._decide(_live_flows[self._user])[0]
+
+    def remedy(self, limit_s: float) -> str:
+        """What `narrow` would put in, if that is found in time; "" if not."""
+        narrowing = self._authority.narrow(self.definition, _live_flows[self._user], limit_s)
+        if not narrowing.text:
+            return ""
+        return _listed(authorise.inserted(self.definition.graph.expression, parse(narrowing.text)))
 
     def instantiate(self) -> Self:
         """Authorise, compile, load and link; all or nothing. The flow is paused at first: no packet is captured.
@@ -396,6 +413,19 @@ class Flow:
                 raise
             yield batch
 
+    def _narrowed(self, whole: Definition) -> Definition:
+        """What the policies make of the definition, if anything; it is decided on as any other."""
+        narrowing = self._authority.narrow(whole, _live_flows[self._user])
+        self.not_narrowed = narrowing.why
+        if not narrowing.text:
+            return whole
+        definition = self._authority.define(narrowing.text, whole.buffer_bytes, self.id)
+        if len(definition.graph.sinks) != len(whole.graph.sinks) or definition.graph.taps != whole.graph.taps:
+            self.not_narrowed = "the decider made another flow of it"
+            return whole
+        self.narrowed = _listed(authorise.inserted(whole.graph.expression, definition.graph.expression))
+        return definition
+
     def _decide(self, live_flows: int) -> tuple[Decision, str]:
         return self._authority.decide(self.definition, live_flows, self.id)
 
@@ -415,6 +445,10 @@ class Flow:
             f"`{call}` is not allowed: the flow is {self.state}",
             help=f"a flow that is {self.state} allows {', '.join(f'`{name}`' for name in [*allowed, 'close'])}",
         )
+
+
+def _listed(texts: tuple[str, ...]) -> str:
+    return ", ".join(texts)
 
 
 def _count(user: str, change: int) -> None:

@@ -1,6 +1,7 @@
-"""The two questions to the sandbox, and what is believed of its answers.
+"""The questions to the sandbox, and what is believed of its answers.
 
     define(expression, buffer_bytes) -> Definition        decide(definition, policies, subject) -> Decision
+    narrow(definition, policies, subject) -> Narrowing
 
 What comes back is believed as far as it can be checked: instructions pass `checked` and are those of the very filters
 of the flow, and a decision is about the digest of the definition that is kept here. The child that decides has seen
@@ -8,7 +9,7 @@ text that libpcap took, and instructions that passed `checked`; it is another on
 
 What this process itself does with the text comes after a child did the same within its limits: at most `LONGEST_TEXT`
 characters, nesting of 100, 1,000 nodes, 16 KiB a filter (`graph.parser`, `graph.builder`, `graph.classes.bpf`).
-libpcap is never called here.
+libpcap is never called here. Of a narrowed flow nothing is believed: its text is compiled and decided on as any other.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ffpf_bpf.authorise import Decision, Policies, Subject
+from ffpf_bpf.authorise import Decision, Narrowing, Policies, Subject
 from ffpf_bpf.errors import ExpressionError, FfpfError, Rejected
-from ffpf_bpf.flow.decider import CompileQuestion, DecideQuestion, decision_form
+from ffpf_bpf.flow.decider import CompileQuestion, DecideQuestion, NarrowQuestion, decision_form
 from ffpf_bpf.flow.sandbox import LIMIT_S, MALFORMED, SANDBOX, Unanswered
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.definition import Definition
@@ -32,6 +33,7 @@ from ffpf_bpf.graph.predicate import Instruction, Program, checked
 from ffpf_bpf.graph.printer import text as printed
 
 LONGEST_SHOWN = 1 << 18
+NARROW_S = 20.0
 OWN_PART = 0.9  # of the time of a decision: after that it ends by itself, and says how far it came
 
 
@@ -78,6 +80,32 @@ def decide(
         return Decision(False, (str(error),), (), digest)
 
 
+def narrow(
+    definition: Definition, policies: Policies, subject: Subject, *, live_flows: int = 0, limit_s: float = NARROW_S
+) -> Narrowing:
+    """`authorise.narrowed` in the sandbox. Never raises for what happens there: then it cannot be narrowed."""
+    question = NarrowQuestion(
+        printed(definition.graph.expression),
+        dict(definition.predicates),
+        definition.buffer_bytes,
+        subject,
+        live_flows,
+        OWN_PART * limit_s,
+    )
+    try:
+        return _narrowing(SANDBOX.ask(question, limit_s, policies))
+    except Unanswered as error:
+        return Narrowing(why=str(error))
+
+
+def _narrowing(answer: dict[str, Any]) -> Narrowing:
+    _raise_unanswered(answer)
+    match answer:
+        case {"narrowed": [str(text), str(why)]} if not (text and why) and len(text) <= LONGEST_TEXT:
+            return Narrowing(text, _printable(why))
+    raise Unanswered(MALFORMED)
+
+
 def _raise_error(answer: dict[str, Any]) -> None:
     match answer:
         case {"error": [str(message), str(where), str(help), str(excerpt)]}:
@@ -112,11 +140,8 @@ def _instruction(value: Any) -> Instruction:
 
 
 def _decision(answer: dict[str, Any], digest: str) -> Decision:
+    _raise_unanswered(answer)
     match answer:
-        case {"defect": str(what)}:
-            raise Unanswered(f"the decider failed: {_printable(what)}")
-        case {"missing": str(name)}:
-            raise Unanswered(f"the solver {_printable(name)} is missing: run `pip install -e .` for what ffpf needs")
         case {"decision": dict(found)}:
             pass
         case _:
@@ -130,6 +155,14 @@ def _decision(answer: dict[str, Any], digest: str) -> Decision:
     if not (decision.rule if decision.accepted else decision.reasons):
         raise Unanswered(MALFORMED)
     return decision
+
+
+def _raise_unanswered(answer: dict[str, Any]) -> None:
+    match answer:
+        case {"defect": str(what)}:
+            raise Unanswered(f"the decider failed: {_printable(what)}")
+        case {"missing": str(name)}:
+            raise Unanswered(f"the solver {_printable(name)} is missing: run `pip install -e .` for what ffpf needs")
 
 
 def _shown(value: Any) -> Any:

@@ -1,0 +1,325 @@
+"""What is odd about policies that can be read: rules, classes of packets, orders and limits without effect.
+
+Decided by the solvers of the proofs, on every packet: an allow that no packet is in, or that others say already, or
+that a never forbids altogether; a never that others say already. Each remark is certain; what could not be decided in
+time is told as a note. Pure: who is known on this host is told by the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+
+from ffpf_bpf.authorise.policy import ANY, Allow, Limits, Never, Policies, Rule
+from ffpf_bpf.authorise.proof import terms as t
+from ffpf_bpf.authorise.proof.filters import Undecided
+from ffpf_bpf.authorise.proof.search import Question, Search
+from ffpf_bpf.authorise.proof.solvers import Clock
+from ffpf_bpf.authorise.proof.terms import Term
+from ffpf_bpf.authorise.proof.wire import ARP, RARP, Wire
+from ffpf_bpf.authorise.proof.witness import described
+from ffpf_bpf.authorise.requirements import unmeetable
+from ffpf_bpf.authorise.sentences import LEFT_BY, SHOWN, packets
+from ffpf_bpf.authorise.taps import covers
+from ffpf_bpf.graph.effect import Depth
+
+REVIEW_S = 60.0
+MOST_NAMED = 3
+AT_LEAST = frozenset({"sample_at_least"})  # limits that are wider the less they say
+
+
+class Flaw(StrEnum):
+    """What is odd."""
+
+    EMPTY = "empty"  # no packet is in the class
+    FORBIDDEN = "forbidden"  # all of it is, by a never
+    REPEATED = "repeated"  # others say it already
+    UNMEETABLE = "unmeetable"  # no flow can do what is wanted
+    IDLE = "idle"  # it asks nothing of any flow
+    UNKNOWN = "unknown"  # a note: this host does not know the subject
+    UNDECIDED = "undecided"  # a note: not known in time
+
+
+NOTES = frozenset({Flaw.UNKNOWN, Flaw.UNDECIDED})
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """One finding: where, about which rule, what, what to do, and a packet that shows it, if one does."""
+
+    flaw: Flaw
+    where: str
+    rule: str
+    text: str
+    help: str = ""
+    packet: bytes = b""
+
+    @property
+    def is_note(self) -> bool:
+        """It is no fault of the policies."""
+        return self.flaw in NOTES
+
+    def lines(self) -> tuple[str, ...]:
+        """As text."""
+        said = [f"{self.where}: {'note' if self.is_note else 'warning'}: {self.text}"]
+        said += [f"    for example {described(self.packet)}"] if self.packet else []
+        said += [f"    help: {self.help}"] if self.help else []
+        return tuple(said)
+
+
+def review(policies: Policies, unknown: Collection[str] = (), *, limit_s: float = REVIEW_S) -> tuple[Remark, ...]:
+    """The remarks, in the order of the files. `unknown` are the subjects, as rules write them, that this host does not
+    know. Takes at most about `limit_s`."""
+    found = _Review(policies.rules, Search(Clock(limit_s))).remarks()
+    notes = [remark for rule in policies.rules for remark in _unknown(rule, unknown)]
+    return tuple(sorted((*found, *notes), key=lambda remark: _place(remark.where)))
+
+
+def _place(where: str) -> tuple[str, int, int]:
+    file, line, column = where.rsplit(":", 2) if where.count(":") >= 2 else (where, "0", "0")
+    return file, int(line), int(column)
+
+
+def carries_as_much(wide: Rule, narrow: Rule) -> bool:
+    """Whether one rule carries every flow of every subject that the other carries."""
+    return (
+        _names_all(wide, narrow)
+        and covers(wide, narrow)
+        and (ANY in wide.classes or set(narrow.classes) <= set(wide.classes))
+        and set(wide.order) <= set(narrow.order)
+        and _is_wider(wide.limits, narrow.limits)
+    )
+
+
+def _names_all(wide: Rule, narrow: Rule) -> bool:
+    return ANY in wide.subjects or set(narrow.subjects) <= set(wide.subjects)
+
+
+def _is_wider(wide: Limits, narrow: Limits) -> bool:
+    for each in fields(Limits):
+        one, other = getattr(wide, each.name), getattr(narrow, each.name)
+        if one is None:
+            continue
+        if other is None or (one > other if each.name in AT_LEAST else one < other):
+            return False
+    return True
+
+
+def _must(allow: Allow) -> Question:
+    return lambda wire: wire.must(allow.packets)
+
+
+def _may(never: Never) -> Question:
+    return lambda wire: wire.may(never)
+
+
+def _outside(inner: Question, outer: Sequence[Question]) -> Question:
+    """In one, and in none of the others."""
+
+    def question(wire: Wire) -> Term:
+        return t.all_of((inner(wire), *(t.negated(each(wire)) for each in outer)))
+
+    return question
+
+
+def _whole(wire: Wire) -> Term:
+    """No address is cut."""
+    needed = (wire.is_ip4, 20), (wire.is_ip6, 40), (wire.is_type(ARP, RARP), 28)
+    whole = (t.any_of((t.negated(kind), wire.behind_ethernet(0, size).there)) for kind, size in needed)
+    return t.all_of((wire.ethertype.there, *whole))
+
+
+def _whole_and(question: Question) -> Question:
+    return lambda wire: t.all_of((_whole(wire), question(wire)))
+
+
+class _Review:
+    def __init__(self, rules: Sequence[Rule], search: Search) -> None:
+        self._rules = rules
+        self._search = search
+        self._undecided: dict[str, str] = {}  # a rule, and why
+        self._examples: dict[int, bytes] = {}  # a packet of each allow, by its identity
+
+    def remarks(self) -> list[Remark]:
+        found: list[Remark] = []
+        for rule in self._rules:
+            self._try(rule, found, self._empty, self._forbidden, self._unmeetable)
+        found += self._repeated_allows()
+        found += self._repeated_nevers()
+        for name, why in self._undecided.items():
+            where = next(rule.where for rule in self._rules if rule.name == name)
+            found.append(Remark(Flaw.UNDECIDED, where, name, f"rule `{name}` is not wholly reviewed: {why}"))
+        return found
+
+    def _try(self, rule: Rule, found: list[Remark], *looks: Callable[[Rule], Iterator[Remark]]) -> None:
+        try:
+            for look in looks:
+                found += look(rule)
+        except Undecided as error:
+            self._undecided.setdefault(rule.name, str(error))
+
+    # Allows that no packet is in.
+
+    def _empty(self, rule: Rule) -> Iterator[Remark]:
+        for allow in rule.allow:
+            packet = self._search.packet(_must(allow))
+            if packet is None:
+                said = f"no packet can be one of these: {packets(allow.packets)}"
+                yield Remark(Flaw.EMPTY, allow.where, rule.name, said, "keys exclude each other; write several classes")
+            else:
+                self._examples[id(allow)] = packet
+
+    def _example(self, allow: Allow) -> bytes:
+        return self._examples.get(id(allow), b"")
+
+    # Allows that nevers forbid.
+
+    def _forbidden(self, rule: Rule) -> Iterator[Remark]:
+        """Of what it lets see; nothing keeps anybody from counting."""
+        showing = [allow for allow in rule.allow if allow.show > Depth.COUNTS and self._example(allow)]
+        nevers = [
+            (other, never)
+            for other in self._rules
+            if other.never and _names_all(other, rule) and covers(other, rule)
+            for never in other.never
+        ]
+        dead: list[tuple[Allow, list[tuple[Rule, Never]]]] = []
+        for allow in showing:
+            for depth in (Depth.ANONYMISED, allow.show):
+                some = [said for said in nevers if said[1].show <= depth]
+                if some and (by := self._forbidding(allow, some)):
+                    dead.append((allow, by))
+                    break
+        at_all = [one for one in dead if all(never.show == Depth.ANONYMISED for _, never in one[1])]
+        if showing and len(at_all) == len(showing):
+            yield self._forbids_everything(rule, at_all)
+            return
+        for allow, by in dead:
+            left = LEFT_BY[max(never.show for _, never in by)]
+            said = f"all of it is forbidden by {_named(by)}, which leaves {left}: {packets(allow.packets)}"
+            yield Remark(Flaw.FORBIDDEN, allow.where, rule.name, said, _show_less(allow, by), self._example(allow))
+
+    def _forbidding(self, allow: Allow, nevers: Sequence[tuple[Rule, Never]]) -> list[tuple[Rule, Never]]:
+        """The first never that forbids all of it, or several that do together; none if they do not."""
+        packet = self._example(allow)
+        holding = [said for said in nevers if self._search.holds(_may(said[1]), packet)]
+        for said in holding:
+            if self._search.packet(_outside(_must(allow), [_may(said[1])])) is None:
+                return [said]
+        if len(nevers) < 2 or not holding:
+            return []
+        together = _outside(_must(allow), [_may(never) for _, never in nevers])
+        return list(nevers) if self._search.packet(together) is None else []
+
+    def _forbids_everything(self, rule: Rule, dead: Sequence[tuple[Allow, list[tuple[Rule, Never]]]]) -> Remark:
+        by = list(dict.fromkeys(said for _, some in dead for said in some))
+        example = self._example(dead[0][0])
+        if len(by) == 1:
+            other, never = by[0]
+            said = f"this never forbids everything that rule `{rule.name}` ({rule.where}) allows to be seen"
+            return Remark(Flaw.FORBIDDEN, never.where, other.name, said, "narrow the never, or drop the rule", example)
+        said = f"rule `{rule.name}` shows nothing: {_named(by)} forbid all that it allows to be seen"
+        return Remark(Flaw.FORBIDDEN, rule.where, rule.name, said, "narrow the nevers, or drop the rule", example)
+
+    # What others say already. From the last to the first, so that of two that are equal one is left.
+
+    def _repeated_allows(self) -> list[Remark]:
+        found: list[Remark] = []
+        left = [(rule, allow) for rule in self._rules for allow in rule.allow if self._example(allow)]
+        carriers = {
+            rule.name: {wide.name for wide in self._rules if wide.allow and carries_as_much(wide, rule)}
+            for rule in self._rules
+        }
+        for rule, allow in reversed(tuple(left)):
+            others = [
+                (other, each)
+                for other, each in left
+                if each is not allow
+                and other.name in carriers[rule.name]
+                and each.show >= allow.show
+                and each.hide <= allow.hide
+            ]
+            try:
+                by = self._saying(_must(allow), [(*said, _must(said[1])) for said in others], self._example(allow))
+            except Undecided as error:
+                self._undecided.setdefault(rule.name, str(error))
+                continue
+            if by:
+                left = [said for said in left if said[1] is not allow]
+                said = f"{_named(by)} allow{'s' if len(by) == 1 else ''} it already: {packets(allow.packets)}"
+                found.append(Remark(Flaw.REPEATED, allow.where, rule.name, f"{said}, {SHOWN[allow.show]}", "drop it"))
+        return found
+
+    def _repeated_nevers(self) -> list[Remark]:
+        found: list[Remark] = []
+        left = [(rule, never) for rule in self._rules for never in rule.never]
+        wider = {
+            rule.name: {
+                wide.name for wide in self._rules if wide.never and _names_all(wide, rule) and covers(wide, rule)
+            }
+            for rule in self._rules
+            if rule.never
+        }
+        for rule, never in reversed(tuple(left)):
+            others = [
+                (other, each)
+                for other, each in left
+                if each is not never and other.name in wider[rule.name] and each.show <= never.show
+            ]
+            try:
+                # Of packets that are cut within an address, a smaller net may be one more that cannot be excluded.
+                by = self._saying(_whole_and(_may(never)), [(*said, _may(said[1])) for said in others])
+            except Undecided as error:
+                self._undecided.setdefault(rule.name, str(error))
+                continue
+            if by:
+                left = [said for said in left if said[1] is not never]
+                said = f"{_named(by)} forbid{'s' if len(by) == 1 else ''} it already: {packets(never.packets)}"
+                found.append(Remark(Flaw.REPEATED, never.where, rule.name, said, "drop it"))
+        return found
+
+    def _saying(
+        self, one: Question, others: Sequence[tuple[Rule, Allow | Never, Question]], example: bytes = b""
+    ) -> list[tuple[Rule, Allow | Never]]:
+        """The other that holds wherever one does, or several that do together; none if there are none."""
+        holding = [each for each in others if not example or self._search.holds(each[2], example)]
+        if not holding:
+            return []
+        if len(others) > 1 and self._search.packet(_outside(one, [question for *_, question in others])) is not None:
+            return []
+        for rule, said, question in holding:
+            if self._search.packet(_outside(one, [question])) is None:
+                return [(rule, said)]
+        return [(rule, said) for rule, said, _ in others] if len(others) > 1 else []
+
+    # Orders and limits.
+
+    def _unmeetable(self, rule: Rule) -> Iterator[Remark]:
+        for where, said, help, idle in unmeetable(rule, lambda one: self._search.packet(lambda w: w.must(one)) is None):
+            yield Remark(Flaw.IDLE if idle else Flaw.UNMEETABLE, where or rule.where, rule.name, said, help)
+
+
+def _unknown(rule: Rule, unknown: Collection[str]) -> Iterator[Remark]:
+    strangers = [text for text in rule.subjects if text in unknown]
+    if not strangers:
+        return
+    listed = ", ".join(f"`{text}`" for text in strangers)
+    nobody = f", so nobody is named by rule `{rule.name}`" if len(strangers) == len(rule.subjects) else ""
+    yield Remark(Flaw.UNKNOWN, rule.where, rule.name, f"this host does not know {listed}{nobody}")
+
+
+def _named(by: Sequence[tuple[Rule, Allow | Never]]) -> str:
+    """Where they stand: `rule students (students.toml:9:5)`."""
+    listed = [f"rule `{rule.name}` ({said.where or rule.where})" for rule, said in by[:MOST_NAMED]]
+    more = len(by) - len(listed)
+    if more:
+        listed.append(f"{more} more")
+    return " and ".join(filter(None, (", ".join(listed[:-1]), listed[-1]))) + (" together" if len(by) > 1 else "")
+
+
+def _show_less(allow: Allow, by: Sequence[tuple[Rule, Never]]) -> str:
+    least = max(never.show for _, never in by)
+    if least > Depth.ANONYMISED:
+        return f'`show = "{Depth(least - 1).word}"` is all that is left of `show = "{allow.show.word}"`'
+    return "drop it, or narrow the never"
