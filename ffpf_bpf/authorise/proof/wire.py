@@ -277,7 +277,7 @@ class Wire:
 
     @cached_property
     def _extended(self) -> Term:
-        """It is IPv6 with an extension header, with or without a fragment header in front; two of those count as well."""
+        """It is IPv6 with an extension header, a second fragment header included; one in front is looked through."""
         return t.all_of((self.is_ip6, _one_of(self.protocol6.value, (*EXTENSIONS, FRAGMENT_HEADER))))
 
     @cached_property
