@@ -265,14 +265,14 @@ QUESTIONS = (
 )
 
 _DIVIDED = "ether[0:4] / ether[4:4] * ether[4:4] + ether[0:4] % ether[4:4] != ether[0:4]"
-_HASH = "ether[0:4]"
-for _number in range(1, 7):
-    _HASH = f"(({_HASH} ^ ether[{4 * _number}:4]) * 16777619)"
+# Distributed: never different, which 32 bits by 32 bits hide from solvers.
+_A, _B, _C, _D = (f"ether[{4 * number}:4]" for number in range(4))
+_MULTIPLIED = f"({_A} + {_B}) * ({_C} + {_D}) != {_A} * {_C} + {_A} * {_D} + {_B} * {_C} + {_B} * {_D}"
 BEYOND = (
     Question("division and remainder", _grabbing(_DIVIDED), _rule(Allow(PacketClass(src=TEN))), Result.REFUSED),
     Question(
-        "a chain of multiplications",
-        _grabbing(f"{_HASH} * {_HASH} = 0x12345677 and {_HASH} % 65521 = 4711"),
+        "sums of products",
+        _grabbing(_MULTIPLIED),
         _rule(Allow(PacketClass(src=TEN))),
         Result.REFUSED,
     ),

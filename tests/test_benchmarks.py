@@ -32,7 +32,7 @@ ROWS = {
         "200 /28, one beyond 1,000 prefixes",
         "payload at a variable offset, hidden",
         "division and remainder",
-        "a chain of multiplications",
+        "sums of products",
     ),
     "packet": (
         *(

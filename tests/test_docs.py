@@ -17,7 +17,7 @@ from ffpf_bpf.cli import app
 from ffpf_bpf.compiler import segment
 from ffpf_bpf.errors import AuditError, CaptureError, ExpressionError, FfpfError, KernelError, Rejected
 from ffpf_bpf.flow import Ledger, chains
-from ffpf_bpf.graph import memory
+from ffpf_bpf.graph import memory, predicate
 from ffpf_bpf.graph.classes import CLASSES
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.kernel import tap
@@ -204,6 +204,7 @@ def test_figures_of_the_architecture_are_those_of_the_code() -> None:
         f"`struct ffpf_scratch`, {memory.SCRATCH_BYTES} bytes",
         f"`struct ffpf_flow`, {memory.FLOW_BYTES} bytes",
         f"`struct ffpf_cpu`, {memory.CPU_BYTES} bytes",
+        f"any length up to {predicate.LONGEST_FRAME:,} bytes",
     ):
         assert figure in ARCHITECTURE, figure
 

@@ -277,7 +277,7 @@ class Wire:
 
     @cached_property
     def _extended(self) -> Term:
-        """It is IPv6 with an extension header, also behind a fragment header, or with two of these."""
+        """It is IPv6 with an extension header, a second fragment header included; one in front is looked through."""
         return t.all_of((self.is_ip6, _one_of(self.protocol6.value, (*EXTENSIONS, FRAGMENT_HEADER))))
 
     @cached_property
