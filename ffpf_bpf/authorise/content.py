@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from ffpf_bpf.authorise.decision import Finding, Kind, Result
-from ffpf_bpf.authorise.policy import Never, Rule
+from ffpf_bpf.authorise.policy import CARRIERS, Never, Rule
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import Undecided
 from ffpf_bpf.authorise.proof.paths import depths
@@ -17,7 +18,9 @@ from ffpf_bpf.authorise.sentences import packets
 from ffpf_bpf.graph.effect import Depth
 
 Claim = tuple[str, Kind, str, "partial[Finding]"]
-SHOWN = {Depth.ANONYMISED: "anonymised headers", Depth.HEADERS: "headers", Depth.ALL: "all"}
+SHOWN = {Depth.ANONYMISED: "headers with pseudonyms", Depth.HEADERS: "headers", Depth.ALL: "payload"}
+HIDING = {Depth.HEADERS: "`(snap)`", Depth.ANONYMISED: "`(anonymise)`"}
+MOST_ALLOWS = 2  # told of what a rule allows
 
 
 def content_claims(prover: Prover, carrying: Sequence[Rule], forbidding: Sequence[Rule]) -> Iterator[Claim]:
@@ -27,13 +30,25 @@ def content_claims(prover: Prover, carrying: Sequence[Rule], forbidding: Sequenc
     names = " + ".join(rule.name for rule in carrying)
     for step, depth in depths(graph).items():
         name = graph.ids[step]
-        claim = f"`{name}` shows {SHOWN[depth]} only of packets that may be shown so"
+        claim = f"`{name}` shows {SHOWN[depth]} of nothing but {_abbreviated(depth, carrying)}"
         yield names, Kind.CONTENT, claim, partial(_is_allowed, prover, step, depth, carrying)
         for rule in forbidding:
             for never in rule.never:
                 if depth >= never.show:
                     claim = f"`{name}` never shows {packets(never.packets)}"
                     yield rule.name, Kind.CONTENT, claim, partial(_is_not_forbidden, prover, step, never)
+
+
+def _abbreviated(depth: Depth, carrying: Sequence[Rule]) -> str:
+    """What the rules allow to be shown at that depth, in words."""
+    allows = dict.fromkeys(packets(allow.packets) for rule in carrying for allow in rule.allow if allow.show >= depth)
+    if not allows:
+        return "what is allowed, which is nothing"
+    if "every packet" in allows:
+        return "what is allowed, which is every packet"
+    listed = [*allows][:MOST_ALLOWS]
+    more = [f"{len(allows) - len(listed):,} classes more"] if len(allows) > len(listed) else []
+    return ", or ".join([*listed, *more])
 
 
 def permitted(wire: Wire, depth: Depth, carrying: Sequence[Rule]) -> Term:
@@ -56,11 +71,17 @@ def _is_allowed(prover: Prover, step: int, depth: Depth, carrying: Sequence[Rule
         if depth < Depth.ALL or not any(rule.allow for rule in carrying):
             return "no rule allows it to be shown so"
         lesser = permitted(prover.wire, Depth.ANONYMISED, carrying)
-        if prover.holds_of(lesser, frame):
-            return "less of it may be shown; put `(snap)` or `(anonymise)` in front of the sink"
-        return "no rule allows it"
+        return "less of it may be shown" if prover.holds_of(lesser, frame) else "no rule allows it"
 
-    return prover.none(reaching, violates, why)
+    finding = prover.none(reaching, violates, why)
+    if finding.result is not Result.REFUTED:
+        return finding
+    name = prover.definition.graph.ids[step]
+    for less, transform in HIDING.items():
+        if less < depth and prover.holds_of(permitted(prover.wire, less, carrying), finding.packets[0]):
+            return replace(finding, help=f"put {transform} in front of {name}, which may show {SHOWN[less]} of it")
+    help = f"put a filter in front of {name} that passes nothing but {_abbreviated(depth, carrying)}"
+    return replace(finding, help=help)
 
 
 def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:
@@ -77,4 +98,11 @@ def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:
         ]
         return f"it may carry one ({', '.join(carriers)})" if carriers else "it may be one"
 
-    return prover.none(reaching, lambda wire: wire.may(never), why)
+    finding = prover.none(reaching, lambda wire: wire.may(never), why)
+    if finding.result is not Result.REFUTED:
+        return finding
+    name = prover.definition.graph.ids[step]
+    ignored = "" if len(never.ignore) == len(CARRIERS) else ", nor what may carry them"
+    return replace(
+        finding, help=f"put a filter in front of {name} that does not pass {packets(never.packets)}{ignored}"
+    )

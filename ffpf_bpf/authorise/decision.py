@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
+from ffpf_bpf.authorise.proof.witness import described
+
 
 class Kind(StrEnum):
     """The four parts of a decision. Content and inference are proofs over the filters."""
@@ -32,12 +34,13 @@ class Result(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What the check of one obligation found. `path` has the ids of the nodes on the path that shows it, `packets` the
-    frames that do: one, or two that the flow must not tell apart."""
+    frames that do: one, or two that the flow must not tell apart. `help` says what to do about it."""
 
     result: Result
     evidence: str
     path: tuple[str, ...] = ()
     packets: tuple[bytes, ...] = ()
+    help: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,13 @@ class Obligation:
     ms: float = field(compare=False)
     evidence: str
     packets: tuple[bytes, ...] = ()
+    help: str = ""
 
     def lines(self) -> list[str]:
         """Its two lines of the log."""
         shown_path = f"{self.path}: " if self.path else ""
         return [
-            f"{self.result.upper():<8} {self.rule}: {self.kind}: {self.claim} ({self.ms:.3f} ms)",
+            f"{self.result.upper():<8} {self.rule}: {self.kind}: {self.claim} ({self.ms:.1f} ms)",
             f"         {shown_path}{self.evidence}",
         ]
 
@@ -90,25 +94,40 @@ class Decision:
                 {
                     "rule": obligation.rule,
                     "kind": str(obligation.kind),
+                    "claim": obligation.claim,
                     "path": obligation.path,
                     "result": str(obligation.result),
                     "ms": round(obligation.ms, 3),
                     "evidence": obligation.evidence,
+                    "help": obligation.help,
                     "packets": [packet.hex() for packet in obligation.packets],
+                    "described": [described(packet) for packet in obligation.packets],
                 }
                 for obligation in self.obligations
             ],
+            "rule": self.rule,
+            "expires_s": self.expires_s,
+            "ms": round(self.ms, 3),
         }
 
+    @property
+    def ms(self) -> float:
+        """What the obligations took together."""
+        return sum(obligation.ms for obligation in self.obligations)
+
     def text(self) -> str:
-        """The log: each obligation, then ACCEPTED or REJECTED."""
+        """The log: each obligation, then ACCEPTED or REJECTED, and then what to do."""
         lines = [line for obligation in self.obligations for line in obligation.lines()]
-        if not self.accepted:
-            lines += [f"REJECTED: {reason}" for reason in self.reasons]
-        elif self.rule:
-            lines.append(f"ACCEPTED by rule {self.rule}")
+        failing = [each for each in self.obligations if each.result is not Result.PROVED]
+        took = f" ({self.ms:.1f} ms)" if self.obligations else ""
+        if self.accepted:
+            by = f" by rule {self.rule}" if self.rule else f": {'; '.join(self.reasons)}"
+            lines.append(f"ACCEPTED{by}{took}")
+        elif failing:
+            lines.append(f"REJECTED: {len(failing)} of {len(self.obligations)} obligations do not hold{took}")
+            lines += dict.fromkeys(f"    rule {each.rule}: {each.help or f'wants: {each.claim}'}" for each in failing)
         else:
-            lines += [f"ACCEPTED: {reason}" for reason in self.reasons]
+            lines += [f"REJECTED: {reason}" for reason in self.reasons]
         return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ alike by every node. What decides by chance or state draws the same for both.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from ffpf_bpf.authorise.content import Claim
@@ -44,7 +45,10 @@ def _is_hidden(prover: Prover, parts: frozenset[Part], allows: Sequence[Allow], 
     except Undecided as error:
         return Finding(Result.REFUSED, f"undecided: {error}")
     question = partial(_told, truths, prover.paths.reading_payload(), parts, allows, nevers)
-    return prover.no_pair(t.any_of(truths), question, partial(_difference, prover))
+    finding = prover.no_pair(t.any_of(truths), question, partial(_difference, prover))
+    if finding.result is not Result.REFUTED:
+        return finding
+    return replace(finding, help=f"let no filter look at the {' and '.join(sorted(parts))} of packets")
 
 
 def _told(

@@ -35,6 +35,7 @@ from ffpf_bpf.graph.graph import check
 from ffpf_bpf.graph.predicate import run
 
 DECISION_S = 5.0
+UNDECIDED_HELP = "say it in smaller filters, in several nodes, or in several flows"
 
 
 def decide(
@@ -138,9 +139,10 @@ def _examined(claims: Iterable[Claim]) -> tuple[Obligation, ...]:
 def _examine(rule: str, kind: Kind, text: str, examine: Callable[[], Finding]) -> Obligation:
     start = perf_counter_ns()
     finding = examine()
+    help = finding.help or (UNDECIDED_HELP if finding.result is Result.REFUSED else "")
     ms = (perf_counter_ns() - start) / 1e6
     path = " -> ".join(finding.path)
-    return Obligation(rule, kind, text, path, finding.result, ms, finding.evidence, finding.packets)
+    return Obligation(rule, kind, text, path, finding.result, ms, finding.evidence, finding.packets, help)
 
 
 def _reason(obligation: Obligation) -> str:

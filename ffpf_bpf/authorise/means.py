@@ -24,7 +24,8 @@ def check_taps(graph: Graph, rule: Rule) -> Finding:
     devices += [("", tap) for tap in graph.taps]
     for name, device in devices:
         if not rule.allows_tap(device):
-            return Finding(Result.REFUTED, f"{_tap(device)} is not allowed", (name,) if name else ())
+            help = f"grab at {' or '.join(shown(glob) for glob in rule.taps)}"
+            return Finding(Result.REFUTED, f"{_tap(device)} is not allowed", (name,) if name else (), help=help)
     return Finding(Result.PROVED, ", ".join(dict.fromkeys(_tap(device) for _, device in devices)))
 
 
@@ -32,7 +33,10 @@ def check_classes(graph: Graph, rule: Rule) -> Finding:
     """Every node is of a class that the rule allows."""
     for index, leaf in graph.leaves():
         if not rule.allows_class(leaf.node.class_name):
-            return Finding(Result.REFUTED, f"`{leaf.node.class_name}` is not allowed", (graph.ids[index],))
+            name = leaf.node.class_name
+            return Finding(
+                Result.REFUTED, f"`{name}` is not allowed", (graph.ids[index],), help=f"leave out `({name})`"
+            )
     used = sorted({leaf.node.class_name for _, leaf in graph.leaves()})
     return Finding(Result.PROVED, ", ".join(f"`{name}`" for name in used))
 
@@ -41,11 +45,11 @@ def check_flows(live_flows: int, most: int) -> Finding:
     """`live_flows` are those the subject has already."""
     if live_flows < 0:
         raise ValueError(f"{live_flows} live flows")
-    return _at_most(live_flows + 1, most, "flow")
+    return _at_most(live_flows + 1, most, "flow", "close another flow first")
 
 
 def check_nodes(graph: Graph, most: int) -> Finding:
-    return _at_most(sum(1 for _ in graph.leaves()), most, "node")
+    return _at_most(sum(1 for _ in graph.leaves()), most, "node", f"use {most:,} nodes or fewer, or several flows")
 
 
 def check_snaplen(graph: Graph, most: int) -> Finding:
@@ -58,9 +62,10 @@ def check_snaplen(graph: Graph, most: int) -> Finding:
         if not isinstance(effect, Delivery):
             return Finding(Result.REFUSED, "this sink does not say how much it takes", (name,))
         if effect.snaplen == 0:
-            return Finding(Result.REFUTED, "takes whole packets", (name,))
+            return Finding(Result.REFUTED, "takes whole packets", (name,), help=f"give {name} `snaplen={most}` or less")
         if effect.snaplen > most:
-            return Finding(Result.REFUTED, f"takes {effect.snaplen:,} bytes", (name,))
+            help = f"give {name} `snaplen={most}` or less"
+            return Finding(Result.REFUTED, f"takes {effect.snaplen:,} bytes", (name,), help=help)
         largest = max(largest, effect.snaplen)
     return Finding(Result.PROVED, f"{largest:,} bytes" if largest else "the flow has no sink")
 
@@ -70,7 +75,8 @@ def check_buffer(definition: Definition, most: int) -> Finding:
     if not definition.graph.sinks:
         return Finding(Result.PROVED, "the flow has no sink, so no ring")
     ring = size_ring(definition.graph.snaplen or LONGEST_SNAPLEN, definition.buffer_bytes)
-    return _at_most(max(definition.buffer_bytes, ring.slots * ring.slot_bytes), most, "byte")
+    wanted = max(definition.buffer_bytes, ring.slots * ring.slot_bytes)
+    return _at_most(wanted, most, "byte", f"ask for less buffer: `--buffer {most}`, and a small `snaplen`")
 
 
 def check_memory(graph: Graph, most: int) -> Finding:
@@ -79,7 +85,7 @@ def check_memory(graph: Graph, most: int) -> Finding:
     for _, leaf in graph.leaves():
         table = table_of(leaf.node)
         wanted += leaf.node.cpu_bytes + (table.size_bytes if table else 0)
-    return _at_most(wanted, most, "byte")
+    return _at_most(wanted, most, "byte", "give nodes less memory")
 
 
 def check_packet_rate(graph: Graph, most: int) -> Finding:
@@ -89,13 +95,18 @@ def check_packet_rate(graph: Graph, most: int) -> Finding:
         return Finding(Result.PROVED, "the flow has no sink")
     if path := path_around(graph, graph.sinks, lambda node: _packet_limit(node) is not None):
         names = tuple(graph.ids[i] for i in path if isinstance(graph.steps[i], Leaf | Complement))
-        return Finding(Result.REFUTED, "no `limit` of packets on this path", names)
+        help = f"put `(limit,{most}/s)` in front of the sink"
+        return Finding(Result.REFUTED, "no `limit` of packets on this path", names, help=help)
     limits = [found for index in _in_front(graph) if (found := _packet_limit(graph.steps[index]))]
     rate, burst = sum(rate for rate, _ in limits), sum(burst for _, burst in limits)
     text = f"{math.ceil(rate):,} packets per second" if rate > 1 else "1 packet per second"
     if burst > most >= rate:
-        return Finding(Result.REFUTED, f"{burst:,} packets at once after a pause")
-    return Finding(Result.PROVED if rate <= most else Result.REFUTED, text)
+        return Finding(
+            Result.REFUTED, f"{burst:,} packets at once after a pause", help="give the `limit` a smaller burst"
+        )
+    if rate <= most:
+        return Finding(Result.PROVED, text)
+    return Finding(Result.REFUTED, text, help=f"lower the `limit` to {most}/s, of all sinks together")
 
 
 def _packet_limit(of: Node | Step) -> tuple[Fraction, int] | None:
@@ -118,9 +129,9 @@ def _in_front(graph: Graph) -> set[int]:
     return found
 
 
-def _at_most(wanted: int, most: int, unit: str) -> Finding:
-    result = Result.PROVED if wanted <= most else Result.REFUTED
-    return Finding(result, f"{wanted:,} {unit}{'' if wanted == 1 else 's'}")
+def _at_most(wanted: int, most: int, unit: str, help: str) -> Finding:
+    text = f"{wanted:,} {unit}{'' if wanted == 1 else 's'}"
+    return Finding(Result.PROVED, text) if wanted <= most else Finding(Result.REFUTED, text, help=help)
 
 
 def _tap(device: Device) -> str:

@@ -20,12 +20,14 @@ nodes in there count for nothing, and a path out of them leads on from the NOT.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ffpf_bpf.authorise.decision import Finding, Result
 from ffpf_bpf.authorise.policy import Order, PacketClass
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import Undecided
 from ffpf_bpf.authorise.proof.prover import Prover
+from ffpf_bpf.authorise.sentences import packets
 from ffpf_bpf.graph.classes.sampler import Sampler
 from ffpf_bpf.graph.expression import Node, Role
 from ffpf_bpf.graph.graph import Case, Complement, Graph, Intersection, Leaf, Union, sources
@@ -36,6 +38,22 @@ MOST_LISTED = 8
 
 def check_order(prover: Prover, order: Order) -> Finding:
     """Whether the order holds for each node of class `order.function`, or a path on which it does not."""
+    finding = _check_order(prover, order)
+    return replace(finding, help=_remedy(order)) if finding.result is Result.REFUTED else finding
+
+
+def _remedy(order: Order) -> str:
+    match order.required:
+        case PacketClass() as one:
+            return f"put a filter in front of each `{order.function}` that passes nothing but {packets(one)}"
+        case int(one_in):
+            return f"put `(sampler,{one_in})` in front of each `{order.function}`, on every path"
+    return (
+        f"put a `{order.required}` {'in front of' if order.after else 'behind'} each `{order.function}`, on every path"
+    )
+
+
+def _check_order(prover: Prover, order: Order) -> Finding:
     graph, required = prover.definition.graph, order.required
     targets = tuple(index for index, leaf in graph.leaves() if _is(leaf.node, order.function))
     if not targets:
@@ -75,14 +93,14 @@ def _check_before(prover: Prover, targets: tuple[int, ...], wanted: Wanted, miss
     return Finding(finding.result, finding.evidence, around.path, finding.packets)
 
 
-def _check_packets(prover: Prover, targets: tuple[int, ...], packets: PacketClass) -> Finding:
+def _check_packets(prover: Prover, targets: tuple[int, ...], wanted: PacketClass) -> Finding:
     graph = prover.definition.graph
     names = tuple(graph.ids[target] for target in targets)
     try:
         reached = t.any_of(prover.arriving(target) for target in targets)
     except Undecided as error:
         return Finding(Result.REFUSED, f"undecided: {error}", names)
-    finding = prover.none(reached, lambda wire: t.negated(wire.must(packets)), lambda _: "it is none of these packets")
+    finding = prover.none(reached, lambda wire: t.negated(wire.must(wanted)), lambda _: "it is none of these packets")
     return Finding(finding.result, finding.evidence, names[:1], finding.packets)
 
 
@@ -108,7 +126,10 @@ def check_sampling(prover: Prover, at_least: int) -> Finding:
     if not prover.definition.graph.sinks:
         return Finding(Result.PROVED, "the flow has no sink")
     missing = f"sampler of 1 in {at_least} or more"
-    return _check_before(prover, prover.definition.graph.sinks, _sampler_of(at_least), missing)
+    finding = _check_before(prover, prover.definition.graph.sinks, _sampler_of(at_least), missing)
+    if finding.result is not Result.REFUTED:
+        return finding
+    return replace(finding, help=f"put `(sampler,{at_least})` in front of the sinks, on every path")
 
 
 def path_around(graph: Graph, targets: tuple[int, ...], wanted: Wanted) -> tuple[int, ...]:
