@@ -737,6 +737,10 @@ PROVED   r: means: at most 2 flows at once (0.0 ms)
          1 flow
 PROVED   r: means: at most 96 bytes of a packet (0.0 ms)
          96 bytes
+PROVED   r: content: `grab1` shows payload of nothing but what is allowed, which is every packet (0.0 ms)
+         everything may be shown so
+PROVED   r: inference: what nodes decide does not tell the payload of packets where the rules hide it (0.0 ms)
+         of every packet, two solvers agree
 ACCEPTED by rule r (0.0 ms)"""
 
 REJECTED = """\

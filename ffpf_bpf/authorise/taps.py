@@ -72,8 +72,8 @@ def _names(globs: Sequence[str]) -> list[str]:
 
 def _numbered(name: str, globs: Sequence[str]) -> str:
     """`eth0`, or else the name with a number behind it, if that is the same to the globs: it reads better."""
-    longer = () if name[-1].isdigit() or len(name) == LONGEST_NAME else (f"{name}0",)
-    for better in ("eth0", *longer):
+    longer = name if name[-1].isdigit() or len(name) == LONGEST_NAME else f"{name}0"
+    for better in ("eth0", longer):
         if all(fnmatchcase(name, glob) == fnmatchcase(better, glob) for glob in globs):
             return better
     return name
