@@ -80,7 +80,7 @@ def test_demo_runs_through_and_leaves_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "ACCEPTED by rule operators" in done.stdout
-    assert "REJECTED: rule students wants" in done.stdout
+    assert "    rule students: put a `sampler` in front of each `grab`" in done.stdout
     assert "demo0 in native mode" in done.stdout
     assert re.search(r"the interface received \d+ packets, the flow saw 0$", done.stdout, re.MULTILINE)
     assert "left by the demo: nothing" in done.stdout

@@ -80,8 +80,16 @@ def _is_allowed(prover: Prover, step: int, depth: Depth, carrying: Sequence[Rule
     for less, transform in HIDING.items():
         if less < depth and prover.holds_of(permitted(prover.wire, less, carrying), finding.packets[0]):
             return replace(finding, help=f"put {transform} in front of {name}, which may show {SHOWN[less]} of it")
-    help = f"put a filter in front of {name} that passes nothing but {_abbreviated(depth, carrying)}"
-    return replace(finding, help=help)
+    return replace(finding, help=_remedy(name, depth, carrying))
+
+
+def _remedy(name: str, depth: Depth, carrying: Sequence[Rule]) -> str:
+    """What lets a sink keep to what the rules allow."""
+    for less in sorted({depth, *HIDING}, reverse=True):
+        if less <= depth and any(allow.show >= less for rule in carrying for allow in rule.allow):
+            first = "" if less == depth else f"{HIDING[less]} in front of {name}, and "
+            return f"put {first}a filter in front of {name} that passes nothing but {_abbreviated(less, carrying)}"
+    return f"leave out {name}, and count: no rule allows more to be shown"
 
 
 def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:

@@ -90,7 +90,9 @@ def _check_before(prover: Prover, targets: tuple[int, ...], wanted: Wanted, miss
     finding = prover.none(comes_there, lambda _: t.TRUE, lambda _: f"no {missing} on this path")
     if finding.result is Result.PROVED:
         return Finding(Result.PROVED, f"no packet takes the path around {missing}", around.path)
-    return Finding(finding.result, finding.evidence, around.path, finding.packets)
+    if finding.result is Result.REFUTED:
+        return replace(around, packets=finding.packets)
+    return replace(finding, path=around.path)
 
 
 def _check_packets(prover: Prover, targets: tuple[int, ...], wanted: PacketClass) -> Finding:

@@ -71,10 +71,12 @@ def _names(globs: Sequence[str]) -> list[str]:
 
 
 def _numbered(name: str, globs: Sequence[str]) -> str:
-    """With a number behind it, if that is the same to the globs: `eth0` reads better than `eth`."""
-    longer = f"{name}0"
-    same = all(fnmatchcase(name, glob) == fnmatchcase(longer, glob) for glob in globs)
-    return longer if same and len(name) < LONGEST_NAME and not name[-1].isdigit() else name
+    """`eth0`, or else the name with a number behind it, if that is the same to the globs: it reads better."""
+    longer = name if name[-1].isdigit() or len(name) == LONGEST_NAME else f"{name}0"
+    for better in ("eth0", longer):
+        if all(fnmatchcase(name, glob) == fnmatchcase(better, glob) for glob in globs):
+            return better
+    return name
 
 
 def _tokens(glob: str) -> tuple[str, ...]:

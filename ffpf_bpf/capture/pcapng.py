@@ -80,6 +80,25 @@ class InterfaceStatistics:
     delivered: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A packet that was made, not captured: its number of interface, its bytes, and a comment about it."""
+
+    interface: int
+    data: bytes
+    comment: str
+
+
+def file_of(interfaces: Sequence[InterfaceDescription], frames: Sequence[Frame], comment: str = "") -> bytes:
+    """A whole pcapng file. The frames are a second apart, the first one at the beginning of 1970."""
+    blocks = [_section_header(comment, platform.machine(), "ffpf_bpf"), *map(_interface_description, interfaces)]
+    for number, frame in enumerate(frames):
+        size = len(frame.data)
+        head = struct.pack("<I", frame.interface) + _time(number * 10**9) + struct.pack("<II", size, size)
+        blocks.append(_block(BLOCK_TYPE, head + frame.data + bytes(-size % 4), [(COMMENT, _text(frame.comment))]))
+    return b"".join(blocks)
+
+
 class PcapngWriter:
     """A pcapng file at `path`, or standard output for `-`, with one section.
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json as json_module
+import sys
 import time
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from ffpf_bpf.authorise import Decision
 from ffpf_bpf.authorise.decision import Kind, Result, shown
 from ffpf_bpf.cli import options
+from ffpf_bpf.cli.refutations import write_refutations
 from ffpf_bpf.errors import Rejected
 from ffpf_bpf.flow import Flow
 
@@ -26,9 +29,16 @@ def check(
     user: options.User = None,
     buffer: options.Buffer = "4MiB",
     narrow: options.Narrow = False,
+    counterexample: Annotated[
+        Path | None,
+        typer.Option("--counterexample", metavar="FILE", help="Write the packets that refute it to a pcapng file."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Authorise only: print the decision on each flow expression. Needs no root."""
+    """Authorise only: print the decision on each flow expression. Needs no root.
+
+    Example: ffpf check '(device,eth0) -> (grab)' --policies policies --as alice:students --counterexample why.pcapng
+    """
     subject = options.subject(user) if user is not None else None
     verdicts = []
     for argument in expressions:
@@ -50,6 +60,10 @@ def check(
         print(json_module.dumps(documents[0] if len(documents) == 1 else documents))
     else:
         print("\n".join(each.text() for each in verdicts))
+    if counterexample is not None:
+        written = write_refutations(counterexample, [(each.expression, each.decision) for each in verdicts])
+        what = f"{counterexample}: {written} packet{'' if written == 1 else 's'} that should not be shown"
+        print(what if written else f"{counterexample}: not written, for no packet refutes anything", file=sys.stderr)
     raise typer.Exit(0 if all(each.decision.accepted for each in verdicts) else REJECTED)
 
 
