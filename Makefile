@@ -51,8 +51,10 @@ demo: build ## show a flow on live traffic, in ten seconds (root)
 
 .PHONY: test
 test: build ## run the whole test suite (root)
-	$(SAY) pytest 'all tests, as root'
-	@$(AS_ROOT) $(VENV)/bin/pytest -q
+	$(SAY) pytest 'tests that need no root, side by side'
+	@$(AS_ROOT) $(VENV)/bin/pytest -q -n 2 -m 'not root'
+	$(SAY) pytest 'tests that load programs, as root'
+	@$(AS_ROOT) $(VENV)/bin/pytest -q -m root
 
 # Static checks and fast tests side by side: two cores are enough to stay under a minute.
 .PHONY: check
@@ -70,8 +72,8 @@ check-code:
 
 .PHONY: check-tests
 check-tests:
-	$(SAY) pytest 'tests that need no root'
-	@$(VENV)/bin/pytest -q -n 2 -m 'not root'
+	$(SAY) pytest 'tests that need no root, but for slow ones'
+	@$(VENV)/bin/pytest -q -n 2 -m 'not root and not slow'
 
 .PHONY: bench
 bench: build ## run the benchmarks (root)

@@ -41,6 +41,8 @@ from tests.ordinary import POLICY, PROVED, REFUTED, Proved, Refuted
 from tests.test_cli import FFPF, ffpf
 from tests.test_sandbox import readable
 
+pytestmark = pytest.mark.slow
+
 PAIRS = int(os.environ.get("FFPF_NARROW_PAIRS", "10"))
 PATIENCE_S = 120.0  # of tests: other programs may run beside them
 ALICE = Subject("alice", frozenset({"users"}), 1000)

@@ -15,6 +15,8 @@ from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.parser import parse
 from tests.ordinary import POLICY, PROVED, REFUTED, Proved, Refuted
 
+pytestmark = pytest.mark.slow
+
 ALICE = Subject("alice", frozenset({"users"}), 1000)
 
 

@@ -20,6 +20,8 @@ from ffpf_bpf.authorise.trials import parse_trials
 from ffpf_bpf.graph.effect import Depth
 from tests import wire
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = Path(__file__).parent.parent / "policies"
 FFPF = (sys.executable, "-c", "from ffpf_bpf.cli import main; main()")
 HEAD = '[[rule]]\nname = "r"\nsubjects = ["group:a"]\ntaps = ["eth*@*"]\n'

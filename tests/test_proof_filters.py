@@ -24,6 +24,8 @@ from tests.corpus.packets import packets
 from tests.meaning import meaning
 from tests.near import near
 
+pytestmark = pytest.mark.slow
+
 PAIRS = int(os.environ.get("FFPF_FILTER_PAIRS", "20000"))
 SEED = 28
 SOLVED = 40  # filters that the solvers are asked for packets of

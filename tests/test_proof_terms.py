@@ -17,6 +17,8 @@ from ffpf_bpf.authorise.proof.filters import possible_values
 from ffpf_bpf.authorise.proof.solvers import Clock, Verdict
 from ffpf_bpf.authorise.proof.terms import Term
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("FFPF_PROOF_TERMS", "120"))
 WIDTHS = (1, 3, 8, 11, 16, 17, 20, 32, 33, 128)
 Values = Mapping[Term, int]

@@ -25,6 +25,8 @@ from tests.meaning import meaning
 from tests.near import near
 from tests.pairs import _Chance
 
+pytestmark = pytest.mark.slow
+
 CLASSES = int(os.environ.get("FFPF_WIRE_CLASSES", "40"))
 SEED = 29
 PACKETS = 400
