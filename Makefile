@@ -56,9 +56,9 @@ test: build ## run the whole test suite (root)
 	$(SAY) pytest 'tests that load programs, as root'
 	@$(AS_ROOT) $(VENV)/bin/pytest -q -m root
 
-# Static checks and fast tests side by side: two cores are enough to stay under a minute.
+# Static checks and fast tests side by side.
 .PHONY: check
-check: build ## check format, lint, types and layers, and run the tests that need no root: under a minute
+check: build ## check format, lint, types and layers, and run the tests that need no root, but for slow ones
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check-tests check-code
 
 .PHONY: check-code
