@@ -12,7 +12,7 @@ from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.flow import Flow
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.classes.snap import Snap
-from ffpf_bpf.graph.effect import Transform
+from ffpf_bpf.graph.effect import Depth, Transform
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.printer import python, text
 from tests.corpus.packets import (
@@ -66,7 +66,8 @@ def test_text_and_python(written: str, payload: int, printed: str, in_python: st
     assert node.payload == payload
     assert (text(node), python(node)) == (printed, in_python)
     assert parse(printed) == node == eval(in_python, {"snap": Snap})
-    assert node.effect == Transform("snap", keep="ffpf_snap_keep", arguments=(payload,))
+    leaves = Depth.ALL if payload else Depth.HEADERS
+    assert node.effect == Transform("snap", keep="ffpf_snap_keep", arguments=(payload,), leaves=leaves)
 
 
 @pytest.mark.parametrize(

@@ -60,19 +60,21 @@ def compile_segment(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debu
     AuditError if one of them would do more than the effects of the flows grant."""
     with _without_collection():
         compiled = {part.programs[0]: _compile(part) for part in generate(flows, tap, cpus, debug=debug)}
+        return {name: _passed(name, found, flows, tap, cpus, debug) for name, found in compiled.items()}
+
+
+def _passed(name: str, found: Object, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, debug: bool) -> Object:
+    """The object, audited."""
     grants = {SEGMENT_PROGRAM: segment_grant, DELIVER_PROGRAM: deliver_grant}
-    passed = {}
-    for name, found in compiled.items():
-        try:
-            passed[name] = audited(found, grants[name](flows))
-        except AuditError as error:
-            if debug and (node := node_before(found.lines(name), error.at)) is not None:
-                where = f"node `{flows[node[0]].graph.ids[node[1]]}`, {error.where}"
-                raise AuditError(error.message, at=error.at, where=where, help=error.help) from None
-            if not debug and name == SEGMENT_PROGRAM:
-                compile_segment(flows, tap, cpus, debug=True)  # with lines, it says which node
-            raise
-    return passed
+    try:
+        return audited(found, grants[name](flows))
+    except AuditError as error:
+        if debug and (node := node_before(found.lines(name), error.at)) is not None:
+            where = f"node `{flows[node[0]].graph.ids[node[1]]}`, {error.where}"
+            raise AuditError(error.message, at=error.at, where=where, help=error.help) from None
+        if not debug and name == SEGMENT_PROGRAM:
+            compile_segment(flows, tap, cpus, debug=True)  # with lines, it says which node
+        raise
 
 
 def audited(compiled: Object, grant: Grant) -> Object:
