@@ -86,7 +86,7 @@ ODD = [
     ("an order about a class that is not allowed", Flaw.IDLE, "p.toml:7:10", "asks nothing",
      HEAD + 'classes = ["grab", "sampler"]\nallow = "everything"\norder = [{ function = "scan", after = "sampler" }]\n',
      HEAD + 'classes = ["grab", "sampler"]\nallow = "everything"\norder = [{ function = "grab", after = "sampler" }]\n'),
-    ("orders in a circle", Flaw.UNMEETABLE, "p.toml:7:51", "no flow can use `snap` and `sampler`",
+    ("orders in a circle", Flaw.UNMEETABLE, "p.toml:7:52", "no flow can use `snap` and `sampler`",
      ALL + 'allow = "everything"\norder = [{ function = "snap", after = "sampler" }, { function = "sampler", after = "snap" }]\n',
      ALL + 'allow = "everything"\norder = [{ function = "snap", after = "sampler" }, { function = "grab", after = "snap" }]\n'),
     ("an order after packets that cannot be", Flaw.UNMEETABLE, "p.toml:7:10", "no flow can use `grab`",
