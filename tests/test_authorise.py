@@ -49,6 +49,7 @@ from ffpf_bpf.graph.effect import Primitive
 from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role, Then, all_of, any_of, then
 from ffpf_bpf.graph.graph import Complement, Graph, Intersection, Leaf, Union
 from ffpf_bpf.graph.parser import parse
+from tests.policies import rule
 
 SHIPPED = Path(__file__).parent.parent / "policies"
 ALICE = Subject("alice", frozenset({"users", "students"}), 1000)
@@ -63,19 +64,6 @@ def definition(text: str, buffer_bytes: int = 1 << 16) -> Definition:
 def policies(directory: Path, text: str, file: str = "rules.toml") -> Policies:
     (directory / file).write_text(text)
     return read_policies(directory)
-
-
-def rule(keys: str = "", **changed: str) -> str:
-    """A rule that allows everything, with some keys changed and some added."""
-    parts = {
-        "name": '"r"',
-        "subjects": '["*"]',
-        "taps": '["*@*"]',
-        "classes": '["*"]',
-        "allow": '"everything"',
-        **changed,
-    }
-    return "[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in parts.items()) + keys + "\n"
 
 
 def decided(

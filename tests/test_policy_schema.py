@@ -19,22 +19,10 @@ from ffpf_bpf.authorise.protocols import ETHERTYPES, PROTOCOLS
 from ffpf_bpf.authorise.schema import TABLES, parse_policy
 from ffpf_bpf.authorise.sentences import allowed, explained, forbidden, limited, ordered, packets
 from ffpf_bpf.graph.effect import Depth
+from tests.policies import rule
 
 SHIPPED = Path(__file__).parent.parent / "policies"
 BAD = sorted((SHIPPED / "bad").glob("*.toml"))
-
-
-def rule(keys: str = "", **changed: str) -> str:
-    """A rule that allows everything, with some keys changed and some added."""
-    parts = {
-        "name": '"r"',
-        "subjects": '["*"]',
-        "taps": '["*@*"]',
-        "classes": '["*"]',
-        "allow": '"everything"',
-        **changed,
-    }
-    return "[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in parts.items()) + keys + "\n"
 
 
 def only(text: str) -> Rule:
