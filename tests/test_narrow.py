@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from ffpf_bpf import bpf, callback, device
 from ffpf_bpf.authorise import Decision, Narrowing, Policies, Subject, decide, inserted, narrow
 from ffpf_bpf.authorise.narrow import narrow as narrowing
-from ffpf_bpf.authorise.narrow import tags_of
+from ffpf_bpf.authorise.proof.witness import tags_of
 from ffpf_bpf.authorise.schema import parse_policy
 from ffpf_bpf.compiler import compile_predicates
 from ffpf_bpf.flow import Flow, questions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +13,7 @@ from ffpf_bpf.authorise.proof.filters import Undecided
 from ffpf_bpf.authorise.proof.paths import depths
 from ffpf_bpf.authorise.proof.prover import Prover
 from ffpf_bpf.authorise.proof.terms import Term
-from ffpf_bpf.authorise.proof.wire import Wire, allowed
+from ffpf_bpf.authorise.proof.wire import Wire
 from ffpf_bpf.authorise.sentences import packets
 from ffpf_bpf.graph.effect import Depth
 
@@ -53,16 +53,12 @@ def _abbreviated(depth: Depth, carrying: Sequence[Rule]) -> str:
 
 def permitted(wire: Wire, depth: Depth, carrying: Sequence[Rule]) -> Term:
     """The packets that the rules allow to be shown at that depth."""
-    return allowed(wire, (allow for rule in carrying for allow in rule.allow if allow.show >= depth))
+    return t.any_of(wire.must(allow.packets) for rule in carrying for allow in rule.allow if allow.show >= depth)
 
 
 def _is_allowed(prover: Prover, step: int, depth: Depth, carrying: Sequence[Rule]) -> Finding:
     if permitted(prover.wire, depth, carrying) is t.TRUE:
         return Finding(Result.PROVED, "everything may be shown so")
-    try:
-        reaching = prover.arriving(step)
-    except Undecided as error:
-        return Finding(Result.REFUSED, f"undecided: {error}", (prover.definition.graph.ids[step],))
 
     def violates(wire: Wire) -> Term:
         return t.negated(permitted(wire, depth, carrying))
@@ -73,7 +69,7 @@ def _is_allowed(prover: Prover, step: int, depth: Depth, carrying: Sequence[Rule
         lesser = permitted(prover.wire, Depth.ANONYMISED, carrying)
         return "less of it may be shown" if prover.holds_of(lesser, frame) else "no rule allows it"
 
-    finding = prover.none(reaching, violates, why)
+    finding = _none_comes(prover, step, violates, why)
     if finding.result is not Result.REFUTED:
         return finding
     name = prover.definition.graph.ids[step]
@@ -93,11 +89,6 @@ def _remedy(name: str, depth: Depth, carrying: Sequence[Rule]) -> str:
 
 
 def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:
-    try:
-        reaching = prover.arriving(step)
-    except Undecided as error:
-        return Finding(Result.REFUSED, f"undecided: {error}", (prover.definition.graph.ids[step],))
-
     def why(frame: bytes) -> str:
         carriers = [
             name
@@ -106,7 +97,7 @@ def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:
         ]
         return f"it may carry one ({', '.join(carriers)})" if carriers else "it may be one"
 
-    finding = prover.none(reaching, lambda wire: wire.may(never), why)
+    finding = _none_comes(prover, step, lambda wire: wire.may(never), why)
     if finding.result is not Result.REFUTED:
         return finding
     name = prover.definition.graph.ids[step]
@@ -114,3 +105,12 @@ def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:
     return replace(
         finding, help=f"put a filter in front of {name} that does not pass {packets(never.packets)}{ignored}"
     )
+
+
+def _none_comes(prover: Prover, step: int, violates: Callable[[Wire], Term], why: Callable[[bytes], str]) -> Finding:
+    """That no packet comes to the node for which `violates` holds."""
+    try:
+        arriving = prover.arriving(step)
+    except Undecided as error:
+        return Finding(Result.REFUSED, f"undecided: {error}", (prover.definition.graph.ids[step],))
+    return prover.none(arriving, violates, why)

@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ffpf_bpf.authorise import sentences
+from ffpf_bpf.authorise.content import permitted
 from ffpf_bpf.authorise.policy import ANY, Allow, Never, Policies, Rule
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import Undecided
 from ffpf_bpf.authorise.proof.search import Question, Search
 from ffpf_bpf.authorise.proof.solvers import Clock
 from ffpf_bpf.authorise.proof.terms import Term
-from ffpf_bpf.authorise.proof.wire import Wire, allowed
-from ffpf_bpf.authorise.subject import Subject
+from ffpf_bpf.authorise.proof.wire import Wire
+from ffpf_bpf.authorise.subject import NO_UID, Subject
 from ffpf_bpf.authorise.taps import told_apart
 from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.effect import Depth
 
 COMPARE_S = 60.0
-NO_UID = -1
 SHOWING = (Depth.ALL, Depth.HEADERS, Depth.ANONYMISED)
 Rules = tuple[Rule, ...]
 
@@ -86,7 +86,7 @@ def _alike(old: Policies, new: Policies, subjects: Mapping[str, Subject]) -> dic
     """The subjects by the rules that name them, before and now, where these are not the same."""
     found: dict[tuple[Rules, Rules], tuple[str, ...]] = {}
     for text, subject in subjects.items():
-        before, after = (tuple(rule for rule in each.rules if rule.names(subject)) for each in (old, new))
+        before, after = (each.naming(subject) for each in (old, new))
         if set(before) != set(after):
             found[before, after] = (*found.get((before, after), ()), text)
     return found
@@ -174,9 +174,8 @@ def _gained(more: Rules, less: Rules, depth: Depth, cause: _Cause, earlier: Sequ
 
 
 def _may_be_shown(wire: Wire, rules: Rules, depth: Depth) -> Term:
-    allows = allowed(wire, (allow for rule in rules for allow in rule.allow if allow.show >= depth))
     nevers = (wire.may(never) for rule in rules for never in rule.never if never.show <= depth)
-    return t.all_of((allows, *map(t.negated, nevers)))
+    return t.all_of((permitted(wire, depth, rules), *map(t.negated, nevers)))
 
 
 # Rules as they are written.

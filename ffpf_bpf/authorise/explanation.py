@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ffpf_bpf.authorise.decision import shown
 from ffpf_bpf.authorise.policy import Policies, Rule
-from ffpf_bpf.authorise.sentences import explained
+from ffpf_bpf.authorise.sentences import counted, explained
 from ffpf_bpf.authorise.subject import Subject
 from ffpf_bpf.authorise.taps import told_apart
 
 
 def explanation(policies: Policies, subject: Subject) -> tuple[str, ...]:
     """The lines; one, if nothing is allowed because no rule names them."""
-    naming = [rule for rule in policies.rules if rule.names(subject)]
+    naming = policies.naming(subject)
     who = shown(subject.user)
     if not naming:
         return (f"{who} may capture nothing: no rule names them.",)
     groups = f", in {', '.join(shown(group) for group in sorted(subject.groups))}" if subject.groups else ""
-    lines = [f"User {who}{groups}: {_counted(len(naming), 'rule')}."]
+    lines = [f"User {who}{groups}: {counted(len(naming), 'rule')}."]
     for rule in naming:
         lines += ["", *explained(rule)]
     return (*lines, "", "Together:", *(f"  {line}" for line in _combined(naming)))
 
 
-def _combined(naming: list[Rule]) -> Iterator[str]:
+def _combined(naming: Sequence[Rule]) -> Iterator[str]:
     allowing = [rule for rule in naming if rule.classes]
     forbidding = [rule for rule in naming if rule.never]
     if not allowing:
@@ -49,7 +49,7 @@ def _combined(naming: list[Rule]) -> Iterator[str]:
             yield f"What {rule.name} forbids is at taps where nothing is allowed."
 
 
-def _meeting(rules: list[Rule]) -> Iterator[str]:
+def _meeting(rules: Sequence[Rule]) -> Iterator[str]:
     for number, one in enumerate(rules):
         for other in rules[number + 1 :]:
             if _meet(one, other):
@@ -61,10 +61,6 @@ def _meet(one: Rule, other: Rule) -> bool:
     return any(one.allows_tap(device) and other.allows_tap(device) for device in told_apart((*one.taps, *other.taps)))
 
 
-def _listed(rules: list[Rule]) -> str:
+def _listed(rules: Sequence[Rule]) -> str:
     *others, last = [rule.name for rule in rules]
     return f"{', '.join(others)} and {last}" if others else last
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

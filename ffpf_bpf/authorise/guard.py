@@ -27,6 +27,7 @@ from ffpf_bpf.authorise.proof.wire import (
     PROTOCOL_CARRIERS,
     TAG_TYPES,
     UDP_CARRIERS,
+    port_keys,
 )
 from ffpf_bpf.authorise.protocols import ARP, IPV4, IPV6, RARP, SCTP, TCP, UDP
 from ffpf_bpf.graph.classes.bpf import LONGEST_FILTER
@@ -182,13 +183,7 @@ def _kinds(carriers: frozenset[str], tags: int) -> Iterator[str]:
 
 def _with_ports(packets: PacketClass) -> tuple[int, ...]:
     """The protocols whose ports the class is about."""
-    found: list[int] = []
-    for key, protocols in (
-        ("tcp_port", (TCP,)), ("udp_port", (UDP,)), ("sctp_port", (SCTP,)),
-        *((key, (TCP, UDP, SCTP)) for key in ("port", "src_port", "dst_port")),
-    ):  # fmt: skip
-        found += protocols if getattr(packets, key) else ()
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(each for _, protocols, _ in port_keys(packets) for each in protocols))
 
 
 def _ethertype(number: int) -> str:

@@ -18,6 +18,7 @@ from ffpf_bpf.authorise.proof.cases import Case
 from ffpf_bpf.authorise.proof.filters import Undecided
 from ffpf_bpf.authorise.proof.prover import Prover, Twin
 from ffpf_bpf.authorise.proof.terms import Term
+from ffpf_bpf.authorise.proof.wire import Wire
 from ffpf_bpf.authorise.proof.witness import described, is_byte
 from ffpf_bpf.graph.effect import Predicate as Filter
 from ffpf_bpf.graph.graph import Leaf
@@ -67,7 +68,7 @@ def _told(
     # The second packet has the bytes of the first, but for those that are hidden in the first. Which these are is told
     # by bytes that are not hidden themselves, so they are the same of both.
     read = {term for term in t.variables(truths) if is_byte(term)}
-    twin = {at: t.ite(wire.hides(int(at.args[1]), parts), t.byte(int(at.args[1]), "q"), at) for at in read}  # type: ignore[call-overload]
+    twin = {at: _seen_twice(wire, at, parts) for at in read}
     twin |= {term: t.free(f"{term.args[0]}'", term.width) for term in t.variables(truths) if term in apart}
     told = t.any_of(t.differ(a, b) for a, b in zip(truths, t.replaced(truths, twin), strict=True))
     if told is t.FALSE:
@@ -91,11 +92,16 @@ def _told(
     rights = [*covered, *(wire.may(never) for never in nevers if parts != PAYLOAD)]
     for at in t.variables([*rights, concerned]):
         if is_byte(at) and at not in twin:
-            offset = int(at.args[1])  # type: ignore[call-overload]
-            twin[at] = t.ite(wire.hides(offset, parts), t.byte(offset, "q"), at)
+            twin[at] = _seen_twice(wire, at, parts)
     *twins, twin_concerned = t.replaced([*rights, concerned], twin)
     same_rights = [t.negated(t.differ(a, b)) for a, b in zip(rights, twins, strict=True)]
     return t.all_of((told, concerned, twin_concerned, *same_rights)), twin
+
+
+def _seen_twice(wire: Wire, at: Term, parts: frozenset[Part]) -> Term:
+    """A byte of the second packet: that of the first, unless it is hidden."""
+    offset = t.offset_of(at)
+    return t.ite(wire.hides(offset, parts), t.byte(offset, "q"), at)
 
 
 def _none_comes(
@@ -105,7 +111,7 @@ def _none_comes(
     apart. It is a question about one packet, and often the very one that content has answered. The second packet must
     be of the case as well, so what makes the case must not be hidden."""
     for at in t.variables([case.holds]):
-        if is_byte(at) and case.wire.hides(int(at.args[1]), parts) is not t.FALSE:  # type: ignore[call-overload]
+        if is_byte(at) and case.wire.hides(t.offset_of(at), parts) is not t.FALSE:
             return False
     comes = t.any_of(truths)
     return all(prover.is_none(t.all_of((t.all_of((comes, way)), case.holds))) for way in ways)

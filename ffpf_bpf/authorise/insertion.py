@@ -6,17 +6,16 @@ Every node that is put in has a name of its own, so that the ids of the others s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 
 from ffpf_bpf.graph.expression import AllOf, AnyOf, Expression, Node, Not, Role, Select, Then, nodes, then
 
 
 @dataclass(slots=True)
 class Names:
-    """Names that no node has: `guard`, `guard2`, ... and the nodes that were given them."""
+    """Names that no node has: `guard`, `guard2`, ..."""
 
     taken: set[str]
-    given: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, expression: Expression) -> Names:
@@ -26,7 +25,6 @@ class Names:
         candidates = (name if number == 1 else f"{name}{number}" for number in range(1, len(self.taken) + 2))
         found = next(each for each in candidates if each not in self.taken)
         self.taken.add(found)
-        self.given.append(found)
         return found
 
 

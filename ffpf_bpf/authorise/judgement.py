@@ -40,16 +40,15 @@ UNDECIDED_HELP = "say it in smaller filters, in several nodes, or in several flo
 
 def decide(
     definition: Definition,
-    policies: Policies | None,
+    policies: Policies,
     subject: Subject,
     *,
     live_flows: int = 0,
     limit_s: float = DECISION_S,
     executors: Sequence[Execute] = (run,),
 ) -> Decision:
-    """The decision on the complete definition, in at most about `limit_s`. `policies=None` is a host without a policy
-    directory, where root may grab everything and nobody else anything. `executors` are what filters are tried on before
-    a packet is shown. Never raises: what goes wrong in here rejects."""
+    """The decision on the complete definition, in at most about `limit_s`. `executors` are what filters are tried on
+    before a packet is shown. Never raises: what goes wrong in here rejects."""
     try:
         with apart():
             return _decide(definition, policies, subject, live_flows, Clock(limit_s), executors)
@@ -60,7 +59,7 @@ def decide(
 
 def _decide(
     definition: Definition,
-    policies: Policies | None,
+    policies: Policies,
     subject: Subject,
     live_flows: int,
     clock: Clock,
@@ -68,11 +67,7 @@ def _decide(
 ) -> Decision:
     check(definition.graph)
     digest = definition.digest
-    if policies is None:
-        if subject.uid == 0:
-            return Decision(True, ("no policy directory: root may grab everything",), (), digest)
-        return Decision(False, (f"no policy allows user {shown(subject.user)}: no policy directory",), (), digest)
-    naming = [rule for rule in policies.rules if rule.names(subject)]
+    naming = policies.naming(subject)
     allowing = [rule for rule in naming if rule.classes]
     if not allowing:
         return Decision(False, (f"no policy allows user {shown(subject.user)}: no rule names them",), (), digest)

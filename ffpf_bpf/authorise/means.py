@@ -7,14 +7,14 @@ from fractions import Fraction
 
 from ffpf_bpf.authorise.decision import Finding, Result, shown
 from ffpf_bpf.authorise.policy import Rule
-from ffpf_bpf.authorise.shape import path_around
+from ffpf_bpf.authorise.shape import path_around, with_ancestors
 from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
 from ffpf_bpf.graph.classes.limit import Limit
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.effect import Delivery
 from ffpf_bpf.graph.expression import Node, Role
-from ffpf_bpf.graph.graph import Complement, Graph, Leaf, Step, sources
+from ffpf_bpf.graph.graph import Complement, Graph, Leaf, Step
 from ffpf_bpf.graph.memory import size_ring, table_of
 
 
@@ -97,7 +97,7 @@ def check_packet_rate(graph: Graph, most: int) -> Finding:
         names = tuple(graph.ids[i] for i in path if isinstance(graph.steps[i], Leaf | Complement))
         help = f"put `(limit,{most}/s)` in front of the sink"
         return Finding(Result.REFUTED, "no `limit` of packets on this path", names, help=help)
-    limits = [found for index in _in_front(graph) if (found := _packet_limit(graph.steps[index]))]
+    limits = [found for index in with_ancestors(graph, *graph.sinks) if (found := _packet_limit(graph.steps[index]))]
     rate, burst = sum(rate for rate, _ in limits), sum(burst for _, burst in limits)
     text = f"{math.ceil(rate):,} packets per second" if rate > 1 else "1 packet per second"
     if burst > most >= rate:
@@ -115,18 +115,6 @@ def _packet_limit(of: Node | Step) -> tuple[Fraction, int] | None:
     if not isinstance(node, Limit) or (rate := node.packets_per_second) is None:
         return None
     return rate, node.burst
-
-
-def _in_front(graph: Graph) -> set[int]:
-    """The steps that lead to a sink."""
-    found: set[int] = set()
-    pending = list(graph.sinks)
-    while pending:
-        at = pending.pop()
-        if at not in found:
-            found.add(at)
-            pending += sources(graph.steps[at])
-    return found
 
 
 def _at_most(wanted: int, most: int, unit: str, help: str) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
-from ffpf_bpf.authorise.decision import Result
+from ffpf_bpf.authorise.decision import Finding, Result
 from ffpf_bpf.authorise.insertion import Names, behind, behind_devices, in_front, with_snaplen
 from ffpf_bpf.authorise.judgement import bounds, examined
 from ffpf_bpf.authorise.means import check_packet_rate, check_snaplen
@@ -127,5 +127,5 @@ def _is_sink(node: Node) -> bool:
     return node.role is Role.SINK
 
 
-def _proved(finding: object) -> bool:
-    return getattr(finding, "result", None) is Result.PROVED
+def _proved(finding: Finding) -> bool:
+    return finding.result is Result.PROVED

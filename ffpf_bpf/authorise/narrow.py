@@ -30,7 +30,8 @@ from ffpf_bpf.authorise.proof.filters import Undecided
 from ffpf_bpf.authorise.proof.paths import depths
 from ffpf_bpf.authorise.proof.prover import Prover
 from ffpf_bpf.authorise.proof.solvers import Clock, Verdict, solve
-from ffpf_bpf.authorise.proof.wire import MOST_TAGS, TAG_TYPES, Wire
+from ffpf_bpf.authorise.proof.wire import MOST_TAGS, Wire
+from ffpf_bpf.authorise.proof.witness import tags_of
 from ffpf_bpf.authorise.sentences import ordered
 from ffpf_bpf.authorise.shape import check_order
 from ffpf_bpf.authorise.subject import Subject
@@ -98,7 +99,7 @@ class _Search:
         self.definition, self.policies, self.subject = definition, policies, subject
         self.define, self.live_flows, self.clock = define, live_flows, clock
         self._known: dict[tuple[Expression, tuple[str, ...]], _Failing | None] = {}
-        naming = [rule for rule in policies.rules if rule.names(subject)]
+        naming = policies.naming(subject)
         self.allowing = [rule for rule in naming if rule.classes]
         self.forbidding = [rule for rule in naming if any(map(rule.allows_tap, definition.graph.taps))]
 
@@ -410,11 +411,3 @@ class _Guarding:
         device = next(node for node in nodes(self.base) if node.role is Role.DEVICE)
         definition = self.search.define(behind_devices(device, lambda: Bpf(filter_text)))
         return bool(run(definition.predicates[Bpf(filter_text).filter], frame))
-
-
-def tags_of(frame: bytes) -> int:
-    """How many VLAN tags it has, of those that are looked through."""
-    number = 0
-    while number < MOST_TAGS and int.from_bytes(frame[12 + 4 * number : 14 + 4 * number]) in TAG_TYPES:
-        number += 1
-    return number

@@ -144,12 +144,8 @@ class Rule:
         return not wanted.isdisjoint(self.subjects)
 
     def allows_tap(self, device: Device) -> bool:
-        """Interface and hook are matched apart, so a `*` for one never reaches into the other."""
-        for glob in self.taps:
-            interface, hook = split_tap(glob)
-            if fnmatchcase(device.interface, interface) and fnmatchcase(device.hook, hook):
-                return True
-        return False
+        """Whether the device is at one of its taps."""
+        return any(matches_tap(glob, device) for glob in self.taps)
 
     def allows_class(self, name: str) -> bool:
         """`device` need not be listed: `taps` says which."""
@@ -163,6 +159,16 @@ class Policies:
 
     rules: tuple[Rule, ...] = ()
     digest: str = field(default="", compare=False)
+
+    def naming(self, subject: Subject) -> tuple[Rule, ...]:
+        """The rules about this subject."""
+        return tuple(rule for rule in self.rules if rule.names(subject))
+
+
+def matches_tap(glob: str, device: Device) -> bool:
+    """Interface and hook are matched apart, so a `*` for one never reaches into the other."""
+    interface, hook = split_tap(glob)
+    return fnmatchcase(device.interface, interface) and fnmatchcase(device.hook, hook)
 
 
 def split_tap(glob: str) -> tuple[str, str]:

@@ -163,6 +163,11 @@ def _all(texts: Iterable[str], most: int = MOST_LISTED) -> str:
     return _list(tuple(texts), "and", most)
 
 
+def counted(number: int, what: str) -> str:
+    """`1 rule`, `2 rules`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _list(texts: tuple[str, ...], word: str, most: int) -> str:
     """`a, b or c`, or the first and `1,999 more`."""
     if not texts:

@@ -215,14 +215,15 @@ def _inside_not(graph: Graph) -> set[int]:
     inside: set[int] = set()
     for step in graph.steps:
         if isinstance(step, Complement):
-            outside = set() if step.source is None else _with_ancestors(graph, step.source)
-            inside |= _with_ancestors(graph, step.inner) - outside
+            outside = set() if step.source is None else with_ancestors(graph, step.source)
+            inside |= with_ancestors(graph, step.inner) - outside
     return inside
 
 
-def _with_ancestors(graph: Graph, index: int) -> set[int]:
+def with_ancestors(graph: Graph, *indices: int) -> set[int]:
+    """These steps, and all that lead to them."""
     found: set[int] = set()
-    pending = [index]
+    pending = list(indices)
     while pending:
         at = pending.pop()
         if at not in found:

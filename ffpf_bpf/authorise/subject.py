@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from ffpf_bpf.errors import ExpressionError
 
+NO_UID = -1  # of a subject that is described, not looked up
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:

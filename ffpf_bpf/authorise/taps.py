@@ -10,7 +10,7 @@ import string
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from ffpf_bpf.authorise.policy import Rule, split_tap
+from ffpf_bpf.authorise.policy import Rule, matches_tap, split_tap
 from ffpf_bpf.graph.classes.device import HOOKS, Device
 
 LONGEST_NAME = 15  # IFNAMSIZ, less the zero
@@ -28,15 +28,10 @@ def told_apart(globs: Iterable[str]) -> tuple[Device, ...]:
     for hook in HOOKS:
         for name in names:
             device = Device(f"{name}@{hook}")
-            matched = frozenset(glob for glob in globs if matches(glob, device))
+            matched = frozenset(glob for glob in globs if matches_tap(glob, device))
             if matched:
                 found.setdefault(matched, device)
     return tuple(found.values())
-
-
-def matches(glob: str, device: Device) -> bool:
-    interface, hook = split_tap(glob)
-    return fnmatchcase(device.interface, interface) and fnmatchcase(device.hook, hook)
 
 
 def covers(wide: Rule, narrow: Rule) -> bool:

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from ffpf_bpf.authorise import Subject, subject_of
+from ffpf_bpf.authorise.subject import NO_UID
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.flow import Flow
 
-NO_UID = -1
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 Policies = Annotated[

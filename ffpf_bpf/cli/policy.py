@@ -15,6 +15,7 @@ import typer
 
 from ffpf_bpf.authorise import Decision, Subject, current_subject, read_policies
 from ffpf_bpf.authorise.decision import shown
+from ffpf_bpf.authorise.sentences import counted
 from ffpf_bpf.authorise.subject import unknown_on_this_host
 from ffpf_bpf.authorise.trials import SUBDIRECTORY, Trial, read_trials
 from ffpf_bpf.cli import options
@@ -69,8 +70,8 @@ def check(directory: Directory, json: options.Json = False) -> None:
         for remark in remarks:
             print("\n".join(remark.lines()))
         notes = len(remarks) - len(warnings)
-        found = f"{_count(len(warnings), 'warning')}, {_count(notes, 'note')}" if remarks else "nothing odd"
-        print(f"{directory}: {_count(len(policies.rules), 'rule')}, {found}")
+        found = f"{counted(len(warnings), 'warning')}, {counted(notes, 'note')}" if remarks else "nothing odd"
+        print(f"{directory}: {counted(len(policies.rules), 'rule')}, {found}")
         if not policies.rules:
             print("    without a rule everybody is refused, root too")
     raise typer.Exit(FOUND if warnings else 0)
@@ -90,7 +91,7 @@ def explain(directory: Directory, user: options.User = None, json: options.Json 
     if not json:
         print("\n".join(explanation(policies, subject)))
         return
-    naming = [rule for rule in policies.rules if rule.names(subject)]
+    naming = policies.naming(subject)
     rules = [
         {"name": rule.name, "where": rule.where, "allows": bool(rule.classes), "text": list(explained(rule))}
         for rule in naming
@@ -194,7 +195,7 @@ def test(directory: Directory, json: options.Json = False) -> None:
     if json:
         _print_json({"passed": len(results) - failed, "failed": failed, "tests": results})
     else:
-        print(f"{_count(len(results), 'test')}: {len(results) - failed} passed, {failed} failed")
+        print(f"{counted(len(results), 'test')}: {len(results) - failed} passed, {failed} failed")
     raise typer.Exit(FOUND if failed else 0)
 
 
@@ -213,10 +214,6 @@ def _decision(directory: Path, subject: Subject, trial: Trial) -> Decision:
     except Rejected as error:
         assert isinstance(error.decision, Decision)
         return error.decision
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _print_json(document: dict[str, Any]) -> None:

@@ -52,17 +52,14 @@ def put_whole(path: Path, data: bytes) -> None:
             file.write(data)
         os.chmod(temporary, FILE_MODE & ~_umask())
         os.replace(temporary, target)
+        temporary = ""
     except OSError as error:
-        with suppress(OSError):
-            if temporary:
-                os.unlink(temporary)
         reason = (error.strerror or str(error)).lower()
         raise CaptureError(f"cannot write: {reason}", where=str(path), help="name another file") from None
-    except BaseException:
-        with suppress(OSError):
-            if temporary:
+    finally:
+        if temporary:
+            with suppress(OSError):
                 os.unlink(temporary)
-        raise
 
 
 def _umask() -> int:

@@ -50,8 +50,7 @@ FUNCTIONS = ("ffpf_dissect", "ffpf_hash_flow")  # of bpf_src/dissect.c
 
 def compile_predicates(graph: Graph) -> dict[str, Program]:
     """The classic BPF of each filter of the graph, by its text. Raises ExpressionError in libpcap's words."""
-    texts = {leaf.node.effect.filter for _, leaf in graph.leaves() if isinstance(leaf.node.effect, Predicate)}
-    return {text: compile_filter(text) for text in sorted(texts)}
+    return {text: compile_filter(text) for text in sorted(graph.filters)}
 
 
 def compile_segment(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool = False) -> dict[str, Object]:

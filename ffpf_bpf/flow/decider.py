@@ -36,7 +36,6 @@ from ffpf_bpf.errors import ExpressionError, FfpfError
 from ffpf_bpf.flow import seccomp
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.definition import Definition
-from ffpf_bpf.graph.effect import Predicate
 from ffpf_bpf.graph.expression import Expression
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.predicate import Program, run
@@ -78,9 +77,9 @@ class CompileQuestion:
 
 
 @dataclass(frozen=True, slots=True)
-class DecideQuestion:
-    """The decision on the definition that text, classic BPF and buffer make. What is undecided after `limit_s` is told
-    by whoever decides; that is before the child is killed."""
+class _PolicyQuestion:
+    """About the definition that text, classic BPF and buffer make. What is undecided after `limit_s` is told by whoever
+    answers; that is before the child is killed."""
 
     text: str
     predicates: dict[str, Program]
@@ -93,6 +92,19 @@ class DecideQuestion:
         if missing:
             return {"missing": missing}
         assert policies is not None
+        return self.by(policies)
+
+    def by(self, policies: Policies) -> Any:
+        """The answer where both solvers are there."""
+        raise NotImplementedError
+
+
+class DecideQuestion(_PolicyQuestion):
+    """The decision."""
+
+    __slots__ = ()
+
+    def by(self, policies: Policies) -> Any:
         definition = Definition(build(parse(self.text)), self.predicates, self.buffer_bytes)
         # A packet is shown only if the interpreter and libpcap agree about it.
         decision = authorise.decide(
@@ -106,30 +118,20 @@ class DecideQuestion:
         return {"decision": decision_form().dump_python(decision, mode="json")}
 
 
-@dataclass(frozen=True, slots=True)
-class NarrowQuestion:
+class NarrowQuestion(_PolicyQuestion):
     """The flow that the policies make of a definition which they refuse: text, to be compiled and decided on as any
     other."""
 
-    text: str
-    predicates: dict[str, Program]
-    buffer_bytes: int
-    subject: Subject
-    live_flows: int
-    limit_s: float
+    __slots__ = ()
 
-    def answer(self, policies: Policies | None, missing: str) -> Any:
-        if missing:
-            return {"missing": missing}
-        assert policies is not None
+    def by(self, policies: Policies) -> Any:
         known = dict(self.predicates)
 
         def define(expression: Expression) -> Definition:
             graph = build(expression)
-            filters = {leaf.node.effect.filter for _, leaf in graph.leaves() if isinstance(leaf.node.effect, Predicate)}
-            if filters - known.keys():
+            if graph.filters - known.keys():
                 known.update(compiler.compile_predicates(graph))
-            return Definition(graph, {text: known[text] for text in filters}, self.buffer_bytes)
+            return Definition(graph, {text: known[text] for text in graph.filters}, self.buffer_bytes)
 
         narrowing = authorise.narrowed(
             define(parse(self.text)), policies, self.subject, define, live_flows=self.live_flows, limit_s=self.limit_s

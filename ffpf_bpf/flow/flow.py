@@ -167,7 +167,7 @@ class Flow:
         narrowing = self._authority.narrow(self.definition, _live_flows[self._user], limit_s)
         if not narrowing.text:
             return ""
-        return _listed(authorise.inserted(self.definition.graph.expression, parse(narrowing.text)))
+        return ", ".join(authorise.inserted(self.definition.graph.expression, parse(narrowing.text)))
 
     def instantiate(self) -> Self:
         """Authorise, compile, load and link; all or nothing. The flow is paused at first: no packet is captured.
@@ -423,7 +423,7 @@ class Flow:
         if len(definition.graph.sinks) != len(whole.graph.sinks) or definition.graph.taps != whole.graph.taps:
             self.not_narrowed = "the decider made another flow of it"
             return whole
-        self.narrowed = _listed(authorise.inserted(whole.graph.expression, definition.graph.expression))
+        self.narrowed = ", ".join(authorise.inserted(whole.graph.expression, definition.graph.expression))
         return definition
 
     def _decide(self, live_flows: int) -> tuple[Decision, str]:
@@ -445,10 +445,6 @@ class Flow:
             f"`{call}` is not allowed: the flow is {self.state}",
             help=f"a flow that is {self.state} allows {', '.join(f'`{name}`' for name in [*allowed, 'close'])}",
         )
-
-
-def _listed(texts: tuple[str, ...]) -> str:
-    return ", ".join(texts)
 
 
 def _count(user: str, change: int) -> None:

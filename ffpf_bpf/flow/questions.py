@@ -26,7 +26,6 @@ from ffpf_bpf.flow.decider import CompileQuestion, DecideQuestion, NarrowQuestio
 from ffpf_bpf.flow.sandbox import LIMIT_S, MALFORMED, SANDBOX, Unanswered
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.definition import Definition
-from ffpf_bpf.graph.effect import Predicate
 from ffpf_bpf.graph.expression import Expression, check_text
 from ffpf_bpf.graph.parser import LONGEST_TEXT, parse
 from ffpf_bpf.graph.predicate import Instruction, Program, checked
@@ -51,8 +50,7 @@ def define(expression: Expression | str, buffer_bytes: int, *, limit_s: float = 
         answer = SANDBOX.ask(CompileQuestion(text), limit_s)
         _raise_error(answer)
         graph = build(parse(expression) if isinstance(expression, str) else expression)
-        filters = {leaf.node.effect.filter for _, leaf in graph.leaves() if isinstance(leaf.node.effect, Predicate)}
-        return Definition(graph, _programs(answer, filters), buffer_bytes)
+        return Definition(graph, _programs(answer, graph.filters), buffer_bytes)
     except Unanswered as error:
         raise Rejected(
             f"rejected: {error}",
@@ -65,14 +63,7 @@ def decide(
     definition: Definition, policies: Policies, subject: Subject, *, live_flows: int = 0, limit_s: float = LIMIT_S
 ) -> Decision:
     """`authorise.decide` in the sandbox. Never raises for what happens there: it rejects."""
-    question = DecideQuestion(
-        printed(definition.graph.expression),
-        dict(definition.predicates),
-        definition.buffer_bytes,
-        subject,
-        live_flows,
-        OWN_PART * limit_s,
-    )
+    question = DecideQuestion(*_about(definition), subject, live_flows, OWN_PART * limit_s)
     digest = definition.digest
     try:
         return _decision(SANDBOX.ask(question, limit_s, policies), digest)
@@ -84,18 +75,16 @@ def narrow(
     definition: Definition, policies: Policies, subject: Subject, *, live_flows: int = 0, limit_s: float = NARROW_S
 ) -> Narrowing:
     """`authorise.narrowed` in the sandbox. Never raises for what happens there: then it cannot be narrowed."""
-    question = NarrowQuestion(
-        printed(definition.graph.expression),
-        dict(definition.predicates),
-        definition.buffer_bytes,
-        subject,
-        live_flows,
-        OWN_PART * limit_s,
-    )
+    question = NarrowQuestion(*_about(definition), subject, live_flows, OWN_PART * limit_s)
     try:
         return _narrowing(SANDBOX.ask(question, limit_s, policies))
     except Unanswered as error:
         return Narrowing(why=str(error))
+
+
+def _about(definition: Definition) -> tuple[str, dict[str, Program], int]:
+    """A definition as a question has it."""
+    return printed(definition.graph.expression), dict(definition.predicates), definition.buffer_bytes
 
 
 def _narrowing(answer: dict[str, Any]) -> Narrowing:
@@ -117,7 +106,7 @@ def _raise_error(answer: dict[str, Any]) -> None:
             raise Unanswered(f"the decider failed: {_printable(what)}")
 
 
-def _programs(answer: dict[str, Any], filters: set[str]) -> dict[str, Program]:
+def _programs(answer: dict[str, Any], filters: frozenset[str]) -> dict[str, Program]:
     found = answer.get("predicates")
     if not isinstance(found, dict) or found.keys() != filters:
         raise Unanswered(MALFORMED)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.classes.device import Device
-from ffpf_bpf.graph.effect import Delivery, Fate
+from ffpf_bpf.graph.effect import Delivery, Fate, Predicate
 from ffpf_bpf.graph.expression import Expression, Node, Ranges, Role
 
 
@@ -90,6 +90,12 @@ class Graph:
     def leaves(self) -> Iterator[tuple[int, Leaf]]:
         """The nodes, with the index of their step."""
         return ((index, step) for index, step in enumerate(self.steps) if isinstance(step, Leaf))
+
+    @property
+    def filters(self) -> frozenset[str]:
+        """The texts of its pcap filters."""
+        effects = [leaf.node.effect for _, leaf in self.leaves()]
+        return frozenset(effect.filter for effect in effects if isinstance(effect, Predicate))
 
     @property
     def sinks(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.terms import Term
-from ffpf_bpf.authorise.proof.wire import ARP, IPV4, IPV6, MOST_TAGS, RARP, TAG_TYPES, Wire
+from ffpf_bpf.authorise.proof.wire import ARP, IPV4, IPV6, MOST_TAGS, RARP, TAG_TYPES, Wire, one_of
 
 KINDS = (IPV4, IPV6, ARP, RARP)
 
@@ -56,5 +56,4 @@ def _is_tag(at: int) -> Term:
 
 
 def _is_one_of(at: int, types: tuple[int, ...]) -> Term:
-    ethertype = t.concat(t.byte(at), t.byte(at + 1))
-    return t.any_of(t.equal(ethertype, t.const(each, 16)) for each in types)
+    return one_of(t.concat(t.byte(at), t.byte(at + 1)), types)

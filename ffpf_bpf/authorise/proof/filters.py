@@ -34,11 +34,9 @@ def accepts(program: Program) -> Term:
         sys.setrecursionlimit(limit)
 
 
-def there(end: Term | int) -> Term:
+def there(end: int) -> Term:
     """Whether the packet has so many bytes."""
-    if isinstance(end, int):
-        return t.FALSE if end > LONGEST_FRAME else t.at_least(t.length(), end)
-    return t.negated(t.less(t.widened(t.length(), end.width), end))
+    return t.FALSE if end > LONGEST_FRAME else t.at_least(t.length(), end)
 
 
 def looked_up(index: Term, first: int, size: int) -> tuple[Term, Term]:
@@ -180,8 +178,7 @@ def _bytes(offset: int, size: int) -> Term:
 
 
 def _calculated(i: Instruction, registers: list[Term], required: list[Term]) -> Term:
-    a = registers[REGISTER_A]
-    operand = registers[REGISTER_X] if i.by_x else t.const(i.k, 32)
+    a, operand = _operands(i, registers)
     match i.operation:
         case 0x00:
             return t.add(a, operand)
@@ -209,9 +206,12 @@ def _calculated(i: Instruction, registers: list[Term], required: list[Term]) -> 
     raise Undecided(f"an unknown operation, {i.code:#x}")
 
 
+def _operands(i: Instruction, registers: list[Term]) -> tuple[Term, Term]:
+    return registers[REGISTER_A], registers[REGISTER_X] if i.by_x else t.const(i.k, 32)
+
+
 def _condition(i: Instruction, registers: list[Term]) -> Term:
-    a = registers[REGISTER_A]
-    operand = registers[REGISTER_X] if i.by_x else t.const(i.k, 32)
+    a, operand = _operands(i, registers)
     match i.operation:
         case 0x10:
             return t.equal(a, operand)

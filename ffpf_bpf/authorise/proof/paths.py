@@ -2,8 +2,7 @@
 
 Filters are exact. So are `classify` and `tcpflags` on ordinary headers. What else decides, by chance, state or payload,
 is a free variable, one for each step: both answers are thought possible. So what is proved holds whatever it answers;
-a packet that is found may be one that such a node would never let pass, which `evaluated` in `witness.py` finds out
-where it can.
+a packet that is found may be one that such a node would never let pass: `prover.py` shows none that hangs on that.
 """
 
 from __future__ import annotations

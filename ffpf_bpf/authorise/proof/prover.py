@@ -116,7 +116,7 @@ class Prover:
 
     def _second(self, twin: Twin, values: Mapping[Term, int], frame: bytes) -> bytes:
         found = bytearray(frame)
-        told = [(int(at.args[1]), term) for at, term in twin.items() if is_byte(at) and int(at.args[1]) < len(frame)]  # type: ignore[call-overload]
+        told = [(t.offset_of(at), term) for at, term in twin.items() if is_byte(at) and t.offset_of(at) < len(frame)]
         results = t.evaluate([term for _, term in told], self._values(values, frame))
         for (offset, _), result in zip(told, results, strict=True):
             found[offset] = result
@@ -128,7 +128,7 @@ class Prover:
             fewer = {
                 term: value
                 for term, value in values.items()
-                if term in kept or not (is_byte(term) and term.args[1] in field)
+                if term in kept or not (is_byte(term) and t.offset_of(term) in field)
             }
             if len(fewer) < len(values) and t.evaluate([truth], self._values(fewer, packet_of(fewer)))[0]:
                 values = fewer

@@ -78,6 +78,11 @@ def byte(offset: int, space: str = "p") -> Term:
     return _term("byte", (space, offset), 8)
 
 
+def offset_of(byte: Term) -> int:
+    """Where in the packet a byte is."""
+    return byte.args[1]  # type: ignore[return-value]
+
+
 LENGTH_BITS = 20
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ffpf_bpf.authorise.policy import CARRIERS, Allow, Network, Never, PacketClass, Part, Span
+from ffpf_bpf.authorise.policy import CARRIERS, Network, Never, PacketClass, Part, Span
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import there
 from ffpf_bpf.authorise.proof.terms import Term
@@ -80,7 +80,7 @@ class Wire:
         """Where the layer behind Ethernet begins, for each number of tags."""
         if self._tags is not None:
             return ((t.TRUE, ETHERNET_BYTES + 4 * self._tags),)
-        tagged = [_one_of(self.bytes_at(12 + 4 * number, 2), TAG_TYPES) for number in range(MOST_TAGS)]
+        tagged = [one_of(self.bytes_at(12 + 4 * number, 2), TAG_TYPES) for number in range(MOST_TAGS)]
         first, second = tagged
         return (
             (t.negated(first), ETHERNET_BYTES),
@@ -101,7 +101,7 @@ class Wire:
 
     def is_type(self, *types: int) -> Term:
         """The ethertype is there and one of these."""
-        return t.all_of((self.ethertype.there, _one_of(self.ethertype.value, types)))
+        return t.all_of((self.ethertype.there, one_of(self.ethertype.value, types)))
 
     @cached_property
     def is_ip4(self) -> Term:
@@ -151,7 +151,9 @@ class Wire:
         return t.all_of((self.has_fragment_header, t.negated(t.all_of((field.there, t.equal(offset, t.const(0, 13)))))))
 
     @cached_property
-    def _transports(self) -> tuple[tuple[Term, int, int], ...]:
+    def transports(self) -> tuple[tuple[Term, int, int], ...]:
+        """Where the transport header begins, in a packet that is IP, and how far the IP header goes at least, whatever
+        it says."""
         found: list[tuple[Term, int, int]] = []
         for here, start in self.places:
             header_words = t.extract(self.bytes_at(start, 1), 3, 0)
@@ -163,20 +165,10 @@ class Wire:
             found.append((t.all_of((ip6, t.negated(self.has_fragment_header))), start + 40, start + 40))
         return tuple(place for place in found if place[0] is not t.FALSE)
 
-    @property
-    def transport_places(self) -> tuple[tuple[Term, int], ...]:
-        """Where the transport header begins, in a packet that is IP."""
-        return tuple((here, start) for here, start, _ in self._transports)
-
-    @property
-    def _header_ends(self) -> tuple[int, ...]:
-        """For each of these places, how far the IP header goes at least, whatever it says."""
-        return tuple(end for _, _, end in self._transports)
-
     def behind_ip(self, offset: int, size: int) -> Field:
-        if not self.transport_places:
+        if not self.transports:
             return Field(t.const(0, 8 * size), t.FALSE)
-        return self._field([(here, start + offset) for here, start in self.transport_places], size)
+        return self._field([(here, start + offset) for here, start, _ in self.transports], size)
 
     @cached_property
     def ports(self) -> tuple[Field, Field]:
@@ -190,7 +182,7 @@ class Wire:
         holds = [self._must_be_from(packets)]
         if packets.ethertypes or packets.protocols:
             holds.append(t.any_of((self.is_type(*packets.ethertypes), self.is_protocol(*packets.protocols))))
-        for spans, protocols, sides in _port_keys(packets):
+        for spans, protocols, sides in port_keys(packets):
             # A later fragment has no ports.
             placed = t.all_of((self.is_protocol(*protocols), t.negated(self.is_later)))
             holds.append(t.all_of((placed, t.any_of(self._must_have(self.ports[side], spans) for side in sides))))
@@ -237,7 +229,7 @@ class Wire:
     def is_protocol(self, *protocols: int) -> Term:
         """It is IP, and its protocol is there and one of these."""
         return t.any_of(
-            t.all_of((is_it, field.there, _one_of(field.value, protocols)))
+            t.all_of((is_it, field.there, one_of(field.value, protocols)))
             for is_it, field in ((self.is_ip4, self.protocol4), (self.is_ip6, self.protocol6))
         )
 
@@ -259,7 +251,7 @@ class Wire:
         if packets.ethertypes or packets.protocols:
             typed = self.is_type(*packets.ethertypes)
             holds.append(t.any_of((untold, typed, self._may_be(packets.protocols, ignored))))
-        for spans, protocols, sides in _port_keys(packets):
+        for spans, protocols, sides in port_keys(packets):
             placed = t.any_of(self._may_have(self.ports[side], spans) for side in sides)
             later = t.FALSE if "fragment" in ignored else self.is_later
             known = t.any_of((self._offset_untold, t.ite(self.is_later, later, placed)))
@@ -278,7 +270,7 @@ class Wire:
     @cached_property
     def _extended(self) -> Term:
         """It is IPv6 with an extension header, a second fragment header included; one in front is looked through."""
-        return t.all_of((self.is_ip6, _one_of(self.protocol6.value, (*EXTENSIONS, FRAGMENT_HEADER))))
+        return t.all_of((self.is_ip6, one_of(self.protocol6.value, (*EXTENSIONS, FRAGMENT_HEADER))))
 
     @cached_property
     def _offset_untold(self) -> Term:
@@ -288,7 +280,7 @@ class Wire:
 
     def _may_be(self, protocols: Sequence[int], ignored: frozenset[str]) -> Term:
         told = (
-            t.all_of((is_it, t.any_of((t.negated(field.there), _one_of(field.value, protocols)))))
+            t.all_of((is_it, t.any_of((t.negated(field.there), one_of(field.value, protocols)))))
             for is_it, field in ((self.is_ip4, self.protocol4), (self.is_ip6, self.protocol6))
         )
         return t.any_of((*told, t.FALSE if "extension" in ignored else self._extended))
@@ -337,9 +329,9 @@ class Wire:
                 found[name].append(t.all_of((tunnel, self._may_have(other, [(LOWEST_OTHER_PORT, 0xFFFF)]))))
                 found["service"].append(t.all_of((tunnel, self._may_have(other, [(0, LOWEST_OTHER_PORT - 1)]))))
         kind = self.behind_ip(0, 1)
-        errors = t.any_of((t.negated(kind.there), _one_of(kind.value, ICMP_ERRORS)))
+        errors = t.any_of((t.negated(kind.there), one_of(kind.value, ICMP_ERRORS)))
         error6 = t.any_of(
-            (t.negated(t.at_least(kind.value, LOWEST_ICMP6_ANSWER)), _one_of(kind.value, (ICMP6_REDIRECT,)))
+            (t.negated(t.at_least(kind.value, LOWEST_ICMP6_ANSWER)), one_of(kind.value, (ICMP6_REDIRECT,)))
         )
         errors6 = t.any_of((t.negated(kind.there), error6))
         found["icmp-error"] += [
@@ -349,9 +341,9 @@ class Wire:
         known_types = [*ALONE_TYPES, *(kind for kinds in ETHERTYPE_CARRIERS.values() for kind in kinds)]
         known = (*ALONE_PROTOCOLS, *(number for numbers in PROTOCOL_CARRIERS.values() for number in numbers))
         # IPv4 has no extension headers: there these are unknown protocols.
-        unknown4 = t.all_of((self.is_ip4, self.protocol4.there, t.negated(_one_of(self.protocol4.value, known))))
+        unknown4 = t.all_of((self.is_ip4, self.protocol4.there, t.negated(one_of(self.protocol4.value, known))))
         unknown6 = t.all_of(
-            (self.is_ip6, self.protocol6.there, t.negated(_one_of(self.protocol6.value, (*known, *EXTENSIONS))))
+            (self.is_ip6, self.protocol6.there, t.negated(one_of(self.protocol6.value, (*known, *EXTENSIONS))))
         )
         unknown_type = t.all_of((self.ethertype.there, t.negated(self.is_type(*known_types)), t.negated(llc)))
         found["other"] += [unknown_type, unknown4, unknown6]
@@ -384,8 +376,8 @@ class Wire:
         for here, start in self.places:
             yield t.all_of((here, no_ip)) if start <= offset else t.FALSE
             yield t.all_of((here, is_arp)) if start + ARP_BYTES <= offset else t.FALSE
-        for (here, start), floor in zip(self.transport_places, self._header_ends, strict=True):
-            if max(start, floor) <= offset:
+        for here, start, end in self.transports:
+            if max(start, end) <= offset:
                 yield t.all_of((here, t.negated(self._in_transport_header(offset - start))))
 
     def _in_transport_header(self, distance: int) -> Term:
@@ -419,12 +411,8 @@ class Wire:
         return t.any_of(found)
 
 
-def allowed(wire: Wire, allows: Iterable[Allow]) -> Term:
-    """The packet must be in one of the classes."""
-    return t.any_of(wire.must(allow.packets) for allow in allows)
-
-
-def _one_of(value: Term, numbers: Iterable[int]) -> Term:
+def one_of(value: Term, numbers: Iterable[int]) -> Term:
+    """Whether a bit vector is one of the numbers."""
     return t.any_of(t.equal(value, t.const(number, value.width)) for number in numbers)
 
 
@@ -473,7 +461,7 @@ def _runs(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-def _port_keys(packets: PacketClass) -> Iterable[tuple[tuple[Span, ...], tuple[int, ...], tuple[int, ...]]]:
+def port_keys(packets: PacketClass) -> Iterable[tuple[tuple[Span, ...], tuple[int, ...], tuple[int, ...]]]:
     """Of each key about ports that is given: the spans, the protocols, and which ports: 0 the source's, 1 the other."""
     keys = (
         (packets.port, WITH_PORTS, (0, 1)),

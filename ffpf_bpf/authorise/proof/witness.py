@@ -62,14 +62,18 @@ def is_byte(term: Term) -> bool:
     return term.op == "byte" and term.args[0] == "p"
 
 
+def tags_of(frame: bytes) -> int:
+    """How many VLAN tags it has, of those that are looked through."""
+    number = 0
+    while number < MOST_TAGS and int.from_bytes(frame[12 + 4 * number : 14 + 4 * number]) in TAG_TYPES:
+        number += 1
+    return number
+
+
 def fields_of(frame: bytes) -> list[range]:
     """The bytes that can often be as usual, field by field: MAC addresses, addresses, ports, and all that is not told
     by name."""
-    start = 14
-    for _ in range(MOST_TAGS):
-        if int.from_bytes(frame[start - 2 : start], "big") not in TAG_TYPES:
-            break
-        start += 4
+    start = 14 + 4 * tags_of(frame)
     is_ip6 = frame[start - 2 : start] == struct.pack("!H", IPV6)
     first, size = (8, 16) if is_ip6 else (12, 4)
     source, target = start + first, start + first + size
@@ -89,7 +93,7 @@ def fields_of(frame: bytes) -> list[range]:
 def packet_of(values: Mapping[Term, int]) -> bytes:
     """The frame of a solver's values. Bytes that they do not say are filled in."""
     size = values.get(t.length(), 64)
-    known = {int(term.args[1]): value for term, value in values.items() if is_byte(term)}  # type: ignore[call-overload]
+    known = {t.offset_of(term): value for term, value in values.items() if is_byte(term)}
     frame = bytearray(size)
     told = set()
     for offset, value in known.items():
