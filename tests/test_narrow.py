@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -389,7 +390,7 @@ class TestCommands:
         lines = ffpf(*words, "--narrow").stdout.splitlines()
         assert lines[0] == '(device,eth0) -> (bpf as guard,"tcp port 80") -> (bpf,tcp) -> (grab)'
         assert lines[1] == 'narrowed by (bpf as guard,"tcp port 80")'
-        assert lines[-1] == "ACCEPTED by rule web"
+        assert re.fullmatch(r"ACCEPTED by rule web \(\d+\.\d ms\)", lines[-1])
         document = json.loads(ffpf(*words, "--narrow", "--json").stdout)
         assert (document["decision"], document["narrowed"]) == ("accepted", '(bpf as guard,"tcp port 80")')
         assert json.loads(ffpf(*words, "--json", code=3).stdout)["narrowed"] == ""
