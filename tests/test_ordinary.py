@@ -7,7 +7,9 @@ from types import MappingProxyType
 import pytest
 
 from ffpf_bpf.authorise import Decision, Policies, Subject, decide
-from ffpf_bpf.authorise.decision import Result
+from ffpf_bpf.authorise.decision import Kind, Result
+from ffpf_bpf.authorise.proof import solvers
+from ffpf_bpf.authorise.proof.solvers import Verdict
 from ffpf_bpf.authorise.schema import parse_policy
 from ffpf_bpf.compiler import compile_predicates
 from ffpf_bpf.graph.builder import build
@@ -54,3 +56,16 @@ def test_undecided_is_refused() -> None:
     decision = decided('(bpf,"ether[len - 1] = 0") -> (packetcount)', 'allow = [{ show = "counts" }]')
     assert not decision.accepted
     assert [each.result for each in decision.obligations if each.result is not Result.PROVED] == [Result.REFUSED]
+
+
+@pytest.mark.parametrize("second", [Verdict.SOME, Verdict.UNKNOWN])
+def test_a_second_solver(second: Verdict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that contradicts refuses; one that has no answer leaves the proof to the first, and it is said."""
+    monkeypatch.setattr(solvers._Bitwuzla, "verdict", lambda *_: second)
+    decision = decided('(bpf,"tcp port 80") -> (grab)', "allow = [{ tcp_port = 80 }]")
+    content = next(each for each in decision.obligations if each.kind is Kind.CONTENT)
+    if second is Verdict.SOME:
+        assert not decision.accepted
+        assert (content.result, content.evidence) == (Result.REFUSED, "undecided: the two solvers disagree")
+    else:
+        assert (content.result, content.evidence) == (Result.PROVED, "of every packet")
