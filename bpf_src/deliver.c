@@ -2,18 +2,73 @@
 /* Stores a packet in the next slot of this CPU's ring of a flow, in steps between which transforms change the copy. */
 #include "ffpf.h"
 
-/* Whether the ring has room for `wanted` more. */
-FFPF_PRIMITIVE int ffpf_has_room(const struct ffpf_cpu *cpu, __u64 wanted, __u32 slots)
+/* Whether the ring has room for `wanted` more, by what was known of its readers. */
+FFPF_PRIMITIVE int ffpf_has_room(const struct ffpf_ring *ring, __u64 wanted)
 {
-	return cpu->head - *(volatile __u64 *)&cpu->tail + wanted <= slots;
+	return ring->head + wanted <= ring->limit;
 }
 
-/* The slot that comes next. ring: `slots` (a power of two) for each CPU, this CPU's from `first` on. */
-FFPF_PRIMITIVE struct ffpf_slot *ffpf_next_slot(void *ring, const struct ffpf_cpu *cpu, __u32 first, __u32 slots)
+/* Likewise, by where its only reader is now, which reads all of it. */
+FFPF_PRIMITIVE int ffpf_make_room(struct ffpf_ring *ring, __u64 wanted, __u32 slots)
 {
-	__u32 index = first + ((__u32)cpu->head & (slots - 1));
+	const volatile struct ffpf_reader *reader = (void *)(ring + 1);
 
-	return bpf_map_lookup_elem(ring, &index);
+	ring->limit = (reader->pace == FFPF_SLOW ? reader->tail : ring->head) + slots;
+	return ring->head + wanted <= ring->limit;
+}
+
+/* Likewise, by where its readers are, which have index rings. */
+FFPF_PRIMITIVE int ffpf_make_shared_room(struct ffpf_ring *ring, __u64 wanted, __u32 slots)
+{
+	const volatile struct ffpf_reader *reader = (void *)(ring + 1);
+	__u32 readers = *(volatile __u32 *)&ring->readers;
+	__u64 oldest = ring->head;
+
+#pragma clang loop unroll(disable)
+	for (__u32 number = 0; number < FFPF_MOST_READERS && number < readers; number++, reader++) {
+		__u64 first = reader->first, wait = reader->wait;
+
+		if (reader->pace != FFPF_SLOW || reader->indexed == reader->tail)
+			continue;
+		if (wait < first)
+			wait = first;
+		if (wait < oldest)
+			oldest = wait;
+		FFPF_OPAQUE(oldest);
+	}
+	ring->limit = oldest + slots;
+	return ring->head + wanted <= ring->limit;
+}
+
+/* What tells a packet from others of this CPU, at whichever of a flow's taps. */
+static __always_inline __u64 ffpf_number(const struct ffpf_packet *packet, __u32 tap)
+{
+	return packet->scratch->packet << 8 | tap;
+}
+
+/* Whether an earlier segment stored the packet in the ring. */
+FFPF_PRIMITIVE int ffpf_is_stored(const struct ffpf_packet *packet, const struct ffpf_ring *ring, __u32 tap)
+{
+	return ring->stored == ffpf_number(packet, tap);
+}
+
+/* Notes in a reader's index ring, of so many entries, that the last record is for it. */
+FFPF_PRIMITIVE void ffpf_note_record(const struct ffpf_ring *ring, struct ffpf_reader *reader, __u64 *index, __u32 slots)
+{
+	__u64 position = ring->head - 1;
+
+	if (reader->indexed == *(volatile __u64 *)&reader->tail)
+		reader->first = position;
+	index[reader->indexed & (slots - 1)] = position;
+	FFPF_PUBLISH(&reader->indexed, reader->indexed + 1);
+}
+
+/* The slot that comes next. slots: `count` (a power of two) for each CPU, this CPU's from `first` on. */
+FFPF_PRIMITIVE struct ffpf_slot *ffpf_next_slot(void *slots, const struct ffpf_ring *ring, __u32 first, __u32 count)
+{
+	__u32 index = first + ((__u32)ring->head & (count - 1));
+
+	return bpf_map_lookup_elem(slots, &index);
 }
 
 /* Copies the packet's first `wanted` bytes, at most `longest`, 4 to 65,535. Returns how many, or -1. */
@@ -77,10 +132,10 @@ FFPF_PRIMITIVE __s64 ffpf_end_copy(struct ffpf_slot *slot, struct ffpf_copy *cop
 	return captured;
 }
 
-/* Fills in the rest of a slot that holds `captured` bytes and publishes it. tag_bytes: sizeof(struct ffpf_tag), or 0. */
-FFPF_PRIMITIVE void ffpf_publish_slot(const struct ffpf_packet *packet, struct ffpf_slot *slot,
-				      const struct ffpf_flow *flow, struct ffpf_cpu *cpu, __u64 captured,
-				      __u32 slot_bytes, __u32 interface, __u32 tag_bytes, __u32 sinks, __u64 result)
+/* Fills in the rest of a slot that holds `captured` bytes. tag_bytes: sizeof(struct ffpf_tag), or 0. */
+FFPF_PRIMITIVE void ffpf_fill_slot(const struct ffpf_packet *packet, struct ffpf_slot *slot, const struct ffpf_flow *flow,
+				   __u64 captured, __u32 slot_bytes, __u32 interface, __u32 tag_bytes, __u32 sinks,
+				   __u64 result)
 {
 	__u64 now = ffpf_now_ns(packet) + flow->clock_offset_ns, padded = (captured + 3) & ~3ull;
 
@@ -101,5 +156,11 @@ FFPF_PRIMITIVE void ffpf_publish_slot(const struct ffpf_packet *packet, struct f
 		tag->sinks = sinks;
 		tag->result = result;
 	}
-	FFPF_PUBLISH(&cpu->head, cpu->head + 1);
+}
+
+/* The slot that was filled is the readers'. */
+FFPF_PRIMITIVE void ffpf_publish_slot(const struct ffpf_packet *packet, struct ffpf_ring *ring, __u32 tap)
+{
+	ring->stored = ffpf_number(packet, tap);
+	FFPF_PUBLISH(&ring->head, ring->head + 1);
 }

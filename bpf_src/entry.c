@@ -20,6 +20,7 @@ SEC("xdp/ffpf_entry") int ffpf_entry(struct xdp_md *ctx)
 	scratch[cpu].now_ns = 0;
 	scratch[cpu].headers.known = 0;
 	scratch[cpu].flow_hash = 0;
+	scratch[cpu].packet++;
 	bpf_tail_call(ctx, &ffpf_links, FFPF_NEXT);
 	return XDP_PASS;
 }

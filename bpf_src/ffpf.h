@@ -64,10 +64,13 @@ struct ffpf_scratch {
 	__u64 grabbed; /* sinks of the segment that this packet reached: bit i is the segment's sink i */
 	struct ffpf_headers headers;
 	__u64 flow_hash; /* of its 5-tuple, 0 until somebody asked */
-	__u8 reserved[8];
+	__u64 packet;    /* its number: no other packet of this tap and CPU has it */
 };
 
-/* A flow's map: one ffpf_flow, then for each possible CPU an ffpf_cpu, its counters and its nodes' memory. */
+/*
+ * A flow's map: one ffpf_flow, then for each possible CPU an ffpf_cpu, its counters and its nodes' memory; then tables;
+ * then for each possible CPU the packet ring's ffpf_ring and readers, and the index ring.
+ */
 struct ffpf_flow {
 	__u32 toggle; /* written by the application: 1 runs the flow, 0 skips it */
 	__u32 reserved0;
@@ -76,13 +79,48 @@ struct ffpf_flow {
 };
 
 struct ffpf_cpu {
-	/* written by the kernel */
-	__u64 head; /* slots published so far */
 	__u64 seen;
 	__u64 fates[FFPF_FATES];
+	__u8 reserved[8];
+};
+
+/*
+ * A packet ring is one flow's, or shared by flows of a group. This lies in the map of the flow that brought it, for each
+ * CPU, with an ffpf_reader for each flow that may read it. A record's position is its number since the ring was made; it
+ * lies in slot position modulo the slots. Which records are a flow's is told by its index ring, in its own map: entry n
+ * modulo the slots is the position of its n-th record. A ring that cannot be shared has no index.
+ */
+struct ffpf_ring {
+	/* written by the kernel */
+	__u64 head;   /* the position that comes next */
+	__u64 limit;  /* up to here nothing is overwritten that a reader waits for */
+	__u64 stored; /* the packet of the last record: its number times 256, plus the number of its tap */
+	__u8 reserved0[40];
+	/* written by the application */
+	__u32 readers; /* how many there have been */
+	__u8 reserved1[60];
+};
+
+#define FFPF_MOST_READERS 32
+
+enum ffpf_pace {
+	FFPF_ABSENT = 0,
+	FFPF_SLOW = 1, /* nothing is overwritten that it has not given back */
+	FFPF_FAST = 2, /* nobody waits for it */
+};
+
+struct ffpf_reader {
+	/* written by the kernel */
+	__u64 indexed; /* entries of its index ring so far */
+	__u64 first;   /* the position in the entry that came when there was none to read */
+	__u8 reserved0[48];
 	/* written by the application, in a cache line of its own */
-	__u64 tail; /* slots given back so far */
-	__u8 reserved[56];
+	__u32 pace;
+	__u32 reserved1;
+	__u64 tail;    /* entries given back; without an index, records */
+	__u64 wait;    /* no record before this position is waited for */
+	__u64 overrun; /* records that were overwritten before they were read */
+	__u8 reserved2[32];
 };
 
 /*

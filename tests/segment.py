@@ -13,7 +13,7 @@ import numpy as np
 
 from ffpf_bpf import compiler
 from ffpf_bpf.capture.layout import SCRATCH_DTYPE
-from ffpf_bpf.capture.ring import Batch, RingReader
+from ffpf_bpf.capture.ring import Batch, MappedRing, RingReader
 from ffpf_bpf.compiler import DELIVER_PROGRAM, SEGMENT_PROGRAM, SegmentFlow
 from ffpf_bpf.flow import Statistics
 from ffpf_bpf.flow import statistics as statistics_module
@@ -21,7 +21,17 @@ from ffpf_bpf.flow.store import NodeMemory, Store
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.expression import Expression
 from ffpf_bpf.graph.graph import Graph
-from ffpf_bpf.graph.memory import FLOW_BYTES, SCRATCH_BYTES, TAP_BYTES, Memory, homes, lay_out, size_ring, table_of
+from ffpf_bpf.graph.memory import (
+    FLOW_BYTES,
+    SCRATCH_BYTES,
+    TAP_BYTES,
+    Memory,
+    RingHome,
+    homes,
+    lay_out,
+    size_ring,
+    table_of,
+)
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.kernel import calls
 from ffpf_bpf.kernel.maps import MappedArray, ProgArray
@@ -30,7 +40,7 @@ from ffpf_bpf.kernel.tap import DELIVER, LINKS, NEXT, SEED_OFFSET
 from tests.network import one_cpu
 
 SEED = 0x5EED  # of the hashes of flows
-COUNTED = 16 + 8 * 3  # struct ffpf_cpu: fates[FFPF_COUNTED]
+COUNTED = 8 + 8 * 3  # struct ffpf_cpu: fates[FFPF_COUNTED]
 
 
 @dataclass
@@ -100,7 +110,8 @@ def loaded(*expressions: str | Expression, snaplen: int = 96, tap: str = "tap0")
         memory = lay_out(graph, cpus)
         ring = size_ring(graph.snaplen or snaplen, 1 << 16, tagged=graph.tagged)
         at_home = homes(graph, memory, number)
-        parts.append(SegmentFlow(graph, compiler.compile_predicates(graph), memory, ring, number, at_home))
+        predicates = compiler.compile_predicates(graph)
+        parts.append(SegmentFlow(graph, predicates, memory, ring, number, at_home, RingHome(number, memory)))
     objects = compiler.compile_segment(tuple(parts), tap, cpus)
     with ExitStack() as stack:
         stack.enter_context(one_cpu())
@@ -120,7 +131,8 @@ def loaded(*expressions: str | Expression, snaplen: int = 96, tap: str = "tap0")
             flow_map.memory[0] = 1
             bindings[f"ffpf_flow_{number}"] = Binding(flow_map, True)
             bindings[f"ffpf_ring_{number}"] = Binding(ring_map, False)
-            reader = RingReader(flow_map.memory, ring_map.memory, part.memory, part.ring)
+            mapped = MappedRing(flow_map.memory, ring_map.memory, [0] * cpus) if part.graph.sinks else None
+            reader = RingReader(flow_map.memory, part.memory, part.ring, part.ring_home, mapped)
             stack.callback(reader.close)
             nodes = {
                 part.graph.ids[step]: NodeMemory(leaf.node, part.homes[step], {number: store})

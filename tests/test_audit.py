@@ -40,7 +40,7 @@ from ffpf_bpf.graph.classes.packetcount import Packetcount
 from ffpf_bpf.graph.classes.tcpflags import Tcpflags
 from ffpf_bpf.graph.effect import Primitive, Transform
 from ffpf_bpf.graph.expression import Expression, Node, Role, then
-from ffpf_bpf.graph.memory import homes, lay_out, size_ring
+from ffpf_bpf.graph.memory import RingHome, homes, lay_out, size_ring
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.sharing import keys
 from ffpf_bpf.kernel import calls
@@ -62,7 +62,8 @@ def parts_of(*expressions: str | Expression, cpus: int = 2) -> tuple[SegmentFlow
         memory = lay_out(graph, cpus)
         ring = size_ring(graph.snaplen or 96, 1 << 16, tagged=graph.tagged)
         predicates = compiler.compile_predicates(graph)
-        parts.append(SegmentFlow(graph, predicates, memory, ring, number, homes(graph, memory, number)))
+        at_home = homes(graph, memory, number)
+        parts.append(SegmentFlow(graph, predicates, memory, ring, number, at_home, RingHome(number, memory)))
     return tuple(parts)
 
 

@@ -14,7 +14,7 @@ from ffpf_bpf.graph import graph as graph_module
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.expression import Expression
 from ffpf_bpf.graph.graph import Graph, Step
-from ffpf_bpf.graph.memory import homes, lay_out, size_ring
+from ffpf_bpf.graph.memory import RingHome, homes, lay_out, size_ring
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.sharing import keys
 
@@ -27,7 +27,8 @@ def many_cases(number: int) -> Expression:
 
 def segment_flow(graph: Graph) -> SegmentFlow:
     memory, ring = lay_out(graph, CPUS), size_ring(96, 1 << 16)
-    return SegmentFlow(graph, compiler.compile_predicates(graph), memory, ring, 0, homes(graph, memory, 0))
+    at_home, ring_home = homes(graph, memory, 0), RingHome(0, memory)
+    return SegmentFlow(graph, compiler.compile_predicates(graph), memory, ring, 0, at_home, ring_home)
 
 
 def test_a_graph_is_walked_a_few_times_however_large_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

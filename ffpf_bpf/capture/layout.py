@@ -16,10 +16,24 @@ FILL_OPTION = 0xFFFE  # the option, with a local-use code, that fills what the d
 FLOW_DTYPE = np.dtype([("toggle", "<u4"), ("reserved0", "<u4"), ("clock_offset_ns", "<u8"), ("reserved", "u1", (48,))])
 """struct ffpf_flow, 64 bytes: the head of a flow's map."""
 
-CPU_DTYPE = np.dtype(
-    [("head", "<u8"), ("seen", "<u8"), ("fates", "<u8", (6,)), ("tail", "<u8"), ("reserved", "u1", (56,))]
+CPU_DTYPE = np.dtype([("seen", "<u8"), ("fates", "<u8", (6,)), ("reserved", "u1", (8,))])
+"""struct ffpf_cpu, 64 bytes: one CPU's ledger; `fates` is indexed by graph.effect.Fate."""
+
+RING_DTYPE = np.dtype(
+    [
+        *[("head", "<u8"), ("limit", "<u8"), ("stored", "<u8"), ("reserved0", "u1", (40,))],
+        *[("readers", "<u4"), ("reserved1", "u1", (60,))],
+    ]
 )
-"""struct ffpf_cpu, 128 bytes: one CPU's ring position and ledger; `fates` is indexed by graph.effect.Fate."""
+"""struct ffpf_ring, 128 bytes: one CPU's state of a packet ring."""
+
+READER_DTYPE = np.dtype(
+    [
+        *[("indexed", "<u8"), ("first", "<u8"), ("reserved0", "u1", (48,)), ("pace", "<u4"), ("reserved1", "<u4")],
+        *[("tail", "<u8"), ("wait", "<u8"), ("overrun", "<u8"), ("reserved2", "u1", (32,))],
+    ]
+)
+"""struct ffpf_reader, 128 bytes: where one flow is in one CPU's packet ring."""
 
 TAP_DTYPE = np.dtype([("active", "<u4"), ("owner_pid", "<u4"), ("seed", "<u8"), ("reserved", "u1", (48,))])
 """struct ffpf_tap, 64 bytes: the head of a tap's map."""
@@ -36,8 +50,8 @@ HEADERS_DTYPE = np.dtype(
 
 SCRATCH_DTYPE = np.dtype(
     {
-        "names": ["now_ns", "grabbed", "headers", "flow_hash", "reserved"],
-        "formats": ["<u8", "<u8", HEADERS_DTYPE, "<u8", ("u1", (8,))],
+        "names": ["now_ns", "grabbed", "headers", "flow_hash", "packet"],
+        "formats": ["<u8", "<u8", HEADERS_DTYPE, "<u8", "<u8"],
         "offsets": [0, 8, 16, 48, 56],
         "itemsize": 64,
     }

@@ -1,14 +1,20 @@
-"""A flow's packet rings as numpy batches, without copying a byte.
+"""A flow's packets as numpy batches, without copying a byte where that can be.
 
-One ring per CPU, written by the kernel, read here. A slot is a pcapng block (capture/layout.py), so a batch can be
-written to a file as it is. Works on any memory laid out so: a mapped map, or a file's bytes in a test.
+One packet ring per CPU, written by the kernel, read here. A slot is a pcapng block (capture/layout.py), so a batch can
+be written to a file as it is. Flows may share a packet ring: then each has an index ring, which says which records are
+its own. Works on any memory laid out so: a mapped map, or a file's bytes in a test.
+
+A *slow* reader holds up the kernel, which counts a packet as lost if the ring is full of records that were not given
+back. A *fast* one does not: what is overwritten before it is read is counted as its `overrun`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,30 +22,48 @@ import numpy as np
 from ffpf_bpf.capture.layout import BLOCK_TYPE, slot_dtype
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.graph.effect import NO_RESULT, Fate
-from ffpf_bpf.graph.memory import FLOW_BYTES, Memory, Ring
+from ffpf_bpf.graph.memory import FLOW_BYTES, READER_BYTES, RING_BYTES, Memory, Ring, RingHome
 
 MOST_RECORDS = 8_192
 # A nap of 0.1 ms costs 13 % of a core when idle, 5 ms 0.4 %.
 SHORTEST_NAP_S, LONGEST_NAP_S = 0.0001, 0.005
 ENOUGH = 1 / 8  # of a ring: worth reading at once
-HEAD, FATES, TAIL = 0, 2, 8  # struct ffpf_cpu in 64-bit words
+RING_FULL = 1 + Fate.RING_FULL  # struct ffpf_cpu in 64-bit words
+HEAD, LIMIT, READERS = 0, 1, 8  # struct ffpf_ring
+INDEXED, PACE, TAIL, WAIT, OVERRUN = 0, 8, 9, 10, 11  # struct ffpf_reader
+
+
+class ReaderPace(IntEnum):
+    """Whether the kernel waits for a reader: enum ffpf_pace."""
+
+    ABSENT = 0
+    SLOW = 1
+    FAST = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Packets of one CPU in the order of arrival: a view of ring memory, valid until the next batch is asked for.
+    """Packets of one CPU in the order of arrival, valid until the next batch is asked for: a view of ring memory, or
+    copies where a flow that shares its ring did not get all of its packets, or is read fast.
 
     `records` has the fields of `layout.slot_dtype`; in a flow that tells its sinks apart, or has nodes with results,
     also `sinks`, a bit for each sink that the packet reached in the order of the graph, and `result`, 65,536 for none.
-    `lost` counts the packets dropped on this CPU because the ring was full, since its previous batch.
+    `lost` counts the packets dropped on this CPU because the ring was full, or overwritten before they were read, since
+    its previous batch.
     """
 
     records: np.ndarray[Any, Any]
     cpu: int
     lost: int
+    _overwritten: Callable[[], int] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def overwritten(self) -> int:
+        """How many of its first packets are not what they were any more, in a fast reader's batch that is a view. To be
+        asked after use."""
+        return min(len(self), self._overwritten()) if self._overwritten is not None else 0
 
     def copy(self) -> Batch:
         """The same packets in memory of their own, valid for good."""
@@ -93,34 +117,102 @@ class Pace:
         time.sleep(self._nap_s if most_s is None else max(0.0, min(self._nap_s, most_s)))
 
 
-class RingReader:
-    """The reading end of a flow's rings; `ring_memory` is None for a flow that only counts."""
+@dataclass(frozen=True, slots=True)
+class MappedRing:
+    """A packet ring as it is mapped: the map with its state, the slots, and up to which slot of each CPU was filled in
+    what never changes, which all readers share."""
 
-    def __init__(self, flow_memory: Any, ring_memory: Any, memory: Memory, ring: Ring) -> None:
-        self._ring = ring
-        self._cpus = memory.cpus
-        words = memoryview(flow_memory).cast("Q")
-        first, stride = FLOW_BYTES // 8, memory.stride // 8
-        self._words = words
-        self._areas = [first + cpu * stride for cpu in range(memory.cpus)]
+    state: Any
+    slots: Any
+    filled: list[int]
+
+
+class RingReader:
+    """The reading end of a flow's rings. `flow_memory` is the flow's map, laid out as `memory`; `home` says which ring,
+    and which of its readers this is; `mapped` is None for a flow that only counts. The numbers of interfaces in records
+    begin at `first_interface`, as those of the ring do at its own."""
+
+    def __init__(
+        self,
+        flow_memory: Any,
+        memory: Memory,
+        ring: Ring,
+        home: RingHome,
+        mapped: MappedRing | None,
+        first_interface: int = 0,
+    ) -> None:
+        self._ring, self._memory = ring, memory
+        self._renumber = np.uint32(first_interface - home.first_interface & 0xFFFFFFFF)
+        self._cpus = range(memory.cpus if mapped is not None else 0)
+        self._words = memoryview(flow_memory).cast("Q")
+        self._state = memoryview(mapped.state if mapped is not None else bytearray(8)).cast("Q")
+        self._filled = mapped.filled if mapped is not None else []
         dtype = slot_dtype(ring.slot_bytes, tagged=ring.tagged)
-        if ring_memory is None:
-            self._slots = np.empty(0, dtype=dtype)
-        else:
-            self._slots = np.frombuffer(ring_memory, dtype=dtype, count=memory.cpus * ring.slots)
+        slots = mapped.slots if mapped is not None else b""
+        self._slots = np.frombuffer(slots, dtype, len(self._cpus) * ring.slots).reshape(-1, ring.slots)
+        self._index = self._indices(flow_memory)
+        of_home = home.memory
+        self._rings = [(of_home.ring + cpu * of_home.ring_stride) // 8 for cpu in self._cpus]
+        self._readers = [(ring + RING_BYTES // 8 + home.reader * READER_BYTES // 8) for ring in self._rings]
         self._held = [0] * memory.cpus
+        self._check: list[Callable[[], int] | None] = [None] * memory.cpus
         self._turns = [0] * memory.cpus  # counts releases: a batch is given back once, whoever held it
         self._closed = False
-        self._ring_full = [0] * memory.cpus
+        self._lost = [0] * memory.cpus
+        self._unsafe = [0] * memory.cpus  # positions before this may be overwritten, whatever the pace
+        self._pace = ReaderPace.SLOW
+        for cpu in self._cpus:
+            self._arrive(cpu, home.reader)
+
+    def _indices(self, flow_memory: Any) -> np.ndarray[Any, Any]:
+        memory = self._memory
+        if not memory.index_stride or not self._cpus:
+            return np.empty((0, 0), np.uint64)
+        whole = np.frombuffer(flow_memory, np.uint64, memory.cpus * memory.index_stride // 8, memory.index)
+        return whole.reshape(memory.cpus, -1)[:, : self._ring.slots]
+
+    def _arrive(self, cpu: int, reader: int) -> None:
+        """From here on, with nothing to read."""
+        state, ring, place = self._state, self._rings[cpu], self._readers[cpu]
+        state[place + TAIL] = state[place + INDEXED]
+        state[place + WAIT] = state[ring + HEAD]
+        state[place + OVERRUN] = 0
+        state[ring + READERS] = max(state[ring + READERS], reader + 1)
+        state[place + PACE] = self._pace
+
+    @property
+    def pace(self) -> ReaderPace:
+        """Whether the kernel waits for this reader; may be changed at any time."""
+        return self._pace
+
+    @pace.setter
+    def pace(self, pace: ReaderPace) -> None:
+        for cpu, place in zip(self._cpus, self._readers, strict=True):
+            self._state[place + PACE] = pace
+            if self._pace is ReaderPace.FAST:
+                # So far the kernel may have looked already, and waits for nobody.
+                self._unsafe[cpu] = max(self._unsafe[cpu], self._state[self._rings[cpu] + LIMIT])
+        self._pace = pace
+
+    @property
+    def overrun(self) -> int:
+        """Records that were overwritten before they were read."""
+        return sum(self._state[place + OVERRUN] for place in self._readers)
 
     def waiting(self) -> float:
         """How full the fullest ring is, from 0 to 1."""
-        return max(self._words[area + HEAD] - self._words[area + TAIL] for area in self._areas) / self._ring.slots
+        ends = (self._end(cpu) - self._state[self._readers[cpu] + TAIL] for cpu in self._cpus)
+        return min(1.0, max(ends, default=0) / self._ring.slots)
 
-    def poll(self) -> Iterator[Batch]:
-        """What is there now: at most one batch per CPU. Each batch is given back when the next is asked for."""
-        for cpu, area in enumerate(self._areas):
-            batch = self._next(cpu, area)
+    def _end(self, cpu: int) -> int:
+        """How many records there have been for this flow."""
+        return self._state[self._readers[cpu] + INDEXED if self._index.size else self._rings[cpu] + HEAD]
+
+    def poll(self, *, copy: bool = True) -> Iterator[Batch]:
+        """What is there now: at most one batch per CPU. Each batch is given back when the next is asked for. A fast
+        reader gets copies, which are whole, or without `copy` views, of which `Batch.overwritten` tells."""
+        for cpu in self._cpus:
+            batch = self._next(cpu, copy=copy)
             if batch is None:
                 continue
             turn = self._turns[cpu]
@@ -128,11 +220,11 @@ class RingReader:
                 yield batch
             finally:
                 if self._turns[cpu] == turn:
-                    self._release(cpu, area)
+                    self._release(cpu)
             if self._closed:
                 return
 
-    def batches(self, until_s: float | None = None) -> Iterator[Batch | None]:
+    def batches(self, until_s: float | None = None, *, copy: bool = True) -> Iterator[Batch | None]:
         """Batches as they come; None whenever nothing came for a while (so that the caller can look around).
 
         Ends at `until_s` on the monotonic clock. Sleeps in between as `Pace` says.
@@ -140,7 +232,7 @@ class RingReader:
         pace = Pace()
         while True:
             taken = self.waiting()
-            yield from self.poll()
+            yield from self.poll(copy=copy)
             if self._closed:
                 return
             left_s = None if until_s is None else until_s - time.monotonic()
@@ -151,36 +243,126 @@ class RingReader:
             pace.rest(taken, self.waiting(), left_s)
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Let go of the memory; nobody waits for this reader any more."""
+        if self._closed:
+            return
+        for place in self._readers:
+            self._state[place + PACE] = ReaderPace.ABSENT
         self._closed = True
-        self._slots = self._slots[:0].copy()
+        self._slots, self._index = self._slots[:0].copy(), self._index[:0].copy()
         self._words.release()
+        self._state.release()
 
-    def _next(self, cpu: int, area: int) -> Batch | None:
+    def _next(self, cpu: int, *, copy: bool) -> Batch | None:
         if self._held[cpu]:
-            self._release(cpu, area)
-        words, slots = self._words, self._ring.slots
-        tail = words[area + TAIL]
-        start = tail % slots
-        count = min(words[area + HEAD] - tail, slots - start, MOST_RECORDS)
-        if count == 0:
+            self._release(cpu)
+        tail, end = self._state[self._readers[cpu] + TAIL], self._end(cpu)
+        slots = self._ring.slots
+        if end == tail:
             return None
-        records = self._slots[cpu * slots + start : cpu * slots + start + count]
-        if tail < slots:
-            self._fill_constants(records)
-        ring_full = words[area + FATES + Fate.RING_FULL]
-        lost, self._ring_full[cpu] = ring_full - self._ring_full[cpu], ring_full
-        self._held[cpu] = count
-        return Batch(records, cpu, lost)
+        is_safe = self._is_safe(cpu)
+        if not is_safe and end - tail >= slots:
+            # The kernel may be writing the oldest place at this moment.
+            self._skip(cpu, end - slots + 1 - tail)
+            tail = end - slots + 1
+        count = min(end - tail, slots - tail % slots, MOST_RECORDS)
+        positions = self._positions(cpu, tail, count)
+        if not is_safe and (gone := self._entries_gone(cpu, tail) or self._overwritten(cpu, positions)):
+            self._skip(cpu, min(gone, count))
+            return None  # what is left comes with the next look
+        self._fill(cpu)
+        records = self._records(cpu, positions)
+        check = None
+        if not is_safe:
+            positions = positions[: len(records)]
+            if copy or self._renumber:
+                records = records if records.flags.owndata else records.copy()
+                gone = self._overwritten(cpu, positions)
+                self._skip(cpu, gone)
+                positions, records = positions[gone:], records[gone:]
+            else:
+                check = partial(self._overwritten, cpu, positions)
+        if self._renumber:
+            records = records if records.flags.owndata else records.copy()
+            records["interface"] += self._renumber
+        self._held[cpu] = len(records)
+        self._check[cpu] = check
+        return Batch(records, cpu, self._newly_lost(cpu), check) if len(records) else None
 
-    def _fill_constants(self, records: np.ndarray[Any, Any]) -> None:
-        """What never changes in a slot, on the first lap: the kernel need not write it."""
-        records["block_type"] = BLOCK_TYPE
-        records["block_length"] = self._ring.slot_bytes
-        records["trailer"] = self._ring.slot_bytes
+    def _is_safe(self, cpu: int) -> bool:
+        """Whether the kernel leaves alone what this reader has not given back."""
+        return self._pace is ReaderPace.SLOW and self._state[self._rings[cpu] + HEAD] >= self._unsafe[cpu]
 
-    def _release(self, cpu: int, area: int) -> None:
+    def _positions(self, cpu: int, tail: int, count: int) -> range | np.ndarray[Any, Any]:
+        """Of the flow's records from its `tail`-th on; a range where none of another flow is between them."""
+        if not self._index.size:
+            return range(tail, tail + count)
+        start = tail % self._ring.slots
+        found = self._index[cpu, start : start + count].copy()
+        first = int(found[0])
+        return range(first, first + count) if int(found[-1]) - first == count - 1 else found
+
+    def _entries_gone(self, cpu: int, tail: int) -> int:
+        """How many entries of the index ring from its `tail`-th on may be overwritten."""
+        return max(0, self._end(cpu) - self._ring.slots + 1 - tail) if self._index.size else 0
+
+    def _overwritten(self, cpu: int, positions: range | np.ndarray[Any, Any]) -> int:
+        """How many records at the first of these positions may be overwritten by now."""
+        whole_from = self._state[self._rings[cpu] + HEAD] - self._ring.slots + 1
+        if isinstance(positions, range):
+            gone = min(len(positions), max(0, whole_from - positions.start))
+        else:
+            gone = int(np.searchsorted(positions, np.uint64(max(0, whole_from))))
+        return gone
+
+    def _records(self, cpu: int, positions: range | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The records there; of a range those up to the ring's end, as a view."""
+        slots = self._ring.slots
+        if isinstance(positions, range):
+            start = positions.start % slots
+            return self._slots[cpu, start : start + min(len(positions), slots - start)]
+        gathered: np.ndarray[Any, Any] = self._slots[cpu, positions % np.uint64(slots)]
+        return gathered
+
+    def _fill(self, cpu: int) -> None:
+        """Fill in what never changes in a slot, on the first lap: the kernel need not write it."""
+        done = self._filled[cpu]
+        if done < self._ring.slots:
+            begun = min(self._state[self._rings[cpu] + HEAD], self._ring.slots)
+            records = self._slots[cpu, done:begun]
+            records["block_type"] = BLOCK_TYPE
+            records["block_length"] = self._ring.slot_bytes
+            records["trailer"] = self._ring.slot_bytes
+            self._filled[cpu] = begun
+
+    def _newly_lost(self, cpu: int) -> int:
+        memory = self._memory
+        at = (FLOW_BYTES + cpu * memory.stride) // 8 + RING_FULL
+        lost = self._words[at] + self._state[self._readers[cpu] + OVERRUN]
+        before, self._lost[cpu] = self._lost[cpu], lost
+        return lost - before
+
+    def _skip(self, cpu: int, count: int) -> None:
+        """Records that were overwritten."""
+        self._state[self._readers[cpu] + OVERRUN] += count
+        self._give_back(cpu, count)
+
+    def _release(self, cpu: int) -> None:
         if not self._closed:
-            self._words[area + TAIL] += self._held[cpu]
+            check = self._check[cpu]
+            if check is not None:
+                self._state[self._readers[cpu] + OVERRUN] += check()
+            self._give_back(cpu, self._held[cpu])
         self._held[cpu] = 0
         self._turns[cpu] += 1
+
+    def _give_back(self, cpu: int, count: int) -> None:
+        state, place = self._state, self._readers[cpu]
+        tail = state[place + TAIL] + count
+        if self._index.size:
+            # Read first: an entry that comes now is of the record before the head, or a later one.
+            wait = max(0, state[self._rings[cpu] + HEAD] - 1)
+            if self._end(cpu) > tail:
+                wait = int(self._index[cpu, tail % self._ring.slots])
+            state[place + WAIT] = wait
+        state[place + TAIL] = tail

@@ -13,7 +13,7 @@ from llvmlite import ir
 from ffpf_bpf.compiler import emit, pcap
 from ffpf_bpf.compiler.audit import audit
 from ffpf_bpf.compiler.deliver import DELIVER_PROGRAM, generate_deliver
-from ffpf_bpf.compiler.frame import Generated, SegmentFlow, new_module, segment_stores
+from ffpf_bpf.compiler.frame import Generated, SegmentFlow, new_module, segment_rings, segment_stores
 from ffpf_bpf.compiler.grant import ENTRY, Grant, deliver_grant, segment_grant
 from ffpf_bpf.compiler.lines import node_before
 from ffpf_bpf.compiler.object import Object, ObjectProgram, read, with_functions
@@ -38,6 +38,7 @@ __all__ = [
     "fit_together",
     "generate",
     "ir_text",
+    "segment_rings",
     "segment_stores",
     "versions",
 ]

@@ -1,13 +1,15 @@
 """Flows -> LLVM IR: the deliver program of a segment, which stores the packet for each flow that grabs it.
 
 A packet is stored once for each *view* of a flow that it reached a sink of: sinks behind the same transforms show the
-same, those behind others something else. All of a packet's records are stored, or none.
+same, those behind others something else. All of a packet's records are stored, or none. Flows that share a packet ring
+have one view, the same: for them it is stored once, and noted in the index ring of each.
 
 Where a transform rewrites, only what is rewritten comes into the ring, which the application maps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -24,21 +26,26 @@ from ffpf_bpf.compiler.frame import (
     declare,
     external,
     new_module,
+    segment_rings,
     segment_stores,
 )
 from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER
 from ffpf_bpf.graph.effect import NO_RESULT, Fate, Transform
 from ffpf_bpf.graph.graph import Graph, Leaf
-from ffpf_bpf.graph.memory import BLOCK_BYTES, TAG_BYTES
+from ffpf_bpf.graph.memory import BLOCK_BYTES, READER_BYTES, RING_BYTES, TAG_BYTES
 from ffpf_bpf.graph.views import View, views
 
 DELIVER_PROGRAM = "ffpf_deliver_all"
-HAS_ROOM = ir.FunctionType(I32, [POINTER, I64, I32])
+HAS_ROOM = ir.FunctionType(I32, [POINTER, I64])
+MAKE_ROOM = ir.FunctionType(I32, [POINTER, I64, I32])
 NEXT_SLOT = ir.FunctionType(POINTER, [POINTER, POINTER, I32, I32])
 COPY_PACKET = ir.FunctionType(I64, [POINTER, POINTER, I64, I64])
 BEGIN_COPY = ir.FunctionType(I32, [POINTER, POINTER, I64, I64, I64])
 END_COPY = ir.FunctionType(I64, [POINTER, POINTER, I64, I64])
-PUBLISH_SLOT = ir.FunctionType(ir.VoidType(), [*[POINTER] * 4, I64, *[I32] * 4, I64])
+FILL_SLOT = ir.FunctionType(ir.VoidType(), [*[POINTER] * 3, I64, *[I32] * 4, I64])
+PUBLISH_SLOT = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, I32])
+IS_STORED = ir.FunctionType(I32, [POINTER, POINTER, I32])
+NOTE_RECORD = ir.FunctionType(ir.VoidType(), [*[POINTER] * 3, I32])
 PACKET_LENGTH = 16  # offset in struct ffpf_packet
 HEADER_BYTES = BLOCK_BYTES - 4  # of a slot before its data: struct ffpf_slot
 
@@ -56,12 +63,46 @@ class _Hook:
         return [*[POINTER] * len(self.memories), *[I64] * len(self.arguments)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """A flow whose records go to a packet ring, with its map and this CPU's memory of it."""
+
+    flow: SegmentFlow
+    sinks: list[Sink]
+    value: ir.Value
+    cpu: ir.Value
+
+
+@dataclass(frozen=True, slots=True)
+class _PacketRing:
+    """A packet ring: its slots, this CPU's `struct ffpf_ring`, and the flows of the segment that read it, at least one.
+    `tap` is the number of the tap among those of each of them."""
+
+    slots: ir.Value
+    cpu: ir.Value
+    tap: int
+    readers: list[_Reader]
+
+    @property
+    def flow(self) -> SegmentFlow:
+        """One for all, in what they have in common."""
+        return self.readers[0].flow
+
+    @property
+    def sinks(self) -> list[Sink]:
+        return [sink for reader in self.readers for sink in reader.sinks]
+
+    @property
+    def can_be_shared(self) -> bool:
+        return self.flow.memory.index_stride > 0
+
+
 def generate_deliver(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks: tuple[Sink, ...]) -> Generated:
     """The program that stores the packet for each flow that has a sink it reached."""
     deliver = _Deliver(flows, tap, cpus)
-    for number, flow in enumerate(flows):
-        if own := [sink for sink in sinks if sink.flow == number]:
-            deliver.flow(number, flow, own)
+    for home, first in segment_rings(flows).items():
+        using = [number for number, flow in enumerate(flows) if flow.graph.sinks and flow.ring_home.store == home]
+        deliver.ring(first, {number: [sink for sink in sinks if sink.flow == number] for number in using})
     deliver.finish()
     return deliver.result
 
@@ -73,6 +114,7 @@ class _Deliver:
         self.result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), {"chain", "deliver"})
         self.program = Frame(self.result.module, DELIVER_PROGRAM, cpus)
         self.builder = self.program.builder
+        self.flows = flows
         self.stores = segment_stores(flows)
         self.called: list[str] = []
         self.tap = tap
@@ -80,32 +122,64 @@ class _Deliver:
         grabbed = self.builder.gep(self.program.scratch(), [I64(GRABBED)], source_etype=I8)
         self.grabbed = self.builder.load(grabbed, typ=I64)
 
-    def flow(self, number: int, flow: SegmentFlow, sinks: list[Sink]) -> None:
-        """Store the packet in a flow's ring, or count that there was no room for all of its records."""
+    def ring(self, first: int, users: Mapping[int, list[Sink]]) -> None:
+        """Store the packet in a ring, or count that there was no room for all of its records."""
         b = self.builder
-        with b.if_then(self._reached(sinks)):
-            own = external(self.result.module, f"ffpf_flow_{number}")
-            cpu = cpu_memory(b, own, self.program.cpu, flow.memory)
-            of_view: dict[View, list[Sink]] = {}
-            for sink in sinks:
-                of_view.setdefault(views(flow.graph)[sink.step], []).append(sink)
-            wanted: ir.Value = I64(1)
-            if len(of_view) > 1:
-                wanted = I64(0)
-                for some in of_view.values():
-                    wanted = b.add(wanted, b.zext(self._reached(some), I64))
+        with b.if_then(self._reached([sink for sinks in users.values() for sink in sinks])):
+            flow = self.flows[first]
+            home = flow.ring_home
+            ring = _PacketRing(
+                external(self.result.module, f"ffpf_ring_{first}"),
+                self._at(home.store, home.memory.ring, home.memory.ring_stride),
+                _tap_number(flow.graph, self.tap),
+                [self._reader(number, sinks) for number, sinks in users.items()],
+            )
             stored = self._variable(I1)
-            room = self._call("ffpf_has_room", HAS_ROOM, cpu, wanted, I32(flow.ring.slots))
-            b.store(b.icmp_unsigned("!=", room, I32(0)), stored)
-            for view, some in of_view.items():
-                condition = b.load(stored, typ=I1)
-                if len(of_view) > 1:
-                    condition = b.and_(condition, self._reached(some))
-                with b.if_then(condition):
-                    b.store(self._store(number, flow, cpu, view, some, sinks), stored)
-            fate = b.select(b.load(stored, typ=I1), I64(8 * Fate.DELIVERED), I64(8 * Fate.RING_FULL))
-            cell = b.gep(cpu, [b.add(fate, I64(FATES))], source_etype=I8)
-            b.store(b.add(b.load(cell, typ=I64), I64(1)), cell)
+            if ring.can_be_shared:
+                is_stored = self._call("ffpf_is_stored", IS_STORED, self.packet, ring.cpu, I32(ring.tap))
+                b.store(b.icmp_unsigned("!=", is_stored, I32(0)), stored)
+                with b.if_then(b.not_(b.load(stored, typ=I1))):
+                    b.store(self._has_room(ring, I64(1)), stored)
+                    self._store(ring, ring.sinks, stored)
+                with b.if_then(b.load(stored, typ=I1)):
+                    for reader in ring.readers:
+                        self._note(ring, reader)
+            else:
+                self._store_views(ring, stored)
+            for reader in ring.readers:
+                self._count(reader, b.load(stored, typ=I1), is_only=len(ring.readers) == 1)
+
+    def _store_views(self, ring: _PacketRing, stored: ir.Value) -> None:
+        """Store a record for each view of the only flow that uses the ring, if there is room for all."""
+        b = self.builder
+        of_view: dict[View, list[Sink]] = {}
+        for sink in ring.sinks:
+            of_view.setdefault(views(ring.flow.graph)[sink.step], []).append(sink)
+        wanted: ir.Value = I64(1)
+        if len(of_view) > 1:
+            wanted = I64(0)
+            for some in of_view.values():
+                wanted = b.add(wanted, b.zext(self._reached(some), I64))
+        b.store(self._has_room(ring, wanted), stored)
+        for some in of_view.values():
+            if len(of_view) > 1:
+                with b.if_then(self._reached(some)):
+                    self._store(ring, some, stored)
+            else:
+                self._store(ring, some, stored)
+
+    def _note(self, ring: _PacketRing, reader: _Reader) -> None:
+        """The record that was stored last is one of the flow's, if it reached its sinks."""
+        flow = reader.flow
+        at = RING_BYTES + flow.ring_home.reader * READER_BYTES
+        place = self.builder.gep(ring.cpu, [I64(at)], source_etype=I8)
+        index = self._at(flow.store, flow.memory.index, flow.memory.index_stride)
+        note = (ring.cpu, place, index, I32(flow.ring.slots))
+        if len(ring.readers) == 1:
+            self._call("ffpf_note_record", NOTE_RECORD, *note)
+        else:
+            with self.builder.if_then(self._reached(reader.sinks)):
+                self._call("ffpf_note_record", NOTE_RECORD, *note)
 
     def finish(self) -> None:
         """Go on to the next segment."""
@@ -113,14 +187,49 @@ class _Deliver:
         self.builder.branch(self.program.onward)
         self.program.finish()
 
-    def _store(
-        self, number: int, flow: SegmentFlow, cpu: ir.Value, view: View, some: list[Sink], sinks: list[Sink]
-    ) -> ir.Value:
-        """Store one record, as `view` shows the packet; whether that worked."""
-        b, ring = self.builder, flow.ring
-        ring_map = external(self.result.module, f"ffpf_ring_{number}")
-        first = b.mul(b.trunc(self.program.cpu, I32), I32(ring.slots))
-        slot = self._call("ffpf_next_slot", NEXT_SLOT, ring_map, cpu, first, I32(ring.slots))
+    def _value(self, store: int) -> ir.Value:
+        return external(self.result.module, f"ffpf_flow_{self.stores.index(store)}")
+
+    def _at(self, store: int, offset: int, stride: int) -> ir.Value:
+        """This CPU's part of what begins at `offset` in a store."""
+        b = self.builder
+        return b.gep(self._value(store), [b.add(b.mul(self.program.cpu, I64(stride)), I64(offset))], source_etype=I8)
+
+    def _reader(self, number: int, sinks: list[Sink]) -> _Reader:
+        flow = self.flows[number]
+        value = self._value(flow.store)
+        return _Reader(flow, sinks, value, cpu_memory(self.builder, value, self.program.cpu, flow.memory))
+
+    def _has_room(self, ring: _PacketRing, wanted: ir.Value) -> ir.Value:
+        """Whether so many records can be stored: by what is known, and if not, by where the readers are now."""
+        b = self.builder
+        room = self._variable(I32)
+        b.store(self._call("ffpf_has_room", HAS_ROOM, ring.cpu, wanted), room)
+        with b.if_then(b.icmp_unsigned("==", b.load(room, typ=I32), I32(0)), likely=False):
+            make = "ffpf_make_shared_room" if ring.can_be_shared else "ffpf_make_room"
+            b.store(self._call(make, MAKE_ROOM, ring.cpu, wanted, I32(ring.flow.ring.slots)), room)
+        return b.icmp_unsigned("!=", b.load(room, typ=I32), I32(0))
+
+    def _count(self, reader: _Reader, stored: ir.Value, *, is_only: bool) -> None:
+        """The packet's fate."""
+        b = self.builder
+        fate = b.select(stored, I64(8 * Fate.DELIVERED), I64(8 * Fate.RING_FULL))
+        cell = b.gep(reader.cpu, [b.add(fate, I64(FATES))], source_etype=I8)
+        one = I64(1) if is_only else b.zext(self._reached(reader.sinks), I64)
+        b.store(b.add(b.load(cell, typ=I64), one), cell)
+
+    def _store(self, ring: _PacketRing, some: list[Sink], stored: ir.Value) -> None:
+        """If `stored`, store a record as the view of these sinks shows the packet; afterwards, whether that worked."""
+        b = self.builder
+        with b.if_then(b.load(stored, typ=I1)):
+            b.store(self._stored(ring, some), stored)
+
+    def _stored(self, ring: _PacketRing, some: list[Sink]) -> ir.Value:
+        b, flow = self.builder, ring.flow
+        slots = flow.ring.slots
+        first = b.mul(b.trunc(self.program.cpu, I32), I32(slots))
+        slot = self._call("ffpf_next_slot", NEXT_SLOT, ring.slots, ring.cpu, first, I32(slots))
+        view = views(flow.graph)[some[0].step]
         hooks = [self._hook(flow, step) for step in view]
         packet = self.packet
         if hooks:
@@ -135,14 +244,14 @@ class _Deliver:
         worked = self._variable(I1)
         b.store(I1(0), worked)
         with b.if_then(b.icmp_unsigned("!=", b.ptrtoint(slot, I64), I64(0))):
-            longest = I64(ring.data_bytes)
+            longest = I64(flow.ring.data_bytes)
             if rewriting:
                 captured = self._copy_rewritten(slot, rewriting, whole, wanted, longest)
             else:
                 captured = self._copy(b.gep(slot, [I64(HEADER_BYTES)], source_etype=I8), wanted, longest)
             with b.if_then(b.icmp_signed(">=", captured, I64(0))):
                 # A result tells of the packet as it was, so not behind what shows less of it.
-                self._publish(number, flow, cpu, slot, captured, some, sinks, with_result=not hooks)
+                self._publish(ring, slot, captured, some, with_result=not hooks)
                 b.store(I1(1), worked)
         self.packet = packet
         return b.load(worked, typ=I1)
@@ -169,33 +278,23 @@ class _Deliver:
         return b.load(captured, typ=I64)
 
     def _publish(
-        self,
-        number: int,
-        flow: SegmentFlow,
-        cpu: ir.Value,
-        slot: ir.Value,
-        captured: ir.Value,
-        some: list[Sink],
-        sinks: list[Sink],
-        *,
-        with_result: bool,
+        self, ring: _PacketRing, slot: ir.Value, captured: ir.Value, some: list[Sink], *, with_result: bool
     ) -> None:
-        b, ring = self.builder, flow.ring
+        b, reader, flow = self.builder, ring.readers[0], ring.flow
         reached: ir.Value = I32(0)
         result: ir.Value = I64(NO_RESULT)
-        if ring.tagged:
-            for place, sink in enumerate(sinks):
+        if flow.ring.tagged:
+            for place, sink in enumerate(reader.sinks):
                 if sink in some:
                     bit = b.and_(b.lshr(self.grabbed, I64(sink.bit)), I64(1))
                     reached = b.or_(reached, b.trunc(b.shl(bit, I64(place)), I32))
             if with_result:
-                result = b.load(b.gep(cpu, [I64(flow.memory.result)], source_etype=I8), typ=I64)
-        interface = I32(flow.first_interface + _tap_number(flow.graph, self.tap))
-        tag_bytes = I32(TAG_BYTES if ring.tagged else 0)
-        own = external(self.result.module, f"ffpf_flow_{number}")
-        slot_bytes = I32(ring.slot_bytes)
-        arguments = (self.packet, slot, own, cpu, captured, slot_bytes, interface, tag_bytes, reached, result)
-        self._call("ffpf_publish_slot", PUBLISH_SLOT, *arguments)
+                result = b.load(b.gep(reader.cpu, [I64(flow.memory.result)], source_etype=I8), typ=I64)
+        interface = I32(flow.ring_home.first_interface + ring.tap)
+        tag_bytes = I32(TAG_BYTES if flow.ring.tagged else 0)
+        about = (captured, I32(flow.ring.slot_bytes), interface, tag_bytes, reached, result)
+        self._call("ffpf_fill_slot", FILL_SLOT, self.packet, slot, reader.value, *about)
+        self._call("ffpf_publish_slot", PUBLISH_SLOT, self.packet, ring.cpu, I32(ring.tap))
 
     def _kept(self, hook: _Hook) -> ir.Value:
         """The bytes of the packet that a transform shows at most."""

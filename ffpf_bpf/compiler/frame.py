@@ -9,13 +9,13 @@ from llvmlite import ir
 
 from ffpf_bpf.compiler.predicate import I8, I32, I64, POINTER, opaque
 from ffpf_bpf.graph.graph import Graph
-from ffpf_bpf.graph.memory import FLOW_BYTES, SCRATCH_BYTES, TAP_BYTES, Home, Memory, Ring
+from ffpf_bpf.graph.memory import FLOW_BYTES, SCRATCH_BYTES, TAP_BYTES, Home, Memory, Ring, RingHome
 from ffpf_bpf.graph.predicate import Program
 
 DATA_LAYOUT = "e-m:e-p:64:64-i64:64-i128:128-n32:64-S128"
 NEXT, DELIVER = 0, 1  # enum ffpf_link
 XDP_PASS = 2
-SEEN, FATES = 8, 16  # offsets in struct ffpf_cpu
+SEEN, FATES = 0, 8  # offsets in struct ffpf_cpu
 GRABBED = 8  # offset in struct ffpf_scratch
 
 
@@ -24,8 +24,8 @@ class SegmentFlow:
     """A flow's part in a segment: everything its code depends on.
 
     Its ledger and counters lie in the store of number `store`, laid out as `memory`; each step's own memory at its home
-    in `homes`. Steps of several flows of a segment that have one home are evaluated once.
-    A packet's record carries `first_interface` plus the number of its tap among the flow's taps.
+    in `homes`. Steps of several flows of a segment that have one home are evaluated once, and packets for one
+    `ring_home` are stored once, by whichever segment comes first.
     """
 
     graph: Graph
@@ -34,7 +34,7 @@ class SegmentFlow:
     ring: Ring
     store: int
     homes: tuple[Home, ...]
-    first_interface: int = 0
+    ring_home: RingHome
 
     @property
     def used(self) -> frozenset[tuple[int, int]]:
@@ -51,7 +51,18 @@ def segment_stores(flows: Sequence[SegmentFlow]) -> tuple[int, ...]:
     found = [flow.store for flow in flows]
     for flow in flows:
         found += [home.store for home in flow.homes]
+        found += [flow.ring_home.store] if flow.graph.sinks else []
     return tuple(dict.fromkeys(found))
+
+
+def segment_rings(flows: Sequence[SegmentFlow]) -> dict[int, int]:
+    """The packet rings that a segment fills, by the store of whoever brought them, each with the number of the first
+    flow that uses it: it calls the one of flow n `ffpf_ring_n`."""
+    found: dict[int, int] = {}
+    for number, flow in enumerate(flows):
+        if flow.graph.sinks:
+            found.setdefault(flow.ring_home.store, number)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

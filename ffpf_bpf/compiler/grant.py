@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ffpf_bpf.compiler.frame import DELIVER, NEXT, SegmentFlow, segment_stores
+from ffpf_bpf.compiler.frame import DELIVER, NEXT, SegmentFlow, segment_rings, segment_stores
 from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.graph.effect import Arrival, Delivery, Effect, Predicate, Primitive, Transform
 
@@ -69,7 +69,7 @@ def segment_grant(flows: Sequence[SegmentFlow]) -> Grant:
 
 def deliver_grant(flows: Sequence[SegmentFlow]) -> Grant:
     """What the program that stores their packets may do: into the rings of those that have a sink."""
-    rings = frozenset(f"ffpf_ring_{number}" for number, flow in enumerate(flows) if flow.graph.sinks)
+    rings = frozenset(f"ffpf_ring_{number}" for number in segment_rings(flows).values())
     helpers, functions = _calls(effect for effect in _effects(flows) if isinstance(effect, Transform))
     return Grant(_values(flows), rings, ALL | DELIVERS | helpers, functions, frozenset({NEXT}))
 

@@ -21,14 +21,13 @@ from ffpf_bpf import compiler
 from ffpf_bpf.compiler import DELIVER_PROGRAM, SEGMENT_PROGRAM, Object, SegmentFlow
 from ffpf_bpf.compiler.lines import node_before
 from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
-from ffpf_bpf.flow.store import Store
+from ffpf_bpf.flow.store import PacketRing, Store
 from ffpf_bpf.graph.expression import Role
 from ffpf_bpf.graph.graph import sources
 from ffpf_bpf.graph.memory import SCRATCH_BYTES, TAP_BYTES, Home
 from ffpf_bpf.graph.sharing import Key
 from ffpf_bpf.kernel import calls, interfaces, tap
 from ffpf_bpf.kernel.interfaces import Interface
-from ffpf_bpf.kernel.maps import Descriptor
 from ffpf_bpf.kernel.programs import Binding
 
 LONGEST_CHAIN = 4
@@ -48,7 +47,7 @@ class Member:
 
     part: SegmentFlow
     stores: Mapping[int, Store]
-    ring_map: Descriptor | None
+    ring: PacketRing | None
     group: object = None
     keys: Mapping[int, Key] = field(default_factory=dict)
     before_load: BeforeLoad | None = None
@@ -170,9 +169,9 @@ class Chain:
             f"ffpf_flow_{place}": Binding(stores[number], True)
             for place, number in enumerate(compiler.segment_stores(parts))
         }
-        for number, member in enumerate(members):
-            if member.ring_map is not None:
-                bindings[f"ffpf_ring_{number}"] = Binding(member.ring_map, False)
+        for number in compiler.segment_rings(parts).values():
+            if (ring := members[number].ring) is not None:
+                bindings[f"ffpf_ring_{number}"] = Binding(ring.slots, False)
         programs = {name: found.audited(name) for name, found in compiled.items()}
         if before_load is not None:
             before_load(self.name, {name: program.instructions for name, program in programs.items()})
@@ -247,6 +246,11 @@ class Chains:
         held = {number: store for member in self._members() for number, store in member.stores.items()}
         return {number: held[number] for number in sorted(wanted)}
 
+    def ring(self, key: object) -> PacketRing | None:
+        """The packet ring of that key, if one is there and one more flow may read it."""
+        rings = (member.ring for member in self._members())
+        return next((ring for ring in rings if ring is not None and ring.key == key and ring.has_room), None)
+
     def shares(self, member: Member) -> frozenset[int]:
         """The steps of a flow that other flows use as well."""
         part = member.part
@@ -319,7 +323,7 @@ def _common_homes(flow: Member, candidates: list[Member]) -> dict[int, Home]:
 
 def _fit(parts: list[SegmentFlow]) -> bool:
     """Whether flows can share a segment: number, maps, sinks and size of the program."""
-    maps = len(compiler.segment_stores(parts)) + sum(1 for part in parts if part.graph.sinks) + 2
+    maps = len(compiler.segment_stores(parts)) + len(compiler.segment_rings(parts)) + 2
     return len(parts) <= MOST_FLOWS_IN_SEGMENT and maps <= MOST_MAPS and compiler.fit_together(parts)
 
 

@@ -30,7 +30,7 @@ from ffpf_bpf import authorise
 from ffpf_bpf.authorise import Decision, Subject
 from ffpf_bpf.authorise.journal import Journal
 from ffpf_bpf.capture.packet import Packet
-from ffpf_bpf.capture.ring import Batch
+from ffpf_bpf.capture.ring import Batch, ReaderPace
 from ffpf_bpf.errors import ExpressionError, FfpfError, IllegalState, KernelError, Rejected
 from ffpf_bpf.flow.authority import Authority
 from ffpf_bpf.flow.callbacks import Callbacks
@@ -71,6 +71,7 @@ ALLOWED: dict[str, tuple[State, ...]] = {
     "stats": (State.INSTANTIATED, State.ACTIVE, State.PAUSED),
     "node": (State.INSTANTIATED, State.ACTIVE, State.PAUSED),
 }
+PACES = {pace.name.lower(): pace for pace in (ReaderPace.SLOW, ReaderPace.FAST)}
 _live_flows: Counter[str] = Counter()  # of this process, by user: policies limit them
 _deciding = threading.RLock()  # so that two flows cannot both be the last that is allowed
 _counting = threading.Lock()
@@ -107,6 +108,7 @@ class Flow:
         self._unread: collections.deque[Packet] = collections.deque()
         self._switching = threading.RLock()  # of the state: a flow may be closed by any thread
         self._expiry: Expiry | None = None
+        self._reader = ReaderPace.SLOW
         self.narrowed = ""  # the nodes that were put in
         self.not_narrowed = ""  # why none could be
         self.state = State.CREATED
@@ -119,15 +121,40 @@ class Flow:
         subject: Subject | None = None,
         first_interface: int = 0,
         audit: Path | str | None = None,
+        reader: str = "slow",
     ) -> Self:
         """A new flow: nothing in the kernel. `policies` is a directory of policy files; with one, what no rule allows
         is denied. `subject` is who asks, by default the user of this process. Records number the flow's taps from
         `first_interface`, so that several flows can write one file. Each decision, and what is loaded because of it, is
-        a line of the file `audit` (`authorise/journal.py`); if it cannot be written, the flow is refused."""
+        a line of the file `audit` (`authorise/journal.py`); if it cannot be written, the flow is refused. `reader` is
+        what `Flow.reader` is at first."""
         if policies is not None:
             SANDBOX.start()
         journal = Journal(Path(audit)) if audit is not None else None
-        return cls(Path(policies) if policies is not None else None, subject, first_interface, journal)
+        flow = cls(Path(policies) if policies is not None else None, subject, first_interface, journal)
+        flow.reader = reader
+        return flow
+
+    @property
+    def reader(self) -> str:
+        """`slow`: while the ring is full of packets that were not read, new ones are dropped, and counted as `ring_full`.
+        `fast`: nothing waits for the reader; packets that are overwritten before they are read are its `overrun`. May be
+        set at any time. Raises FfpfError for another word.
+
+        Flows of one group that grab the same of packets share a ring; there each slow reader holds up all of them.
+        """
+        return self._reader.name.lower()
+
+    @reader.setter
+    def reader(self, word: str) -> None:
+        try:
+            self._reader = PACES[word]
+        except KeyError:
+            raise FfpfError(
+                f"no reader is `{word}`", help=f"a reader is {' or '.join(f'`{each}`' for each in PACES)}"
+            ) from None
+        if (grabber := self._grabber) is not None:
+            grabber.reader.pace = self._reader
 
     def populate(
         self,
@@ -187,6 +214,7 @@ class Flow:
             _count(user, -1)
             raise
         grabber = self._grabber
+        grabber.reader.pace = self._reader
         self._taps, self._snaplen, self._slots = grabber.taps, grabber.snaplen, grabber.slots
         self._decision = decision
         self.state = State.INSTANTIATED

@@ -11,14 +11,13 @@ from ffpf_bpf.compiler import SegmentFlow
 from ffpf_bpf.errors import VerifierError
 from ffpf_bpf.flow.chains import CHAINS, BeforeLoad, Chain, Member, find_interface
 from ffpf_bpf.flow.statistics import Statistics, read
-from ffpf_bpf.flow.store import NodeMemory, Store
+from ffpf_bpf.flow.store import NodeMemory, PacketRing, Store
 from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
 from ffpf_bpf.graph.definition import Definition
-from ffpf_bpf.graph.memory import Home, homes, lay_out, size_ring, table_of
-from ffpf_bpf.graph.sharing import keys
+from ffpf_bpf.graph.memory import Home, Memory, RingHome, homes, lay_out, size_ring, table_of
+from ffpf_bpf.graph.sharing import common_view, keys
 from ffpf_bpf.kernel import calls
 from ffpf_bpf.kernel.interfaces import Interface
-from ffpf_bpf.kernel.maps import MappedArray
 
 ETHERNET_FRAME_BYTES = 1522
 CLOCK_WORD = 1  # struct ffpf_flow in 64-bit words: clock_offset_ns
@@ -30,8 +29,8 @@ def planned_parts(definition: Definition) -> list[tuple[str, SegmentFlow, int]]:
     cpus = calls.possible_cpus()
     graph = definition.graph
     ring = size_ring(graph.snaplen or ETHERNET_FRAME_BYTES, definition.buffer_bytes, tagged=graph.tagged)
-    memory = lay_out(graph, cpus)
-    part = SegmentFlow(graph, definition.predicates, memory, ring, 0, homes(graph, memory, 0))
+    memory = lay_out(graph, cpus, index_slots=ring.slots if common_view(graph) is not None else 0)
+    part = SegmentFlow(graph, definition.predicates, memory, ring, 0, homes(graph, memory, 0), RingHome(0, memory))
     return [(device.tap, part, cpus) for device in graph.taps]
 
 
@@ -59,6 +58,7 @@ class Grabber:
         self._before_load = before_load
         self._graph = graph
         self._keys = keys(graph)
+        self._view = common_view(graph) if group is not None else None
         self._chains: list[Chain] = []
         self._active = False
         places = [(interface, device.hook) for device, interface in zip(graph.taps, found, strict=True)]
@@ -76,7 +76,7 @@ class Grabber:
         """Make the maps and enter the chains, with the memory of shared steps `elsewhere`."""
         graph = self._graph
         with ExitStack() as undo:
-            self.memory = lay_out(graph, calls.possible_cpus(), elsewhere)
+            self.memory = self._laid_out(elsewhere)
             stores = {number: store.hold() for number, store in CHAINS.stores(elsewhere).items()}
             for store in stores.values():
                 undo.callback(store.close)
@@ -84,16 +84,19 @@ class Grabber:
             undo.callback(own.close)
             own.fill_tables(graph)
             self._flow_map = own.map
-            self._ring_map = None
-            if graph.sinks:
-                slots = self.memory.cpus * self.ring.slots
-                self._ring_map = undo.enter_context(MappedArray("ffpf_ring", self.ring.slot_bytes, slots))
             self._words = undo.enter_context(memoryview(self._flow_map.memory).cast("Q"))
-            ring_memory = self._ring_map.memory if self._ring_map else None
-            self.reader = RingReader(self._flow_map.memory, ring_memory, self.memory, self.ring)
+            self._ring, home = None, RingHome(own.number, self.memory)
+            if graph.sinks:
+                self._ring = self._found_ring(own, places, elsewhere)
+                home = self._ring.enter()
+                undo.callback(self._ring.leave, home)
+                stores[home.store] = self._ring.store
+            first_interface = self._first_interface
+            mapped = self._ring.mapped if self._ring is not None else None
+            self.reader = RingReader(self._flow_map.memory, self.memory, self.ring, home, mapped, first_interface)
             undo.callback(self.reader.close)
             self.set_clock()
-            self._member = self._member_with({**stores, own.number: own}, own.number, elsewhere)
+            self._member = self._member_with({**stores, own.number: own}, own.number, elsewhere, home)
             self._nodes = {
                 step: NodeMemory(leaf.node, self._member.part.homes[step], self._member.stores)
                 for step, leaf in graph.leaves()
@@ -106,26 +109,40 @@ class Grabber:
             undo.callback(CHAINS.count_users, self._member, -1)
             self._undo = undo.pop_all()
 
+    def _found_ring(self, own: Store, places: list[tuple[Interface, str]], elsewhere: Mapping[int, Home]) -> PacketRing:
+        """The packet ring of flows of the group that see the same at the same taps, or a new one."""
+        key = None
+        if self._view is not None:
+            homes = [elsewhere.get(step, Home(own.number, step, self.memory)) for step in self._view]
+            taps = tuple((interface.namespace, interface.index, hook) for interface, hook in places)
+            key = (self._group, self.ring, taps, tuple((home.store, home.step) for home in homes))
+        ring = CHAINS.ring(key) if key is not None else None
+        return ring or PacketRing(own, self.ring, self._first_interface, key)
+
     def _planned(self, elsewhere: Mapping[int, Home]) -> Member:
         """The flow with these steps shared, before it has memory of its own."""
-        return self._member_with({}, -1, elsewhere)
+        return self._member_with({}, -1, elsewhere, RingHome(-1, self._laid_out(elsewhere)))
 
-    def _member_with(self, stores: Mapping[int, Store], own: int, elsewhere: Mapping[int, Home]) -> Member:
+    def _laid_out(self, elsewhere: Mapping[int, Home]) -> Memory:
+        slots = self.ring.slots if self._view is not None else 0
+        return lay_out(self._graph, calls.possible_cpus(), elsewhere, slots)
+
+    def _member_with(
+        self, stores: Mapping[int, Store], own: int, elsewhere: Mapping[int, Home], home: RingHome
+    ) -> Member:
         graph = self._graph
-        memory = lay_out(graph, calls.possible_cpus(), elsewhere)
+        memory = self._laid_out(elsewhere)
         at_home = homes(graph, memory, own, elsewhere)
-        predicates = self._definition.predicates
-        part = SegmentFlow(graph, predicates, memory, self.ring, own, at_home, self._first_interface)
-        ring_map = self._ring_map if stores else None
-        return Member(part, stores, ring_map, self._group, self._keys, self._before_load)
+        part = SegmentFlow(graph, self._definition.predicates, memory, self.ring, own, at_home, home)
+        return Member(part, stores, self._ring if stores else None, self._group, self._keys, self._before_load)
 
     @property
     def snaplen(self) -> int:
-        return self.ring.snaplen if self._ring_map is not None else 0
+        return self.ring.snaplen if self._graph.sinks else 0
 
     @property
     def slots(self) -> int:
-        return self.ring.slots if self._ring_map is not None else 0
+        return self.ring.slots if self._graph.sinks else 0
 
     @property
     def taps(self) -> tuple[dict[str, str], ...]:
@@ -156,7 +173,8 @@ class Grabber:
     def stats(self) -> Statistics:
         """The counts now."""
         reports = {step: node.report for step, node in self._nodes.items()}
-        return read(self._flow_map.memory, self._graph, self.memory, reports, CHAINS.shares(self._member))
+        shared = CHAINS.shares(self._member)
+        return read(self._flow_map.memory, self._graph, self.memory, reports, shared, self.reader.overrun)
 
     def node_memory(self, step: int) -> NodeMemory | None:
         """Where the memory of the node at a step is, if it has any."""

@@ -14,7 +14,7 @@ from ffpf_bpf.graph.expression import Role
 from ffpf_bpf.graph.graph import Case, Graph, Leaf
 from ffpf_bpf.graph.memory import FLOW_BYTES, Memory
 
-SEEN, FATES = 1, 2  # struct ffpf_cpu in 64-bit words
+SEEN, FATES = 0, 1  # struct ffpf_cpu in 64-bit words
 SNAPSHOT_TRIES = 100
 Report = Callable[[], dict[str, Any]]
 
@@ -91,9 +91,10 @@ def read(
     memory: Memory,
     reports: Mapping[int, Report],
     shared: frozenset[int] = frozenset(),
+    overrun: int = 0,
 ) -> Statistics:
     """The counts of all CPUs together, from a copy of the flow's map. `reports` tell what nodes counted, by step;
-    `shared` are the steps that other flows use too.
+    `shared` are the steps that other flows use too; `overrun` of the packets delivered were overwritten.
 
     Counting goes on meanwhile, so the copy is repeated, up to 100 times, until its ledger balances.
     """
@@ -102,7 +103,8 @@ def read(
         cells = np.frombuffer(snapshot, dtype=np.uint64).reshape(memory.cpus, memory.stride // 8)
         totals = [int(total) for total in cells.sum(axis=0, dtype=np.uint64)]
         fates = {fate.name.lower(): totals[FATES + fate] for fate in Fate}
-        ledger = Ledger(seen=totals[SEEN], **fates)
+        fates["delivered"] -= overrun
+        ledger = Ledger(seen=totals[SEEN], **fates, overrun=overrun)
         if ledger.balances:
             break
     return Statistics(tuple(_nodes(graph, memory, totals, reports, shared)), ledger)

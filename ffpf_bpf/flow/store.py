@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ffpf_bpf.capture.ring import MappedRing
 from ffpf_bpf.graph.expression import Node
 from ffpf_bpf.graph.graph import Graph
-from ffpf_bpf.graph.memory import FLOW_BYTES, Home, Memory, table_of
+from ffpf_bpf.graph.memory import FLOW_BYTES, MOST_READERS, Home, Memory, Ring, RingHome, table_of
 from ffpf_bpf.kernel.maps import MappedArray
 
 _numbers = itertools.count()
@@ -65,6 +66,38 @@ class Store:
     def _bytes(self, read_only: bool) -> memoryview:
         view = memoryview(self.map.memory)
         return view.toreadonly() if read_only else view
+
+
+class PacketRing:
+    """A packet ring: its slots, and in the store of the flow that brought it where it stands and who reads it. Flows
+    whose rings have one `key` can share it. Gone when the last reader leaves."""
+
+    def __init__(self, store: Store, ring: Ring, first_interface: int, key: object) -> None:
+        self.key = key
+        self.slots = MappedArray("ffpf_ring", ring.slot_bytes, store.memory.cpus * ring.slots)
+        self.store = store.hold()
+        self.mapped = MappedRing(store.map.memory, self.slots.memory, [0] * store.memory.cpus)
+        self._first_interface = first_interface
+        self._homes: list[RingHome | None] = []
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more flow may read it."""
+        return self.key is not None and (None in self._homes or len(self._homes) < MOST_READERS)
+
+    def enter(self) -> RingHome:
+        """One more reader."""
+        number = self._homes.index(None) if None in self._homes else len(self._homes)
+        home = RingHome(self.store.number, self.store.memory, self._first_interface, number)
+        self._homes[number : number + 1] = [home]
+        return home
+
+    def leave(self, home: RingHome) -> None:
+        """One less. The last one takes the ring with it."""
+        self._homes[home.reader] = None
+        if not any(self._homes):
+            self.slots.close()
+            self.store.close()
 
 
 class NodeMemory:

@@ -15,10 +15,14 @@ from ffpf_bpf.graph.expression import Node, Role
 from ffpf_bpf.graph.graph import Graph, Leaf, sources
 
 FLOW_BYTES = 64  # sizeof(struct ffpf_flow)
-CPU_BYTES = 128  # sizeof(struct ffpf_cpu)
+CPU_BYTES = 64  # sizeof(struct ffpf_cpu)
+RING_BYTES = 128  # sizeof(struct ffpf_ring)
+READER_BYTES = 128  # sizeof(struct ffpf_reader)
+MOST_READERS = 32  # of a packet ring
 TAP_BYTES = 64  # sizeof(struct ffpf_tap)
 SCRATCH_BYTES = 64  # sizeof(struct ffpf_scratch)
 BLOCK_BYTES = 32  # of a slot around its data: struct ffpf_slot and the trailing length
+ENTRY_BYTES = 8  # of an index ring: a position
 TAG_BYTES = 12  # at a tagged slot's end: struct ffpf_tag, and the header of the option that holds it
 CACHE_LINE = 64
 LARGEST_MAP_BYTES = 1 << 30  # of the memory of a flow's nodes
@@ -28,7 +32,9 @@ LARGEST_SLOT_BYTES = BLOCK_BYTES + 65_536  # what an empty packet leaves of it i
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Offsets in bytes. `counters[step]` and `mbufs[step]` are counted from the start of a CPU's stride, `tables[step]`
-    from the start of the map; `result` is where a tagged flow keeps a packet's result, in the stride."""
+    from the start of the map; `result` is where a tagged flow keeps a packet's result, in the stride. The packet ring's
+    state and readers begin at `ring`, from the start of the map, with `ring_stride` for each CPU, the index ring at
+    `index` with `index_stride`, which is 0 if there is none: then the packet ring has one reader."""
 
     cpus: int
     stride: int
@@ -36,6 +42,10 @@ class Memory:
     mbufs: dict[int, int]
     tables: dict[int, int]
     result: int
+    ring: int
+    ring_stride: int
+    index: int
+    index_stride: int
     flow_map_bytes: int
 
 
@@ -51,7 +61,7 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """A flow's packet ring: `slots` (a power of two) of `slot_bytes` for each CPU, each with a tag if `tagged`."""
+    """A packet ring: `slots` (a power of two) of `slot_bytes` for each CPU, each with a tag if `tagged`."""
 
     snaplen: int
     slot_bytes: int
@@ -64,9 +74,21 @@ class Ring:
         return self.slot_bytes - BLOCK_BYTES - (TAG_BYTES if self.tagged else 0)
 
 
-def lay_out(graph: Graph, cpus: int, elsewhere: Container[int] = ()) -> Memory:
+@dataclass(frozen=True, slots=True)
+class RingHome:
+    """Whose packet ring a flow's records go to: the ring of the flow whose store has that number, laid out as `memory`.
+    Flows with one home store a packet once, and are its readers by number. Its records carry `first_interface` plus the
+    number of the tap among the flow's taps."""
+
+    store: int
+    memory: Memory
+    first_interface: int = 0
+    reader: int = 0
+
+
+def lay_out(graph: Graph, cpus: int, elsewhere: Container[int] = (), index_slots: int = 0) -> Memory:
     """The layout of a graph's map on a machine with that many possible CPUs. The memory of the steps `elsewhere` lies
-    in another flow's map."""
+    in another flow's map. A flow that may share a packet ring of `index_slots` has an index ring of as many entries."""
     offset = CPU_BYTES
     counters = {}
     for step in counted_steps(graph):
@@ -94,7 +116,10 @@ def lay_out(graph: Graph, cpus: int, elsewhere: Container[int] = ()) -> Memory:
             where=graph.ids[largest],
             help=f"at most {LARGEST_MAP_BYTES:,} in all; give the largest less by the third element",
         )
-    return Memory(cpus, stride, counters, mbufs, tables, result, end)
+    ring_stride = RING_BYTES + (MOST_READERS if index_slots else 1) * READER_BYTES if graph.sinks else 0
+    index, index_stride = end + cpus * ring_stride, _rounded(index_slots * ENTRY_BYTES, CACHE_LINE)
+    whole = index + cpus * index_stride
+    return Memory(cpus, stride, counters, mbufs, tables, result, end, ring_stride, index, index_stride, whole)
 
 
 def table_of(node: Node) -> Table | None:

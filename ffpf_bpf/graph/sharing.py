@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
+from ffpf_bpf.graph.effect import Delivery
 from ffpf_bpf.graph.expression import Role, any_of
 from ffpf_bpf.graph.graph import Case, Complement, Graph, Intersection, Leaf, Step, Union, sources
 from ffpf_bpf.graph.printer import text
+from ffpf_bpf.graph.views import View, views
 
 Key = bytes
 
@@ -29,6 +31,15 @@ def keys(graph: Graph) -> dict[int, Key]:
         for index, key in _every_key(graph).items()
         if index not in graph.arrivals and index in read and not _is_sink(graph.steps[index])
     }
+
+
+def common_view(graph: Graph) -> View | None:
+    """The transforms that every packet passes which the graph's sinks take, if its records say nothing but what these
+    leave of packets, all up to one length: flows that show the same can share such records. Else None."""
+    found = set(views(graph).values())
+    effects = (leaf.node.effect for _, leaf in graph.leaves())
+    lengths = {effect.snaplen for effect in effects if isinstance(effect, Delivery)}
+    return None if graph.tagged or len(found) != 1 or len(lengths) != 1 else found.pop()
 
 
 @dataclass(frozen=True, slots=True)

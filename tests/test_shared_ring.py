@@ -1,0 +1,198 @@
+"""Flows of a group that see the same share a packet ring: a packet is stored once, and each reads at its own pace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from ffpf_bpf.capture.ring import HEAD
+from ffpf_bpf.errors import FfpfError
+from ffpf_bpf.flow import Flow
+from ffpf_bpf.flow.chains import CHAINS
+from tests.network import Network, two_namespaces, udp
+
+GRAB = "(grab,snaplen=96)"
+BUFFER = 1 << 16
+SLOTS = BUFFER // 128
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    with two_namespaces("ffring") as made:
+        yield made
+
+
+@pytest.fixture
+def flows(network: Network) -> Iterator[Maker]:
+    with ExitStack() as stack:
+        stack.enter_context(network.enter())
+        yield Maker(stack, network)
+
+
+class Maker:
+    def __init__(self, stack: ExitStack, network: Network) -> None:
+        self.stack, self.network = stack, network
+
+    def __call__(self, what: str, *, reader: str = "slow", buffer: int = BUFFER, **options: object) -> Flow:
+        flow = self.stack.enter_context(Flow.create(reader=reader, **options))
+        flow.populate(f"(device,{self.network.tap}) -> {what}", buffer_bytes=buffer)
+        flow.instantiate()
+        flow.activate()
+        return flow
+
+    def send(self, *ports: int) -> None:
+        self.network.send([udp(port) for port in ports])
+
+
+def ports(flow: Flow) -> list[int]:
+    found: list[int] = []
+    while batches := list(map(lambda batch: batch.copy(), flow.poll())):
+        for batch in batches:
+            data = batch.records["data"]
+            found += (data[:, 36].astype(int) * 256 + data[:, 37]).tolist()
+    return found
+
+
+def rings() -> set[int]:
+    return {id(member.ring) for member in CHAINS._members() if member.ring is not None}
+
+
+def stored(flow: Flow) -> int:
+    """Records in the flow's packet ring so far, on all CPUs."""
+    reader = flow._grabber.reader
+    return sum(reader._state[ring + HEAD] for ring in reader._rings)
+
+
+def test_a_packet_is_stored_once_and_each_flow_gets_its_own(flows: Maker) -> None:
+    every, even = flows(GRAB), flows('(bpf,"udp[3] & 1 = 0") -> (grab,snaplen=96)')
+    none = flows('(bpf,"tcp") -> (grab,snaplen=96)')
+    assert len(rings()) == 1
+
+    flows.send(*range(1000, 1040))
+
+    assert ports(every) == [*range(1000, 1040)]
+    assert ports(even) == [*range(1000, 1040, 2)]
+    assert ports(none) == []
+    assert [flow.stats().ledger.delivered for flow in (every, even, none)] == [40, 20, 0]
+    assert all(flow.stats().ledger.balances for flow in (every, even, none))
+    assert stored(every) == 40
+
+
+def test_packets_of_different_flows_are_told_apart(flows: Maker) -> None:
+    low, high = (flows(f'(bpf,"udp dst portrange {span}") -> (grab,snaplen=96)') for span in ("1-1019", "1020-2000"))
+    for port in range(1000, 1040):
+        flows.send(port, 2039 - port)
+    assert ports(low) == [*range(1000, 1020), *range(1019, 999, -1)]
+    assert ports(high) == [*range(1039, 1019, -1), *range(1020, 1040)]
+    assert stored(low) == 80
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("(grab,snaplen=96)", "(grab,snaplen=200)"),
+        ("(grab,snaplen=96)", "(snap) -> (grab,snaplen=96)"),
+        ("(anonymise) -> (grab,snaplen=96)", "(anonymise as other) -> (grab,snaplen=96)"),
+        ("(grab,snaplen=96)", "(grab)"),
+    ],
+)
+def test_what_shows_something_else_has_its_own_ring(flows: Maker, one: str, other: str) -> None:
+    flows(one)
+    flows(other)
+    assert len(rings()) == 2
+
+
+def test_one_transform_is_one_view(flows: Maker) -> None:
+    one, other = flows("(anonymise) -> (grab,snaplen=96)"), flows("(anonymise) -> (grab,snaplen=96)")
+    flows.send(*range(1000, 1010))
+    assert len(rings()) == 1
+    assert ports(one) == ports(other) == [*range(1000, 1010)]
+    assert stored(one) == 10
+
+
+def test_who_brought_the_ring_may_go_first(flows: Maker) -> None:
+    first, second = flows(GRAB), flows(GRAB)
+    flows.send(1000, 1001)
+    first.close()
+    flows.send(1002, 1003)
+    assert ports(second) == [1000, 1001, 1002, 1003]
+    third = flows(GRAB)
+    flows.send(1004)
+    assert (ports(second), ports(third)) == ([1004], [1004])
+    assert len(rings()) == 1
+
+
+def test_a_slow_reader_holds_up_its_group(flows: Maker) -> None:
+    one, other = flows(GRAB), flows(GRAB)
+    flows.send(*range(1000, 1600))
+    assert (one.stats().ledger.delivered, one.stats().ledger.ring_full) == (SLOTS, 600 - SLOTS)
+    assert ports(one) == [*range(1000, 1000 + SLOTS)]
+    flows.send(2000)
+    assert one.stats().ledger.ring_full == 601 - SLOTS
+    assert ports(other) == [*range(1000, 1000 + SLOTS)]
+    flows.send(2001)
+    assert ports(one) == ports(other) == [2001]
+
+
+def test_a_reader_with_nothing_to_read_holds_up_nobody(flows: Maker) -> None:
+    one, none = flows(GRAB), flows('(bpf,"udp dst port 9") -> (grab,snaplen=96)')
+    for turn in range(5):
+        flows.send(*range(1000, 1000 + SLOTS))
+        assert ports(one) == [*range(1000, 1000 + SLOTS)]
+    flows.send(9)
+    for turn in range(5):
+        flows.send(*range(1000, 1000 + SLOTS - 2))
+        assert ports(one)[-1] == 1000 + SLOTS - 3
+        if not turn:
+            assert ports(none) == [9]
+    assert one.stats().ledger.ring_full == 0
+
+
+def test_a_fast_reader_loses_alone(flows: Maker) -> None:
+    fast, quick = flows(GRAB, reader="fast"), flows(GRAB, reader="fast")
+    read: list[int] = []
+    for first in range(1000, 1000 + 4 * SLOTS, SLOTS // 2):
+        flows.send(*range(first, first + SLOTS // 2))
+        read += ports(quick)
+    assert read == [*range(1000, 1000 + 4 * SLOTS)]
+    assert ports(fast) == [*range(1001 + 3 * SLOTS, 1000 + 4 * SLOTS)]
+    ledger = fast.stats().ledger
+    assert (ledger.delivered, ledger.overrun, ledger.ring_full) == (SLOTS - 1, 3 * SLOTS + 1, 0)
+    assert ledger.balances and quick.stats().ledger.overrun == 0
+
+
+def test_the_reader_is_changed_while_the_flow_runs(flows: Maker) -> None:
+    flow = flows(GRAB)
+    flows.send(*range(1000, 1000 + 2 * SLOTS))
+    flow.reader = "fast"
+    flows.send(*range(3000, 3000 + 2 * SLOTS))
+    flow.reader = "slow"
+    flows.send(*range(5000, 5000 + 2 * SLOTS))
+    read = ports(flow)
+    ledger = flow.stats().ledger
+    assert len(read) == ledger.delivered and ledger.balances
+    assert ledger.overrun + ledger.ring_full + ledger.delivered == 6 * SLOTS
+    flows.send(*range(7000, 7000 + SLOTS))
+    assert ports(flow) == [*range(7000, 7000 + SLOTS)]
+    with pytest.raises(FfpfError, match="no reader is `rapid`"):
+        flow.reader = "rapid"
+
+
+def test_several_segments_store_a_packet_once(flows: Maker) -> None:
+    many = [
+        flows(f'(bpf,"udp dst port {1000 + number}") | (bpf,"udp dst port 7") -> (grab,snaplen=96)')
+        for number in range(12)
+    ]
+    flows.send(*range(1000, 1012), 7)
+    assert [ports(flow) for flow in many] == [[1000 + number, 7] for number in range(12)]
+    assert stored(many[0]) == 13 and len(rings()) == 1
+
+
+def test_flows_write_one_file_with_numbers_of_their_own(flows: Maker) -> None:
+    first, second = flows(GRAB), flows(GRAB, first_interface=5)
+    flows.send(1000)
+    (one,), (other,) = list(first.poll()), list(second.poll())
+    assert (one.records["interface"].tolist(), other.records["interface"].tolist()) == ([0], [5])
