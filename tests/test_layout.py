@@ -26,6 +26,8 @@ SLOT_BYTES = 128
 STRUCTS = {
     "ffpf_flow": layout.FLOW_DTYPE,
     "ffpf_cpu": layout.CPU_DTYPE,
+    "ffpf_ring": layout.RING_DTYPE,
+    "ffpf_reader": layout.READER_DTYPE,
     "ffpf_tap": layout.TAP_DTYPE,
     "ffpf_scratch": layout.SCRATCH_DTYPE,
     "ffpf_headers": layout.HEADERS_DTYPE,
@@ -34,9 +36,14 @@ STRUCTS = {
 # A macro leaves no trace in BTF, an enumerator with its value does.
 SOURCE = """
 #include "ffpf.h"
-enum macros { FILL_OPTION = FFPF_FILL_OPTION, NO_RESULT = FFPF_NO_RESULT };
+enum macros {
+	FILL_OPTION = FFPF_FILL_OPTION, NO_RESULT = FFPF_NO_RESULT, MOST_READERS = FFPF_MOST_READERS,
+};
 struct ffpf_flow flow;
 struct ffpf_cpu cpu;
+struct ffpf_ring ring;
+struct ffpf_reader reader;
+enum ffpf_pace pace;
 struct ffpf_tap tap;
 struct ffpf_scratch scratch;
 struct ffpf_slot slot;
@@ -142,6 +149,8 @@ def test_sizes_of_the_graph_layer(btf: Btf) -> None:
     assert sizes == {
         "ffpf_flow": memory.FLOW_BYTES,
         "ffpf_cpu": memory.CPU_BYTES,
+        "ffpf_ring": memory.RING_BYTES,
+        "ffpf_reader": memory.READER_BYTES,
         "ffpf_tap": memory.TAP_BYTES,
         "ffpf_scratch": memory.SCRATCH_BYTES,
     }
@@ -157,9 +166,16 @@ def test_offsets_of_the_compiler(btf: Btf) -> None:
 
 
 def test_words_of_those_who_read_the_counters(btf: Btf) -> None:
-    words = {name: offset // 8 for name, (offset, _) in btf.members("ffpf_cpu").items()}
-    assert (words["head"], words["fates"], words["tail"]) == (ring.HEAD, ring.FATES, ring.TAIL)
-    assert (words["seen"], words["fates"]) == (statistics.SEEN, statistics.FATES)
+    cpu, state, reader = (
+        {name: offset // 8 for name, (offset, _) in btf.members(struct).items()}
+        for struct in ("ffpf_cpu", "ffpf_ring", "ffpf_reader")
+    )
+    assert cpu["fates"] + Fate.RING_FULL == ring.RING_FULL
+    assert (cpu["seen"], cpu["fates"]) == (statistics.SEEN, statistics.FATES)
+    assert (state["head"], state["limit"], state["readers"]) == (ring.HEAD, ring.LIMIT, ring.READERS)
+    words = (ring.INDEXED, ring.PACE, ring.TAIL, ring.WAIT, ring.OVERRUN)
+    assert tuple(reader[name] for name in ("indexed", "pace", "tail", "wait", "overrun")) == words
+    assert {f"FFPF_{pace.name}": pace.value for pace in ring.ReaderPace} == btf.enumerators("ffpf_pace")
 
 
 def test_offsets_of_the_kernel_layer(btf: Btf) -> None:
@@ -168,9 +184,12 @@ def test_offsets_of_the_kernel_layer(btf: Btf) -> None:
 
 
 def test_what_a_cpu_writes_is_a_cache_line_away_from_what_the_application_writes(btf: Btf) -> None:
-    cpu = btf.members("ffpf_cpu")
-    assert cpu["tail"][0] == memory.CACHE_LINE
-    assert all(offset + size <= memory.CACHE_LINE for offset, size in map(cpu.get, ("head", "seen", "fates")))
+    of_kernel = {"ffpf_ring": ("head", "limit", "stored"), "ffpf_reader": ("indexed", "first")}
+    of_application = {"ffpf_ring": ("readers",), "ffpf_reader": ("pace", "tail", "wait", "overrun")}
+    for struct, names in of_kernel.items():
+        found = btf.members(struct)
+        assert all(sum(found[name]) <= memory.CACHE_LINE for name in names)
+        assert all(found[name][0] >= memory.CACHE_LINE for name in of_application[struct])
 
 
 def test_fates(btf: Btf) -> None:
@@ -186,7 +205,8 @@ def test_links(btf: Btf) -> None:
 
 
 def test_macros(btf: Btf) -> None:
-    assert btf.enumerators("macros") == {"FILL_OPTION": layout.FILL_OPTION, "NO_RESULT": NO_RESULT}
+    known = {"FILL_OPTION": layout.FILL_OPTION, "NO_RESULT": NO_RESULT, "MOST_READERS": memory.MOST_READERS}
+    assert btf.enumerators("macros") == known
 
 
 def test_a_tagged_slot_ends_in_the_tag() -> None:

@@ -49,7 +49,7 @@ class Maker:
 
 def ports(flow: Flow) -> list[int]:
     found: list[int] = []
-    while batches := list(map(lambda batch: batch.copy(), flow.poll())):
+    while batches := [batch.copy() for batch in flow.poll()]:
         for batch in batches:
             data = batch.records["data"]
             found += (data[:, 36].astype(int) * 256 + data[:, 37]).tolist()
@@ -139,7 +139,7 @@ def test_a_slow_reader_holds_up_its_group(flows: Maker) -> None:
 
 def test_a_reader_with_nothing_to_read_holds_up_nobody(flows: Maker) -> None:
     one, none = flows(GRAB), flows('(bpf,"udp dst port 9") -> (grab,snaplen=96)')
-    for turn in range(5):
+    for _ in range(5):
         flows.send(*range(1000, 1000 + SLOTS))
         assert ports(one) == [*range(1000, 1000 + SLOTS)]
     flows.send(9)

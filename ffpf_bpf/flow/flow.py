@@ -137,9 +137,9 @@ class Flow:
 
     @property
     def reader(self) -> str:
-        """`slow`: while the ring is full of packets that were not read, new ones are dropped, and counted as `ring_full`.
-        `fast`: nothing waits for the reader; packets that are overwritten before they are read are its `overrun`. May be
-        set at any time. Raises FfpfError for another word.
+        """`slow`: while the ring is full of packets that were not read, new ones are dropped, counted as `ring_full`.
+        `fast`: nothing waits for the reader; packets that are overwritten before they are read are its `overrun`. May
+        be set at any time. Raises FfpfError for another word.
 
         Flows of one group that grab the same of packets share a ring; there each slow reader holds up all of them.
         """
