@@ -91,7 +91,7 @@ def test_ffpf_example_of_a_fast_reader(shared: bool) -> None:
     start = 10 * slots + 50
     for number in range(start):
         writer.write(number)
-        if number % 100 == 49:
+        if number % 10 == 9:
             read(flow)
     for number in range(start, 10 * slots + 400):
         writer.write(number)
