@@ -9,6 +9,7 @@ get assorted packets, and must have let the same ones pass, counted the same and
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -97,17 +98,19 @@ def work_rows(work: Work, net_ns: dict[str, float]) -> Iterator[Row]:
             f"{work.name} / {rival.how}" if rival.how else work.name,
             f"{ours:.1f} ({ours - net_ns['without']:+.1f})",
             f"{theirs:.1f} ({theirs - net_ns['without rival']:+.1f})",
-            *_judged(ours / theirs),
+            *_judged(ours, theirs),
         )
     theirs = net_ns["chained"]
     how = work.rivals[-1].how
     yield Row(
         f"{work.name} / {how + ', ' if how else ''}in the same chain", f"{ours:.1f}", f"{theirs:.1f}",
-        *_judged(ours / theirs),
+        *_judged(ours, theirs),
     )  # fmt: skip
 
 
-def _judged(ratio: float) -> tuple[str, str, bool]:
+def _judged(ours_ns: float, theirs_ns: float) -> tuple[str, str, bool]:
+    # A quick run may measure nothing.
+    ratio = ours_ns / theirs_ns if theirs_ns > 0 else math.inf
     return f"{ratio:.2f}", f"<= {GOAL}", ratio <= GOAL
 
 

@@ -74,7 +74,7 @@ FFPF_PRIMITIVE int ffpf_begin_copy(struct xdp_md *ctx, const struct ffpf_packet 
 
 /*
  * Copies what was rewritten into the slot, at most `longest` bytes, and zeros up to a multiple of 4. Returns how many.
- * `longest` and `most`, what the copy's memory has room for, are multiples of 4.
+ * `longest` is a multiple of 4, `most`, what the copy's memory has room for, of 8.
  */
 FFPF_PRIMITIVE __s64 ffpf_end_copy(struct ffpf_slot *slot, struct ffpf_copy *copy, __u64 longest, __u64 most)
 {
