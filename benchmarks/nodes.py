@@ -36,7 +36,8 @@ NOTES = (
     "In the same chain: the rival is a chain's one segment, behind an entry program, and asks for what follows. So "
     "what differs is the node's; the rest is the price of flows that come and go.",
     "LRU hash: the kernel's, by the flow's 64-bit hash. Own table: buckets of 8, as the flow has. BPF ring buffer: "
-    "reserved and submitted, nobody woken. Own ring: slots of an array for each CPU. Rings are emptied in between.",
+    "reserved and submitted, nobody woken. Own ring: slots of an array for each CPU; rewritten apart: in memory of the "
+    "CPU, so that what is not rewritten yet is never in the ring, as in the flow. Rings are emptied in between.",
     "Scan: the rival is Aho and Corasick's automaton, a byte at a time. Python searches for the alternation of all "
     "patterns (`re`), or for one after the other (`in`).",
     "In common / in each: flows that begin alike run that once / the same flows, with names that tell them apart.",

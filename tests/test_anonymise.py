@@ -228,7 +228,7 @@ def test_what_the_record_does_not_take_never_was_in_the_ring() -> None:
 def test_frames_and_records_of_every_length(snaplens: tuple[int, ...]) -> None:
     frames = [ether(0x0800, ipv4(6, tcp(1, 2, b"\xab" * 9))), ether(0x86DD, ipv6(6, tcp(1, 2, b"\xab" * 9)))]
     with loaded(*(flow_text(node(), snaplen=snaplen) for snaplen in snaplens)) as flows:
-        for frame in (frame[:length] for frame in frames for length in range(14, len(frame) + 1)):
+        for frame in (whole[:length] for whole in frames for length in range(14, len(whole) + 1)):
             flows[0].run(frame)
             for flow, snaplen in zip(flows, snaplens, strict=True):
                 (batch,) = flow.batches()
