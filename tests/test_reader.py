@@ -130,7 +130,8 @@ def test_a_copy_that_was_torn_is_not_handed_out(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.undo()
     assert batch.records["original"].tolist() == [*range(27, 40)]
     assert flow.overrun == 27 and batch.lost == 27
-    assert read(flow) == [*range(40, 90)]
+    # Having come too late once, it leaves a quarter of the ring between itself and the writer.
+    assert read(flow) == [*range(43, 90)]
 
 
 @given(
