@@ -32,8 +32,9 @@ from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.expression import Expression, nodes
 from ffpf_bpf.graph.parser import parse
+from ffpf_bpf.graph.predicate import run
 from tests import wire
-from tests.corpus.packets import ether, ipv4, tcp
+from tests.corpus.packets import ether, ipv4, tcp, udp
 from tests.flows import Walk, coins
 from tests.fuzz_proofs import Case, Report, _rows, _shown, made
 from tests.network import Network
@@ -240,6 +241,23 @@ class TestBounds:
     def test_nothing_would_be_left(self) -> None:
         found = narrowed('(bpf,"udp") -> (grab)', ruled("allow = [{ tcp_port = 80 }]"))
         assert not found.text
+        assert "nothing would be left" in found.why
+
+    @pytest.mark.parametrize("keys", ["", ", ignore = []", ', ignore = ["vxlan"]'])
+    def test_a_guard_lets_no_tunnel_pass_for_a_service(self, keys: str) -> None:
+        """Whoever says `udp port 4789` means the tunnel."""
+        mail = ruled(f"allow = [{{}}]\nnever = [{{ tcp_port = 25{keys} }}]")
+        found = narrowed('(bpf,"udp port 4789 or udp port 53") -> (grab)', mail)
+        assert decided(found.text, mail).accepted
+        (guard, *_) = [each for each in define(parse(found.text)).predicates.items() if "not (udp port" in each[0]]
+        for source, target in ((53, 4789), (4789, 443), (54, 4789), (53, 51820)):
+            is_ignored = "vxlan" in keys and 4789 in (source, target) and not {53, 443} & {source, target}
+            frame = ether(0x0800, ipv4(17, udp(source, target, bytes(40))))
+            assert bool(run(guard[1], frame)) is is_ignored, (source, target)
+        assert run(guard[1], ether(0x0800, ipv4(17, udp(40_000, 53, bytes(40)))))
+
+    def test_of_a_tunnel_nothing_would_be_left(self) -> None:
+        found = narrowed('(bpf,"udp port 4789") -> (grab)', ruled("allow = [{}]\nnever = [{ tcp_port = 25 }]"))
         assert "nothing would be left" in found.why
 
     def test_policies_that_are_too_large(self) -> None:

@@ -52,6 +52,18 @@ def test_repaired(case: Refuted) -> None:
     assert decision.accepted, decision.text()
 
 
+@pytest.mark.parametrize("service", [53, 67, 123, 443, 547])
+def test_services_are_said_where_they_may_be_tunnels(service: int) -> None:
+    said = "; datagrams between a tunnel's port and a service's (53, 67,"
+    mail = 'allow = [{}]\nnever = [{ tcp_port = 25%s }]'
+    decision = decided(f'(bpf,"udp port {service}") -> (grab)', mail % "")
+    assert decision.accepted, decision.text()
+    assert said in decision.text()
+    assert said not in decided('(bpf,"tcp port 80 and not port 25") -> (grab)', mail % "").text()
+    strict = decided(f'(bpf,"udp port {service}") -> (grab)', mail % ", ignore = []")
+    assert "it may carry one (service)" in strict.text()
+
+
 def test_undecided_is_refused() -> None:
     decision = decided('(bpf,"ether[len - 1] = 0") -> (packetcount)', 'allow = [{ show = "counts" }]')
     assert not decision.accepted

@@ -270,12 +270,20 @@ Of each flow it wants:
   at most 1,000 packets per second
   closed after 90 min
 Whatever any rule allows, they are never shown more than this:
-  packets by TCP port 25, and what may carry them: no more than counts"""
+  packets by TCP port 25, and what may carry them: no more than counts
+  But datagrams between a tunnel's port and a service's (53, 67, 68, 69, 88, 123, 137, 138, 161, 162, 389, 443, 500, 514,\
+ 520, 521, 546, 547, 853) are taken for the service's, unless `ignore = []`."""
 
 
 class TestSentences:
     def test_rule(self) -> None:
         assert "\n".join(explained(only(SAMPLE))) == EXPLAINED
+
+    @pytest.mark.parametrize("keys", ["tcp_port = 25, ignore = []", 'tcp_port = 25, ignore = ["*"]', ""])
+    def test_services_are_not_told_of_where_nothing_depends_on_them(self, keys: str) -> None:
+        rule = only(SAMPLE.replace("tcp_port = 25", keys))
+        assert rule.never
+        assert "service" not in "\n".join(explained(rule))
 
     @pytest.mark.parametrize(
         ("keys", "sentence"),

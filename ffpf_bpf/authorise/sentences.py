@@ -9,6 +9,7 @@ from ffpf_bpf.authorise.policy import (
     CARRIERS,
     HIDDEN_BY,
     IGNORED_BY_DEFAULT,
+    SERVICE_PORTS,
     Allow,
     Limits,
     Never,
@@ -48,6 +49,10 @@ LIMITS = {
     "sample_at_least": "a sampler of 1 in {:,} or more on every path to a sink",
     "packets_per_second": "at most {:,} packets per second",
 }
+OF_SERVICES = (
+    f"datagrams between a tunnel's port and a service's ({', '.join(map(str, SERVICE_PORTS))}) are taken for the "
+    "service's, unless `ignore = []`"
+)
 UNITS_S = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -82,6 +87,11 @@ def forbidden(never: Never) -> str:
     return f"{packets(never.packets)}, {carriers}: {LEFT_BY[never.show]}"
 
 
+def trusts_services(never: Never) -> bool:
+    """Whether tunnels whose other end has a service's port are not looked for, though others are."""
+    return never.packets != PacketClass() and "service" in never.ignore and len(never.ignore) < len(CARRIERS)
+
+
 def ordered(order: Order) -> str:
     """The claim of one order."""
     match order.required:
@@ -114,6 +124,8 @@ def explained(rule: Rule) -> tuple[str, ...]:
     if rule.never:
         lines.append("Whatever any rule allows, they are never shown more than this:")
         lines += [f"  {forbidden(never)}" for never in rule.never]
+        if any(map(trusts_services, rule.never)):
+            lines.append(f"  But {OF_SERVICES}.")
     return tuple(lines)
 
 

@@ -102,6 +102,10 @@ class Prover:
         answer = self._solvers.solve(truth, self.clock)
         return answer.verdict is Verdict.NONE and answer.confirmed
 
+    def may_be(self, truth: Term, limit_ms: int) -> bool:
+        """Whether there is such a packet, or that is not known in time."""
+        return self._solvers.solve(truth, Clock(min(self.clock.left_ms, limit_ms) / 1000)).verdict is not Verdict.NONE
+
     def _shown(
         self, truth: Term, twin: Twin, answer: Answer, case: Case, why: Callable[[bytes, bytes], str]
     ) -> Finding:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ffpf_bpf.authorise.policy import CARRIERS, Network, Never, PacketClass, Part, Span
+from ffpf_bpf.authorise.policy import CARRIERS, SERVICE_PORTS, Network, Never, PacketClass, Part, Span
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import there
 from ffpf_bpf.authorise.proof.terms import Term
@@ -25,7 +25,6 @@ EXTENSIONS = (0, 43, 51, 60, 135, 139, 140)
 LARGEST_LLC = 1_535
 ICMP_ERRORS = (3, 4, 5, 11, 12)
 LOWEST_ICMP6_ANSWER, ICMP6_REDIRECT = 128, 137
-LOWEST_OTHER_PORT = 1024
 TRANSPORT_BYTES = {UDP: 8, SCTP: 12, ICMP: 8, ICMP6: 8}  # and TCP, which says it
 
 ETHERTYPE_CARRIERS = {
@@ -37,9 +36,9 @@ PROTOCOL_CARRIERS = {
     "esp": (50,), "ah": (51,), "ipcomp": (108,),
 }  # fmt: skip
 UDP_CARRIERS = {
-    "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500, 10000), "ipip": (434,), "gre": (4754, 4755),
+    "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500, 10000), "ipip": (434,), "6in4": (3653,), "gre": (4754, 4755),
     "vxlan": (4789, 8472, 4790), "geneve": (6081,), "gtp": (2152, 3386), "teredo": (3544,), "gue": (6080, 5555),
-    "lisp": (4341, 4342), "capwap": (5247, 12222), "wireguard": (51820,), "openvpn": (1194,), "amt": (2268,),
+    "lisp": (4341, 4342), "capwap": (5247, 12222), "wireguard": (51820, 41641), "zerotier": (9993,), "openvpn": (1194,), "amt": (2268,),
     "mirror": (6343, 37008, 7932), "sctp": (9899,),
 }  # fmt: skip
 ALONE_TYPES = (IPV4, ARP, RARP, IPV6, *TAG_TYPES, 0x0842, 0x8809, 0x8863, 0x888E, 0x88CC, 0x88F7)
@@ -326,8 +325,10 @@ class Wire:
             for port, other in (self.ports, self.ports[::-1]):
                 tunnel = t.all_of((datagram, self._may_have(port, spans)))
                 # The other end of a tunnel has no port of a service, as a rule.
-                found[name].append(t.all_of((tunnel, self._may_have(other, [(LOWEST_OTHER_PORT, 0xFFFF)]))))
-                found["service"].append(t.all_of((tunnel, self._may_have(other, [(0, LOWEST_OTHER_PORT - 1)]))))
+                served = one_of(other.value, SERVICE_PORTS)
+                cut = t.negated(other.there)
+                found[name].append(t.all_of((tunnel, t.any_of((cut, t.negated(served))))))
+                found["service"].append(t.all_of((tunnel, t.any_of((cut, served)))))
         kind = self.behind_ip(0, 1)
         errors = t.any_of((t.negated(kind.there), one_of(kind.value, ICMP_ERRORS)))
         error6 = t.any_of(
