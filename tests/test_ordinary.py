@@ -55,7 +55,7 @@ def test_repaired(case: Refuted) -> None:
 @pytest.mark.parametrize("service", [53, 67, 123, 443, 547])
 def test_services_are_said_where_they_may_be_tunnels(service: int) -> None:
     said = "; datagrams between a tunnel's port and a service's (53, 67,"
-    mail = 'allow = [{}]\nnever = [{ tcp_port = 25%s }]'
+    mail = "allow = [{}]\nnever = [{ tcp_port = 25%s }]"
     decision = decided(f'(bpf,"udp port {service}") -> (grab)', mail % "")
     assert decision.accepted, decision.text()
     assert said in decision.text()

@@ -35,11 +35,12 @@ PROTOCOL_CARRIERS = {
     "mpls": (137,), "ipip": (4,), "6in4": (41,), "gre": (47,), "etherip": (97,), "l2tp": (115,), "pim": (103,),
     "esp": (50,), "ah": (51,), "ipcomp": (108,),
 }  # fmt: skip
+# https://tailscale.com/kb/1082 (41641), RFC 5572 (3653)
 UDP_CARRIERS = {
     "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500, 10000), "ipip": (434,), "6in4": (3653,), "gre": (4754, 4755),
     "vxlan": (4789, 8472, 4790), "geneve": (6081,), "gtp": (2152, 3386), "teredo": (3544,), "gue": (6080, 5555),
-    "lisp": (4341, 4342), "capwap": (5247, 12222), "wireguard": (51820, 41641), "zerotier": (9993,), "openvpn": (1194,), "amt": (2268,),
-    "mirror": (6343, 37008, 7932), "sctp": (9899,),
+    "lisp": (4341, 4342), "capwap": (5247, 12222), "wireguard": (51820, 41641), "zerotier": (9993,),
+    "openvpn": (1194,), "amt": (2268,), "mirror": (6343, 37008, 7932), "sctp": (9899,),
 }  # fmt: skip
 ALONE_TYPES = (IPV4, ARP, RARP, IPV6, *TAG_TYPES, 0x0842, 0x8809, 0x8863, 0x888E, 0x88CC, 0x88F7)
 ALONE_PROTOCOLS = (ICMP, 2, TCP, UDP, 33, 46, ICMP6, 59, 88, 89, 112, SCTP)
