@@ -20,6 +20,9 @@ from ffpf_bpf.graph.predicate import Program, run
 
 Execute = Callable[[Program, bytes], int]
 Twin = Mapping[Term, Term]
+PORTS_FILTER = "tcp or udp or sctp"
+# What leaves a node no packet of which it is unknown what it finds.
+FILTERS = {"tcpflags": "tcp", "dport": PORTS_FILTER, "sport": PORTS_FILTER, "proto": "tcp or udp or icmp or icmp6"}
 
 
 class Prover:
@@ -68,6 +71,7 @@ class Prover:
         self, concerned: Term, question: Callable[[Case], tuple[Term, Twin]], why: Callable[[bytes, bytes], str]
     ) -> Finding:
         confirmed = True
+        doubt: Finding | None = None
         for case in self._cases(concerned):
             if not case.known and self.is_none(t.all_of((concerned, case.holds))):
                 continue
@@ -77,10 +81,13 @@ class Prover:
             confirmed &= answer.confirmed
             match answer.verdict:
                 case Verdict.UNKNOWN:
-                    return Finding(Result.REFUSED, f"undecided: {answer.why}")
+                    return doubt or Finding(Result.REFUSED, f"undecided: {answer.why}")
                 case Verdict.SOME:
-                    return self._shown(truth, twin, answer, case, why)
-        return Finding(Result.PROVED, "of every packet" + (", two solvers agree" if confirmed else ""))
+                    found = self._shown(truth, twin, answer, case, why)
+                    if found.result is Result.REFUTED:
+                        return found
+                    doubt = doubt or found
+        return doubt or Finding(Result.PROVED, "of every packet" + (", two solvers agree" if confirmed else ""))
 
     def _cases(self, concerned: Term) -> Iterator[Case]:
         yield from self._untagged
@@ -109,14 +116,50 @@ class Prover:
     def _shown(
         self, truth: Term, twin: Twin, answer: Answer, case: Case, why: Callable[[bytes, bytes], str]
     ) -> Finding:
-        """The packets that show it, if they do."""
+        """The packets that show it, if they do: where a node may or may not let them pass, others for which that is
+        known."""
+        shown, doubtful = self._tried(truth, twin, answer, case, why)
+        if not doubtful:
+            return shown
+        told = list(self.paths.told.values())
+        known = (t.equal(variable, value) for variable, value in case.known.items())
+        truth = t.all_of((truth, *known, *told, *t.replaced(told, twin)))
+        answer = self._solvers.solve(truth, self.clock, ordinary(case.wire))
+        if answer.verdict is Verdict.SOME and doubtful in self.paths.told:
+            return self._tried(truth, twin, answer, case, why, is_told=True)[0]
+        return shown
+
+    def _tried(
+        self,
+        truth: Term,
+        twin: Twin,
+        answer: Answer,
+        case: Case,
+        why: Callable[[bytes, bytes], str],
+        *,
+        is_told: bool = False,
+    ) -> tuple[Finding, str]:
+        """What the packets of an answer show, and the node of which it is doubtful whether it lets them pass: if what
+        nodes answer is told, none of those that the paths tell of."""
         known = {variable: t.value_of(value) or 0 for variable, value in case.known.items()}
         values = self._plainest(truth, {**answer.values, **known}, set(known))
         frame = packet_of(values)
         frames = (frame, self._second(twin, values, frame)) if twin else (frame,)
         if trouble := self._replayed(truth, values, frames):
-            return Finding(Result.REFUSED, f"undecided: {trouble}", packets=frames)
-        return Finding(Result.REFUTED, why(frame, frames[-1]), packets=frames)
+            return Finding(Result.REFUSED, f"undecided: {trouble}", packets=frames), ""
+        sure = frozenset(self.paths.told) if is_told else frozenset()
+        if doubtful := self._doubtful(truth, self._values(values, frame), sure):
+            trouble = f"undecided: whether `{doubtful}` lets {described(frame)} pass cannot be told"
+            return Finding(Result.REFUSED, trouble, packets=frames, help=self._filter_for(doubtful)), doubtful
+        return Finding(Result.REFUTED, why(frame, frames[-1]), packets=frames), ""
+
+    def _filter_for(self, name: str) -> str:
+        """What makes it known what the node lets pass."""
+        graph = self.definition.graph
+        node = next(leaf.node for index, leaf in graph.leaves() if graph.ids[index] == name)
+        text = FILTERS.get(node.expression.lower()) if node.class_name == "classify" else FILTERS.get(node.class_name)
+        filter_text = f'`(bpf,"{text}")`' if text else "a filter, as `(bpf,...)`,"
+        return f"put {filter_text} in front of {name}, or one that passes less"
 
     def _second(self, twin: Twin, values: Mapping[Term, int], frame: bytes) -> bytes:
         found = bytearray(frame)
@@ -153,12 +196,11 @@ class Prover:
                 expected = self.holds_of(accepted, frame)
                 if any(bool(execute(program, frame)) != expected for execute in self._executors):
                     return "the formula of a filter and the filter disagree"
-        if doubtful := self._doubtful(truth, values):
-            return f"whether `{doubtful}` lets {described(frames[0])} pass cannot be told"
         return ""
 
-    def _doubtful(self, truth: Term, values: dict[Term, int]) -> str:
-        """A node whose verdict depends on the packet, in a way that the formula does not know, and decides here."""
+    def _doubtful(self, truth: Term, values: dict[Term, int], sure: frozenset[str]) -> str:
+        """A node whose verdict depends on the packet, in a way that the formula does not know, and decides here; none
+        of those that are sure."""
         for index, step in enumerate(self.definition.graph.steps):
             if not isinstance(step, Leaf) or not isinstance(step.node.effect, Primitive):
                 continue
@@ -166,6 +208,8 @@ class Prover:
             if effect.tells is Depth.COUNTS and not effect.selects and effect.function != "ffpf_tcpflags":
                 continue  # by chance or by what came before: it may let pass any packet
             name = self.definition.graph.ids[index]
+            if name in sure:
+                continue
             own = [
                 term for term in t.variables([truth]) if term.op == "free" and str(term.args[0]).split(".")[0] == name
             ]
