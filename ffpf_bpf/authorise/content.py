@@ -91,6 +91,8 @@ def _remedy(name: str, depth: Depth, carrying: Sequence[Rule]) -> str:
 
 def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:
     def why(frame: bytes) -> str:
+        if prover.holds_of(prover.wire.must(never.packets), frame):
+            return "it is one"
         carriers = [
             name
             for name, truth in prover.wire.carriers.items()
@@ -98,7 +100,7 @@ def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:
         ]
         return f"it may carry one ({', '.join(carriers)})" if carriers else "it may be one"
 
-    finding = _none_comes(prover, step, lambda wire: wire.may(never), why)
+    finding = _none_comes(prover, step, lambda wire: wire.may(never), why, lambda wire: wire.must(never.packets))
     if finding.result is Result.PROVED and trusts_services(never) and _shows_service_tunnels(prover, step):
         return replace(finding, evidence=f"{finding.evidence}; {OF_SERVICES}")
     if finding.result is not Result.REFUTED:
@@ -118,10 +120,17 @@ def _shows_service_tunnels(prover: Prover, step: int) -> bool:
         return True
 
 
-def _none_comes(prover: Prover, step: int, violates: Callable[[Wire], Term], why: Callable[[bytes], str]) -> Finding:
-    """That no packet comes to the node for which `violates` holds."""
+def _none_comes(
+    prover: Prover,
+    step: int,
+    violates: Callable[[Wire], Term],
+    why: Callable[[bytes], str],
+    rather: Callable[[Wire], Term] = lambda _: t.TRUE,
+) -> Finding:
+    """That no packet comes to the node for which `violates` holds; one for which `rather` holds is shown, if there is
+    one."""
     try:
         arriving = prover.arriving(step)
     except Undecided as error:
         return Finding(Result.REFUSED, f"undecided: {error}", (prover.definition.graph.ids[step],))
-    return prover.none(arriving, violates, why)
+    return prover.none(arriving, violates, why, rather)

@@ -47,15 +47,21 @@ class Prover:
         assert isinstance(leaf, Leaf)
         return t.TRUE if leaf.source is None else self.truths[leaf.source]
 
-    def none(self, concerned: Term, violates: Callable[[Wire], Term], why: Callable[[bytes], str]) -> Finding:
+    def none(
+        self,
+        concerned: Term,
+        violates: Callable[[Wire], Term],
+        why: Callable[[bytes], str],
+        rather: Callable[[Wire], Term] = lambda _: t.TRUE,
+    ) -> Finding:
         """That no packet exists of those `concerned` for which `violates` holds. `why` says of one that does what is
-        wrong with it."""
+        wrong with it; one for which `rather` holds is shown, if there is one."""
 
         def question(case: Case) -> tuple[Term, Twin]:
             known = t.replaced([concerned], case.known)[0]
             return (t.FALSE if known is t.FALSE else t.all_of((known, violates(case.wire)))), {}
 
-        return self._none(concerned, question, lambda frame, _: f"{described(frame)}: {why(frame)}")
+        return self._none(concerned, question, lambda frame, _: f"{described(frame)}: {why(frame)}", rather)
 
     def no_pair(
         self,
@@ -68,7 +74,11 @@ class Prover:
         return self._none(concerned, question, why)
 
     def _none(
-        self, concerned: Term, question: Callable[[Case], tuple[Term, Twin]], why: Callable[[bytes, bytes], str]
+        self,
+        concerned: Term,
+        question: Callable[[Case], tuple[Term, Twin]],
+        why: Callable[[bytes, bytes], str],
+        rather: Callable[[Wire], Term] = lambda _: t.TRUE,
     ) -> Finding:
         confirmed = True
         doubt: Finding | None = None
@@ -77,7 +87,7 @@ class Prover:
                 continue
             truth, twin = question(case)
             truth = t.all_of((truth, case.holds))
-            answer = self._solvers.solve(truth, self.clock, ordinary(case.wire))
+            answer = self._solvers.solve(truth, self.clock, (rather(case.wire), *ordinary(case.wire)))
             confirmed &= answer.confirmed
             match answer.verdict:
                 case Verdict.UNKNOWN:
@@ -144,6 +154,8 @@ class Prover:
         known = {variable: t.value_of(value) or 0 for variable, value in case.known.items()}
         values = self._plainest(truth, {**answer.values, **known}, set(known))
         frame = packet_of(values)
+        if twin:
+            frame, values = self._nearest(truth, twin, values, frame)
         frames = (frame, self._second(twin, values, frame)) if twin else (frame,)
         if trouble := self._replayed(truth, values, frames):
             return Finding(Result.REFUSED, f"undecided: {trouble}", packets=frames), ""
@@ -168,6 +180,21 @@ class Prover:
         for (offset, _), result in zip(told, results, strict=True):
             found[offset] = result
         return bytes(found)
+
+    def _nearest(
+        self, truth: Term, twin: Twin, values: Mapping[Term, int], frame: bytes
+    ) -> tuple[bytes, Mapping[Term, int]]:
+        """The first packet and the values with which the two differ in few bytes: one byte after the other is made that
+        of the first, or else that of the second, where they still show it, as long as there is time."""
+        second = self._second(twin, values, frame)
+        for offset in [at for at, (one, other) in enumerate(zip(frame, second, strict=True)) if one != other]:
+            nearer = {**values, t.byte(offset, "q"): frame[offset]}
+            changed = frame[:offset] + second[offset : offset + 1] + frame[offset + 1 :]
+            for ends, other_values in ((frame, nearer), (changed, values)):
+                if self.clock.left_ms and t.evaluate([truth], self._values(other_values, ends))[0]:
+                    frame, values = ends, other_values
+                    break
+        return frame, values
 
     def _plainest(self, truth: Term, values: Mapping[Term, int], kept: set[Term]) -> Mapping[Term, int]:
         """The values without those of fields that may as well be as usual."""
