@@ -19,12 +19,14 @@ import dpkt.pcapng
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from ffpf_bpf import bpf, callback, device
 from ffpf_bpf.authorise import Decision, Narrowing, Policies, Subject, decide, inserted, narrow
 from ffpf_bpf.authorise.narrow import narrow as narrowing
 from ffpf_bpf.authorise.proof.witness import tags_of
 from ffpf_bpf.authorise.schema import parse_policy
+from ffpf_bpf.cli import app, deciding
 from ffpf_bpf.compiler import compile_predicates
 from ffpf_bpf.flow import Flow, questions
 from ffpf_bpf.flow.sandbox import Sandbox
@@ -416,6 +418,16 @@ class TestCommands:
     def test_check_helps(self, directory: Path) -> None:
         words = ("check", "(device,eth0) -> (bpf,tcp) -> (grab)", "--policies", str(directory))
         assert ffpf(*words, code=3).stdout.splitlines()[-1] == 'help: `--narrow` puts in (bpf as guard,"tcp port 80")'
+
+    def test_check_says_so_if_there_was_no_time_to_find_help(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        words = ["check", "(device,eth0) -> (bpf,tcp) -> (grab)", "--policies", str(directory)]
+        said = {0.0: "looks for what to put in for longer", 60.0: 'puts in (bpf as guard,"tcp port 80")'}
+        for help_s, last in said.items():
+            monkeypatch.setattr(deciding, "HELP_S", help_s)
+            done = CliRunner().invoke(app, words, catch_exceptions=False)
+            assert done.stdout.splitlines()[-1] == f"help: `--narrow` {last}"
 
     def test_check_says_why_not(self, directory: Path) -> None:
         done = ffpf("check", "(device,lo)", "--policies", str(directory), "--narrow", code=3)
