@@ -83,7 +83,7 @@ class Paths:
         if node.role is Role.DEVICE:
             return self._arrives(node)
         if isinstance(effect, Filter):
-            return self._accepted(effect.filter)
+            return self.accepted(effect.filter)
         if not isinstance(effect, Primitive) or (node.role is not Role.DECIDES and not effect.selects):
             return t.TRUE
         if effect.selects:
@@ -102,7 +102,8 @@ class Paths:
         number = taps.index((device.interface, device.hook))  # type: ignore[attr-defined]
         return t.equal(t.free("tap", 8), t.const(number, 8))
 
-    def _accepted(self, filter_text: str) -> Term:
+    def accepted(self, filter_text: str) -> Term:
+        """The packets that a filter of the definition accepts. Raises Undecided."""
         if filter_text not in self.filters:
             self.filters[filter_text] = accepts(self.definition.predicates[filter_text])
         return self.filters[filter_text]

@@ -119,6 +119,10 @@ class Prover:
         answer = self._solvers.solve(truth, self.clock)
         return answer.verdict is Verdict.NONE and answer.confirmed
 
+    def accepts_all(self, filter_text: str) -> bool:
+        """Whether it is certain that a filter of the definition accepts every packet. Raises Undecided."""
+        return self.is_none(t.negated(self.paths.accepted(filter_text)))
+
     def may_be(self, truth: Term, limit_ms: int) -> bool:
         """Whether there is such a packet, or that is not known in time."""
         return self._solvers.solve(truth, Clock(min(self.clock.left_ms, limit_ms) / 1000)).verdict is not Verdict.NONE
