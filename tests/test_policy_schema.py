@@ -313,6 +313,14 @@ class TestSentences:
     def test_packets(self, keys: str, sentence: str) -> None:
         assert packets(packet_class(keys)) == sentence
 
+    def test_lists_of_ten_are_told_in_full_and_explained_ones_always(self) -> None:
+        ports = tuple((port, port) for port in range(25, 45, 2))
+        assert packets(PacketClass(tcp_port=ports)).endswith("25, 27, 29, 31, 33, 35, 37, 39, 41 or 43")
+        assert packets(PacketClass(tcp_port=(*ports, (99, 99)))).endswith("25 and 10 more")
+        many = "tcp_port = [" + ", ".join(str(port) for port in range(25, 65, 2)) + "]"
+        rule = only(SAMPLE.replace("tcp_port = 25", many).replace('net = "10.0.0.0/8"', many))
+        assert "\n".join(explained(rule)).count(", 57, 59, 61 or 63") == 2
+
     def test_long_lists_are_cut_short(self) -> None:
         some = tuple(IPv4Network((0x0A000000 + 512 * i, 24)) for i in range(2_000))
         assert packets(PacketClass(net=some)) == "packets from or to 10.0.0.0/24 and 1,999 more"
