@@ -115,7 +115,7 @@ def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:
 def _shows_service_tunnels(prover: Prover, step: int) -> bool:
     """Whether there may be datagrams among what comes to the node that are tunnels, or a service's."""
     try:
-        return prover.may_be(t.all_of((prover.arriving(step), prover.wire.carriers["service"])), SERVICE_MS)
+        return prover.may_be(prover.arriving(step), lambda wire: wire.carriers["service"], SERVICE_MS)
     except Undecided:
         return True
 

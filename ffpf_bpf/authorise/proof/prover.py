@@ -9,7 +9,7 @@ from ffpf_bpf.authorise.decision import Finding, Result
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.cases import Case, has_tag, tagged, untagged
 from ffpf_bpf.authorise.proof.paths import Paths
-from ffpf_bpf.authorise.proof.solvers import Answer, Clock, Solvers, Verdict
+from ffpf_bpf.authorise.proof.solvers import Answer, Clock, Solvers, Verdict, first_opinion
 from ffpf_bpf.authorise.proof.terms import Term
 from ffpf_bpf.authorise.proof.wire import Wire
 from ffpf_bpf.authorise.proof.witness import described, fields_of, is_byte, ordinary, packet_of
@@ -87,7 +87,8 @@ class Prover:
                 continue
             truth, twin = question(case)
             truth = t.all_of((truth, case.holds))
-            answer = self._solvers.solve(truth, self.clock, (rather(case.wire), *ordinary(case.wire)))
+            preferences = [each for each in (rather(case.wire), *ordinary(case.wire)) if each is not t.TRUE]
+            answer = self._solvers.solve(truth, self.clock, preferences)
             confirmed &= answer.confirmed
             match answer.verdict:
                 case Verdict.UNKNOWN:
@@ -123,9 +124,16 @@ class Prover:
         """Whether it is certain that a filter of the definition accepts every packet. Raises Undecided."""
         return self.is_none(t.negated(self.paths.accepted(filter_text)))
 
-    def may_be(self, truth: Term, limit_ms: int) -> bool:
-        """Whether there is such a packet, or that is not known in time."""
-        return self._solvers.solve(truth, Clock(min(self.clock.left_ms, limit_ms) / 1000)).verdict is not Verdict.NONE
+    def may_be(self, concerned: Term, what: Callable[[Wire], Term], limit_ms: int) -> bool:
+        """Whether `what` holds of any of the packets `concerned`, or that is not known in time: by one solver, for what
+        is only said."""
+        clock = Clock(min(self.clock.left_ms, limit_ms) / 1000)
+        for case in self._cases(concerned):
+            known = t.replaced([concerned], case.known)[0]
+            truth = t.FALSE if known is t.FALSE else t.all_of((known, case.holds, what(case.wire)))
+            if first_opinion(truth, clock) is not Verdict.NONE:
+                return True
+        return False
 
     def _shown(
         self, truth: Term, twin: Twin, answer: Answer, case: Case, why: Callable[[bytes, bytes], str]

@@ -321,15 +321,15 @@ class Wire:
         found["fragment"].append(t.all_of((ip, self.is_later, t.negated(self.is_protocol(*harmless)))))
         first = t.negated(self.is_later)
         datagram = t.all_of((first, self.is_protocol(UDP)))
-        for name, ports in UDP_CARRIERS.items():
-            spans = [(port, port) for port in ports]
-            for port, other in (self.ports, self.ports[::-1]):
-                tunnel = t.all_of((datagram, self._may_have(port, spans)))
-                # The other end of a tunnel has no port of a service, as a rule.
-                served = one_of(other.value, SERVICE_PORTS)
-                cut = t.negated(other.there)
-                found[name].append(t.all_of((tunnel, t.any_of((cut, t.negated(served))))))
-                found["service"].append(t.all_of((tunnel, t.any_of((cut, served)))))
+        for port, other in (self.ports, self.ports[::-1]):
+            # The other end of a tunnel has no port of a service, as a rule.
+            served = one_of(other.value, SERVICE_PORTS)
+            services = t.any_of((t.negated(other.there), served))
+            others = t.any_of((t.negated(other.there), t.negated(served)))
+            for name, ports in UDP_CARRIERS.items():
+                tunnel = t.all_of((datagram, self._may_have(port, [(each, each) for each in ports])))
+                found[name].append(t.all_of((tunnel, others)))
+                found["service"].append(t.all_of((tunnel, services)))
         kind = self.behind_ip(0, 1)
         errors = t.any_of((t.negated(kind.there), one_of(kind.value, ICMP_ERRORS)))
         error6 = t.any_of(
