@@ -20,7 +20,7 @@ from ffpf_bpf.graph.effect import Depth
 Claim = tuple[str, Kind, str, "partial[Finding]"]
 SHOWN = {Depth.ANONYMISED: "headers with pseudonyms", Depth.HEADERS: "headers", Depth.ALL: "payload"}
 HIDING = {Depth.HEADERS: "`(snap)`", Depth.ANONYMISED: "`(anonymise)`"}
-SERVICE_MS = 200  # to find out whether a word about services is due
+SERVICE_MS = 500  # to find out whether a word about services is due
 MOST_ALLOWS = 2  # told of what a rule allows
 
 
