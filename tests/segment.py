@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -24,9 +25,9 @@ from ffpf_bpf.graph.graph import Graph
 from ffpf_bpf.graph.memory import FLOW_BYTES, SCRATCH_BYTES, TAP_BYTES, Memory, homes, lay_out, size_ring, table_of
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.kernel import calls
-from ffpf_bpf.kernel.maps import MappedArray, ProgArray
+from ffpf_bpf.kernel.maps import Array, MappedArray, ProgArray
 from ffpf_bpf.kernel.programs import Binding, load
-from ffpf_bpf.kernel.tap import DELIVER, LINKS, NEXT, SEED_OFFSET
+from ffpf_bpf.kernel.tap import DELIVER, FRAME_BYTES, LINKS, NEXT, REACH_OFFSET, SEED_OFFSET
 from tests.network import one_cpu
 
 SEED = 0x5EED  # of the hashes of flows
@@ -44,11 +45,12 @@ class LoadedFlow:
     reader: RingReader
     nodes: dict[str, NodeMemory]
     control: MappedArray
+    passes_on: int
 
     def run(self, packet: bytes) -> bytes:
         """One packet through the chain; the packet as the chain left it."""
         result = calls.test_run(self.program, packet)
-        assert result.verdict == 2, "XDP_PASS"
+        assert result.verdict == self.passes_on
         return result.packet
 
     def run_at_once(self, packets: Mapping[int, bytes], times: int) -> None:
@@ -106,9 +108,14 @@ def loaded(*expressions: str | Expression, snaplen: int = 96, tap: str = "tap0")
         stack.enter_context(one_cpu())
         control = stack.enter_context(MappedArray("ffpf_tap", TAP_BYTES + cpus * SCRATCH_BYTES))
         control.memory[0] = 1
+        hook = compiler.hook_of(tap)
+        passes_on = hook.passes_on & 0xFFFFFFFF
+        control.memory[REACH_OFFSET : REACH_OFFSET + 8] = struct.pack("<II", *compiler.segment_reach(parts))
         control.memory[SEED_OFFSET : SEED_OFFSET + 8] = SEED.to_bytes(8, "little")
         entry_links, links = (stack.enter_context(ProgArray("ffpf_links", LINKS)) for _ in range(2))
         shared = {"ffpf_tap": Binding(control, True)}
+        for name in hook.maps:
+            shared[name] = Binding(stack.enter_context(Array(name, cpus * FRAME_BYTES)), True)
         bindings = {**shared, "ffpf_links": Binding(links, False)}
         flows = []
         for number, part in enumerate(parts):
@@ -127,11 +134,11 @@ def loaded(*expressions: str | Expression, snaplen: int = 96, tap: str = "tap0")
                 for step, leaf in part.graph.leaves()
                 if leaf.node.cpu_bytes or table_of(leaf.node)
             }
-            flows.append(LoadedFlow(part.graph, part.memory, -1, flow_map, reader, nodes, control))
+            flows.append(LoadedFlow(part.graph, part.memory, -1, flow_map, reader, nodes, control, passes_on))
         segment = stack.enter_context(load(objects[SEGMENT_PROGRAM].audited(SEGMENT_PROGRAM), bindings))
         if DELIVER_PROGRAM in objects:
             links.set(DELIVER, stack.enter_context(load(objects[DELIVER_PROGRAM].audited(DELIVER_PROGRAM), bindings)))
-        entry_object = compiler.compile_entry(cpus).audited(compiler.ENTRY_PROGRAM)
+        entry_object = compiler.compile_entry(cpus, hook).audited(compiler.ENTRY_PROGRAM)
         entry = stack.enter_context(load(entry_object, {**shared, "ffpf_links": Binding(entry_links, False)}))
         entry_links.set(NEXT, segment)
         for flow in flows:

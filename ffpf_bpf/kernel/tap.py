@@ -26,7 +26,8 @@ from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
 from ffpf_bpf.kernel.programs import Binding, ProgramLike, load
 
 NEXT, DELIVER, LINKS = 0, 1, 2  # enum ffpf_link
-TAP_MAP, OWNER_OFFSET, SEED_OFFSET = "ffpf_tap", 4, 8  # struct ffpf_tap
+TAP_MAP, OWNER_OFFSET, SEED_OFFSET, REACH_OFFSET = "ffpf_tap", 4, 8, 16  # struct ffpf_tap
+FRAME_MAP, FRAME_BYTES = "ffpf_frame", 0x10000  # FFPF_FRAME_BYTES, for each CPU
 ENTRY_NAME = "ffpf_entry"
 LONGEST_FAREWELL_S = 2.0
 MOST_SEGMENTS = 15  # entry -> 15 x (segment -> deliver) stays within the kernel's 33 tail calls
