@@ -197,8 +197,9 @@ def map_word(map_id: int, name: str, offset: int) -> int | None:
         os.close(descriptor)
 
 
-def test_run(program: int, packet: bytes, repeat: int = 1) -> TestRun:
-    """Run a program on a packet (at least 14 bytes) without any interface: BPF_PROG_TEST_RUN."""
+def test_run(program: int, packet: bytes, repeat: int = 1, context: bytes = b"") -> TestRun:
+    """Run a program on a packet (at least 14 bytes) without any interface: BPF_PROG_TEST_RUN. `context` is what it finds
+    in its context, as far as the kernel lets it be chosen."""
     out = ctypes.create_string_buffer(len(packet) + 256)
     options = structures.TestOptions(
         sz=ctypes.sizeof(structures.TestOptions),
@@ -206,6 +207,8 @@ def test_run(program: int, packet: bytes, repeat: int = 1) -> TestRun:
         data_size_in=len(packet),
         data_out=ctypes.addressof(out),
         data_size_out=len(out),
+        ctx_in=ctypes.cast(context, ctypes.c_void_p) if context else None,
+        ctx_size_in=len(context),
         repeat=repeat,
     )
     _checked(library().bpf_prog_test_run_opts(program, ctypes.byref(options)), "cannot run the program")
