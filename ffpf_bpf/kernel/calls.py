@@ -94,6 +94,15 @@ def attach_xdp(program: int, interface_index: int, flags: int) -> int:
 
 
 @_call
+def attach_tcx(program: int, interface_index: int, kind: int) -> int:
+    """The descriptor of a link that holds `program` at tc, behind those that are there: `kind` is the direction."""
+    options = structures.LinkOptions(sz=ctypes.sizeof(structures.LinkOptions))
+    return _checked(
+        library().bpf_link_create(program, interface_index, kind, ctypes.byref(options)), "cannot attach at tc"
+    )
+
+
+@_call
 def detach(link: int) -> None:
     """Detach what a link holds, whoever else has the link open."""
     _checked(library().bpf_link_detach(link), "cannot detach")
@@ -163,7 +172,7 @@ def attached_xdp(interface_index: int) -> tuple[int, str]:
 
 
 def linked_interface(link: int) -> int:
-    """The index of the interface that an XDP link holds; 0 once the interface is gone."""
+    """The index of the interface that an XDP or tcx link holds; 0 once the interface is gone."""
     info = structures.LinkInfo()
     _get_info(link, info)
     return int(info.ifindex)
@@ -207,7 +216,7 @@ def test_run(program: int, packet: bytes, repeat: int = 1, context: bytes = b"")
         data_size_in=len(packet),
         data_out=ctypes.addressof(out),
         data_size_out=len(out),
-        ctx_in=ctypes.cast(context, ctypes.c_void_p) if context else None,
+        ctx_in=ctypes.cast(ctypes.c_char_p(context), ctypes.c_void_p) if context else None,
         ctx_size_in=len(context),
         repeat=repeat,
     )
