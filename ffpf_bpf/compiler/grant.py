@@ -69,9 +69,7 @@ class Grant:
 def entry_grant(hook: Hook = XDP) -> Grant:
     """What the program at a tap may do: at tc, copy frames as well."""
     copying = frozenset({hook.load_bytes} if hook.maps else ())
-    return Grant(
-        frozenset({"ffpf_tap"}), frozenset(), ALL | copying, frozenset(), frozenset({NEXT}), hook, copies=True
-    )
+    return Grant(frozenset({"ffpf_tap"}), frozenset(), ALL | copying, frozenset(), frozenset({NEXT}), hook, copies=True)
 
 
 def segment_grant(flows: Sequence[SegmentFlow], hook: Hook = XDP) -> Grant:
