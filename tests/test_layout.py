@@ -19,7 +19,7 @@ from ffpf_bpf.compiler import frame
 from ffpf_bpf.flow import statistics
 from ffpf_bpf.graph import memory
 from ffpf_bpf.graph.effect import NO_RESULT, Fate
-from ffpf_bpf.kernel import tap
+from ffpf_bpf.kernel import attachment, tap
 
 BPF_SRC = Path(__file__).parent.parent / "bpf_src"
 SLOT_BYTES = 128

@@ -116,8 +116,8 @@ class Frame:
     def _frame_bounds(self, pinned: bool) -> tuple[ir.Value, ir.Value, ir.Value]:
         """The same at tc, and the length: where the entry program has put the frame, if it has.
 
-        The verifier goes both ways, with a packet's address and with a map's: either is looked at by the comparison with
-        the end, which it needs for the one, and the other is inside the map whatever the comparison says.
+        The verifier goes both ways, with a packet's address and with a map's. Comparisons with the end tell it of the
+        one how far it may go; the other is inside its map however they come out.
         """
         b, scratch = self.builder, self.scratch()
         direct, elsewhere, both = (b.append_basic_block(name) for name in ("direct", "elsewhere", "frame"))

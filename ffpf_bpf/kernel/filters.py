@@ -1,4 +1,4 @@
-"""At tc without tcx links: the program is a filter (cls_bpf, direct action) of the interface's clsact qdisc, by netlink.
+"""At tc without tcx links: a filter (cls_bpf, direct action) of the interface's clsact qdisc, by netlink.
 
 The kernel keeps filters when their maker dies, so a guardian waits beside each (`guardian.py`) and removes it then. A
 filter's name says whose it is, so that one whose guardian was killed as well is known: `stale`, `ffpf doctor --clean`.
@@ -72,7 +72,8 @@ class FilterAttachment:
 
 
 def attach(program: Descriptor, interface: Interface, hook: str, why: str) -> FilterAttachment:
-    """Hang a program on an interface, in front of the filters that are there. `why` it is no link. Raises KernelError."""
+    """Hang a program on an interface, in front of the filters that are there; `why` it is no link. Raises
+    KernelError."""
     parent = PARENTS[hook]
     with ExitStack() as undo:
         try:
@@ -133,7 +134,7 @@ class _Guardian:
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(GUARDIAN), *words, name],
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     cwd="/",
@@ -204,8 +205,8 @@ def _handle() -> int:
 
 
 def _is_orphan(name: str) -> bool:
-    """Whether a filter is one of ours, of a process that is not there any more. Those of another PID namespace cannot be
-    judged, so they are not."""
+    """Whether a filter is one of ours, of a process that is not there any more. Those of another PID namespace cannot
+    be judged, so they are not."""
     ours = NAME.fullmatch(name)
     if ours is None or int(ours["pids"]) != _pid_namespace():
         return False

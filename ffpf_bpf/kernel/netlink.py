@@ -1,7 +1,7 @@
 """tc's qdiscs and filters, by rtnetlink (rtnetlink(7); include/uapi/linux/pkt_sched.h, pkt_cls.h).
 
-By sockets alone, since the guardian, which waits beside each filter, is this module and little more: it is there in 15 ms
-and takes 9 MiB. Every error is an OSError with the kernel's errno. Imports nothing of this project.
+By sockets alone, since the guardian, which waits beside each filter, is this module and little more. Every error is an
+OSError with the kernel's errno. Imports nothing of this project.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ ANSWER_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A BPF filter of an interface: `parent` is a direction, `priority` and `handle` its place, `program` the id of what
-    it runs."""
+    """A BPF filter of an interface: `parent` is a direction, `priority` and `handle` its place, `program` the id of
+    what it runs."""
 
     interface: int
     parent: int
@@ -75,7 +75,7 @@ class Netlink:
         return ""
 
     def add_filter(self, found: Filter, program: int) -> None:
-        """Hang a program, by its descriptor, on an interface: as `found` says, and so that its result is the verdict."""
+        """Hang a program, by its descriptor, on an interface as `found` says; its result is the verdict."""
         options = (
             _attribute(BPF_FD, struct.pack("=I", program))
             + _attribute(BPF_NAME, found.name.encode() + b"\0")
@@ -121,14 +121,14 @@ class Netlink:
 
 
 def remove(netlink: Netlink, interface: int, parent: int, name: str) -> bool:
-    """Remove the filter of that name; then the qdisc, if it was made for it, or for one before, and nothing hangs on it.
-    False if there was no such filter."""
+    """Remove the filter of that name; then the qdisc, if it was made for it, or for one before, and nothing hangs on
+    it. False if there was no such filter."""
     there = [found for found in netlink.filters(interface, parent) if found.name == name]
     for found in there:
         netlink.delete_filter(found)
-    if made_qdisc(name) and not any(list(netlink.filters(interface, other)) for other in PARENTS.values()):
-        if netlink.ingress_qdisc(interface) == "clsact":
-            netlink.delete_clsact(interface)
+    is_used = any(list(netlink.filters(interface, other)) for other in PARENTS.values())
+    if made_qdisc(name) and not is_used and netlink.ingress_qdisc(interface) == "clsact":
+        netlink.delete_clsact(interface)
     return bool(there)
 
 
