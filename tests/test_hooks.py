@@ -37,13 +37,13 @@ SEED = 5005
 TC = ("tc-ingress", "tc-egress")
 WAYS = [("xdp", ""), *((hook, way) for hook in TC for way in ("", "cls_bpf"))]
 tcx = pytest.mark.feature("tcx")
-cls_bpf = pytest.mark.feature("cls_bpf fallback")
+cls_bpf = pytest.mark.feature("cls_bpf")
 
 GRAPHS = [
     '(device,{tap}) -> (bpf,"udp or vlan and udp or arp") -> (grab,snaplen=61)',
-    '(device,{tap}) -> (sampler,3) -> (tcpflags,"!rst") -> (classify,dport) -53-> (grab,snaplen=200) | -*-> (packetcount)',
-    '((device,{tap}) -> (bpf,"tcp") -> (anonymise,"ports,key=000102030405060708090a0b0c0d0e0f") -> (grab,snaplen=90))'
-    ' | ((device,{tap}) -> (snap,8) -> (grab))',
+    '(device,{tap}) -> (sampler,2) -> (tcpflags,"!rst") -> (classify,dport) -443,1..90-> (grab,snaplen=200) | -*-> (packetcount)',
+    '((device,{tap}) -> (bpf,"tcp") -> (anonymise,"key=000102030405060708090a0b0c0d0e0f") -> (grab,snaplen=90))'
+    " | ((device,{tap}) -> (snap,8) -> (grab))",
     "(device,{tap}) -> (scan,GET) -> (grab,snaplen=15)",
     "(device,{tap}) -> (histogram,size) -> (bytecount) -> (head,2) -> (newflow) -> (grab)",
 ]
@@ -86,9 +86,7 @@ def tagging(network: Network, hook: str) -> Iterator[Callable[[], int]]:
         other = stack.enter_context(foreign(TCX_NEXT, (0x8100, 77)))
         with network.enter():
             index = find(network.tap).index
-            stack.enter_context(
-                Descriptor(calls.attach_tcx(other.program.fileno, index, attachment.TCX_TYPES[hook]))
-            )
+            stack.enter_context(Descriptor(calls.attach_tcx(other.program.fileno, index, attachment.TCX_TYPES[hook])))
         yield lambda: other.runs
 
 
@@ -238,9 +236,7 @@ def test_others_at_tc_run_before_and_after_us(network: Network) -> None:
         behind, last = stack.enter_context(foreign(TCX_NEXT)), stack.enter_context(foreign(TCX_PASS))
         dropping = stack.enter_context(foreign(TCX_DROP))
         for other in (last, behind):  # each in front of the one before
-            stack.enter_context(
-                Descriptor(calls.attach_tcx(other.program.fileno, index, calls.ATTACH_TCX_INGRESS))
-            )
+            stack.enter_context(Descriptor(calls.attach_tcx(other.program.fileno, index, calls.ATTACH_TCX_INGRESS)))
         with flow_at(network, ("tc-ingress", ""), "(device,{tap}) -> (packetcount)") as flow:
             before = stack.enter_context(foreign(TCX_NEXT))
             with Descriptor(calls.attach_tcx(before.program.fileno, index, calls.ATTACH_TCX_INGRESS)):
@@ -256,24 +252,22 @@ def test_others_at_tc_run_before_and_after_us(network: Network) -> None:
 @tcx
 def test_two_processes_grab_at_one_tap(network: Network) -> None:
     """There is no owner at tc: each has an entry program of its own."""
-    with network.enter(), ExitStack() as stack:
-        flow = stack.enter_context(flow_at(network, ("tc-ingress", ""), "(device,{tap}) -> (packetcount)"))
-        ready, tell = os.pipe()
+    expression = "(device,tap0@tc-ingress) -> (packetcount)"
+    with network.enter(), Flow.create().populate(expression).instantiate().activate() as flow:
+        (ready, tell), (go, start) = os.pipe(), os.pipe()
         child = os.fork()
         if child == 0:
-            status = 1
-            with Flow.create().populate("(device,tap0@tc-ingress) -> (packetcount)").instantiate().activate() as other:
+            with Flow.create().populate(expression).instantiate().activate() as other:
                 os.write(tell, b"!")
-                signal.sigtimedwait([signal.SIGUSR1], 10)
-                status = 0 if other.stats().ledger.counted == 7 else 1
-            os._exit(status)
+                os.read(go, 1)
+                os._exit(other.stats().ledger.counted)
         assert os.read(ready, 1) == b"!"
         network.send([ether(0x0800, ipv4(17, udp(1, 80)))] * 7)
-        os.kill(child, signal.SIGUSR1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        os.write(start, b"!")
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         assert flow.stats().ledger.counted == 7
-    os.close(ready)
-    os.close(tell)
+    for descriptor in (ready, tell, go, start):
+        os.close(descriptor)
 
 
 @tcx
@@ -330,7 +324,18 @@ def test_devices_without_ethernet_are_refused_and_it_is_said_why() -> None:
 
 def test_grab_at_tc_from_the_command_line(network: Network, tmp_path: Path) -> None:
     file = tmp_path / "grabbed.pcapng"
-    words = [str(Path(sys.executable).with_name("ffpf")), "grab", "-i", "tap0@tc-ingress", "-c", "3", "-w", str(file), "vlan", "5"]
+    words = [
+        str(Path(sys.executable).with_name("ffpf")),
+        "grab",
+        "-i",
+        "tap0@tc-ingress",
+        "-c",
+        "3",
+        "-w",
+        str(file),
+        "vlan",
+        "5",
+    ]
     process = subprocess.Popen(network.command(*words), stderr=subprocess.PIPE, text=True)
     frame = ether(0x8100, vlan(5, 0x0800, ipv4(17, udp(1, 80))))
     try:
@@ -344,5 +349,3 @@ def test_grab_at_tc_from_the_command_line(network: Network, tmp_path: Path) -> N
     finally:
         process.kill()
     assert file.read_bytes().count(frame) == 3
-
-

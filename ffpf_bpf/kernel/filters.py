@@ -34,9 +34,10 @@ NAME = re.compile(r"ffpf:(?P<pids>\d+):(?P<pid>\d+):(?P<start>\d+):[0-9a-f]+(?P<
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """A filter whose owner has died: at which tap."""
+    """A filter whose owner, process `pid`, has died: at which tap."""
 
     tap: str
+    pid: int
     filter: Filter
 
 
@@ -75,30 +76,24 @@ def attach(program: Descriptor, interface: Interface, hook: str, why: str) -> Fi
     """Hang a program on an interface, in front of the filters that are there; `why` it is no link. Raises
     KernelError."""
     parent = PARENTS[hook]
-    with ExitStack() as undo:
-        try:
-            netlink = undo.enter_context(contextlib.closing(Netlink()))
-            made = netlink.add_clsact(interface.index)
-            if made:
-                undo.callback(_delete_unused_clsact, netlink, interface.index)
-            elif hook == "tc-egress" and netlink.ingress_qdisc(interface.index) == "ingress":
-                raise KernelError(
-                    "the interface has an `ingress` qdisc, which has no egress side",
-                    errno=errno.EBUSY,
-                    help=f"replace it: `tc qdisc del dev {interface.name} ingress`, "
-                    f"`tc qdisc add dev {interface.name} clsact`, and its filters",
-                )
-            beside = [found for other in PARENTS.values() for found in netlink.filters(interface.index, other)]
-            # A qdisc that one of ours was made for goes with the last of ours.
-            made = made or any(NAME.fullmatch(found.name) and made_qdisc(found.name) for found in beside)
-            name = _name(made)
-            guardian = undo.enter_context(_Guardian(interface.index, parent, name))
-            undo.callback(_remove_quietly, netlink, interface.index, parent, name)
-            found = _add(netlink, Filter(interface.index, parent, FIRST, _handle(), name, 0), program)
-        except OSError as error:
-            raise _explained(error) from None
-        undo.pop_all()
-        return FilterAttachment(interface, found, netlink, guardian, why)
+    try:
+        while True:
+            with ExitStack() as undo:
+                netlink = undo.enter_context(contextlib.closing(Netlink()))
+                qdisc = netlink.ingress_qdisc(interface.index)
+                if qdisc == "ingress" and hook == "tc-egress":
+                    raise _no_egress_side(interface.name)
+                name = _name(owns_qdisc=not qdisc or _is_ours(netlink, interface.index))
+                # From here on somebody cleans up, whatever happens to this process.
+                guardian = undo.enter_context(_Guardian(interface.index, parent, name))
+                if not qdisc and not netlink.add_clsact(interface.index):
+                    continue  # somebody else was quicker: it is theirs
+                undo.callback(_remove_quietly, netlink, interface.index, parent, name)
+                found = _add(netlink, Filter(interface.index, parent, FIRST, _handle(), name, 0), program)
+                undo.pop_all()
+                return FilterAttachment(interface, found, netlink, guardian, why)
+    except OSError as error:
+        raise _explained(error) from None
 
 
 def stale() -> list[Stale]:
@@ -109,8 +104,8 @@ def stale() -> list[Stale]:
             for hook, parent in PARENTS.items():
                 with contextlib.suppress(OSError):  # the interface has gone
                     for filter in netlink.filters(index, parent):
-                        if _is_orphan(filter.name):
-                            found.append(Stale(f"{interface}@{hook}", filter))
+                        if pid := _dead_owner(filter.name):
+                            found.append(Stale(f"{interface}@{hook}", pid, filter))
     return found
 
 
@@ -195,22 +190,22 @@ def _add(netlink: Netlink, wanted: Filter, program: Descriptor) -> Filter:
     raise AssertionError("unreachable")
 
 
-def _name(made_qdisc: bool) -> str:
+def _name(*, owns_qdisc: bool) -> str:
     pid = os.getpid()
-    return f"ffpf:{_pid_namespace()}:{pid}:{_start_of(pid)}:{secrets.token_hex(4)}" + (":qdisc" if made_qdisc else "")
+    return f"ffpf:{_pid_namespace()}:{pid}:{_start_of(pid)}:{secrets.token_hex(4)}" + (":qdisc" if owns_qdisc else "")
 
 
 def _handle() -> int:
     return HANDLES | secrets.randbits(16)
 
 
-def _is_orphan(name: str) -> bool:
-    """Whether a filter is one of ours, of a process that is not there any more. Those of another PID namespace cannot
-    be judged, so they are not."""
+def _dead_owner(name: str) -> int:
+    """The process that a filter of ours was made by, if it is not there any more; 0 if it is, or the filter is nobody's
+    of ours. Those of another PID namespace cannot be judged, so they are not."""
     ours = NAME.fullmatch(name)
     if ours is None or int(ours["pids"]) != _pid_namespace():
-        return False
-    return _start_of(int(ours["pid"])) != int(ours["start"])
+        return 0
+    return int(ours["pid"]) if _start_of(int(ours["pid"])) != int(ours["start"]) else 0
 
 
 def _start_of(pid: int) -> int:
@@ -227,10 +222,18 @@ def _pid_namespace() -> int:
     return os.stat("/proc/self/ns/pid").st_ino
 
 
-def _delete_unused_clsact(netlink: Netlink, interface: int) -> None:
-    with contextlib.suppress(OSError):
-        if not any(list(netlink.filters(interface, parent)) for parent in PARENTS.values()):
-            netlink.delete_clsact(interface)
+def _is_ours(netlink: Netlink, interface: int) -> bool:
+    """Whether a qdisc was made for one of our filters: then it goes with the last of them."""
+    beside = [found.name for parent in PARENTS.values() for found in netlink.filters(interface, parent)]
+    return any(NAME.fullmatch(name) and made_qdisc(name) for name in beside)
+
+
+def _no_egress_side(interface: str) -> KernelError:
+    return KernelError(
+        "the interface has an `ingress` qdisc, which has no egress side",
+        errno=errno.EBUSY,
+        help=f"in its place, with its filters, `tc qdisc add dev {interface} clsact` has both",
+    )
 
 
 def _remove_quietly(netlink: Netlink, interface: int, parent: int, name: str) -> None:
