@@ -654,7 +654,7 @@ def test_what_an_effect_names_is_granted_if_it_can_be() -> None:
 def test_nothing_is_loaded_if_the_audit_refuses(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     real = calls.load_program
-    monkeypatch.setattr(calls, "load_program", lambda name, code: loaded.append(name) or real(name, code))
+    monkeypatch.setattr(calls, "load_program", lambda name, *of: loaded.append(name) or real(name, *of))
     with network.enter(), Flow.create() as flow:
         flow.populate(Device("tap0") >> Rogue("rogue_store") >> Grab(64))
         with pytest.raises(AuditError, match="writes to the packet"):

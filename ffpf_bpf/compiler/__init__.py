@@ -32,6 +32,7 @@ __all__ = [
     "ENTRY_PROGRAM",
     "HOOKS",
     "SEGMENT_PROGRAM",
+    "XDP",
     "Hook",
     "Object",
     "Reach",
