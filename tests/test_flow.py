@@ -219,6 +219,7 @@ def test_instantiate_is_all_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second tap does not exist: the first one is left free again (and the fixture counts the kernel's objects)."""
     with pytest.raises(KernelError, match="no interface `tap7`"):
         flow("(device,tap0) | (device,tap7) -> (packetcount)")
+
     def refused(*_: int) -> int:
         raise KernelError("no room", errno=errno.ERANGE)
 
