@@ -72,7 +72,7 @@ FFPF_PRIMITIVE struct ffpf_slot *ffpf_next_slot(void *slots, const struct ffpf_r
 }
 
 /* Copies the packet's first `wanted` bytes, at most `longest`, 4 to 65,535. Returns how many, or -1. */
-FFPF_PRIMITIVE __s64 ffpf_copy_packet(struct xdp_md *ctx, void *copy, __u64 wanted, __u64 longest)
+FFPF_PRIMITIVE __s64 ffpf_copy_packet(void *ctx, void *copy, __u64 wanted, __u64 longest)
 {
 	/* The comparison stands alone on the very register that bounds the copy: the verifier does not see through the
 	 * folded forms that the optimiser prefers. */
@@ -80,7 +80,7 @@ FFPF_PRIMITIVE __s64 ffpf_copy_packet(struct xdp_md *ctx, void *copy, __u64 want
 	if (wanted > longest)
 		wanted = longest;
 	FFPF_OPAQUE(wanted);
-	if (wanted >= 1 && bpf_xdp_load_bytes(ctx, 0, copy, wanted))
+	if (wanted >= 1 && ffpf_load_frame(ctx, copy, wanted, longest))
 		return -1;
 	return wanted;
 }
@@ -115,7 +115,7 @@ static __always_inline int copy_words(const struct ffpf_packet *packet, struct f
  * Copies the packet's first `whole` bytes, at most `most`, to where they are rewritten. Whether that worked. Few bytes, as
  * headers are, are there sooner without the kernel's help.
  */
-FFPF_PRIMITIVE int ffpf_begin_copy(struct xdp_md *ctx, const struct ffpf_packet *packet, struct ffpf_copy *copy,
+FFPF_PRIMITIVE int ffpf_begin_copy(void *ctx, const struct ffpf_packet *packet, struct ffpf_copy *copy,
 				   __u64 whole, __u64 most, __u64 wanted)
 {
 	__s64 captured = whole < most ? whole : most;

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from ffpf_bpf.capture import layout, ring
-from ffpf_bpf.compiler import frame
+from ffpf_bpf.compiler import frame, reach
 from ffpf_bpf.flow import statistics
-from ffpf_bpf.graph import memory
+from ffpf_bpf.graph import memory, predicate
 from ffpf_bpf.graph.effect import NO_RESULT, Fate
-from ffpf_bpf.kernel import tap
+from ffpf_bpf.kernel import attachment, tap
 
 BPF_SRC = Path(__file__).parent.parent / "bpf_src"
 SLOT_BYTES = 128
@@ -38,6 +38,8 @@ SOURCE = """
 #include "ffpf.h"
 enum macros {
 	FILL_OPTION = FFPF_FILL_OPTION, NO_RESULT = FFPF_NO_RESULT, MOST_READERS = FFPF_MOST_READERS,
+	LONGEST_FRAME = FFPF_LONGEST_FRAME, FRAME_BYTES = FFPF_FRAME_BYTES, FRAME_START = FFPF_FRAME_START,
+	LONGEST_REACH = FFPF_LONGEST_REACH,
 };
 struct ffpf_flow flow;
 struct ffpf_cpu cpu;
@@ -179,7 +181,11 @@ def test_words_of_those_who_read_the_counters(btf: Btf) -> None:
 
 
 def test_offsets_of_the_kernel_layer(btf: Btf) -> None:
-    assert btf.members("ffpf_tap")["owner_pid"] == (tap.OWNER_OFFSET, 4)
+    assert btf.members("ffpf_tap")["owner_pid"] == (attachment.OWNER_OFFSET, 4)
+    assert btf.members("ffpf_tap")["reach"] == (tap.REACH_OFFSET, 4)
+    assert btf.members("ffpf_tap")["far_reach"] == (tap.REACH_OFFSET + 4, 4)
+    assert btf.members("ffpf_scratch")["length"] == (frame.LENGTH, 4)
+    assert btf.members("ffpf_scratch")["copied"] == (frame.COPIED, 4)
     assert btf.members("ffpf_tap")["seed"] == (tap.SEED_OFFSET, 8)
 
 
@@ -205,8 +211,16 @@ def test_links(btf: Btf) -> None:
 
 
 def test_macros(btf: Btf) -> None:
-    known = {"FILL_OPTION": layout.FILL_OPTION, "NO_RESULT": NO_RESULT, "MOST_READERS": memory.MOST_READERS}
-    assert btf.enumerators("macros") == known
+    assert btf.enumerators("macros") == {
+        "FILL_OPTION": layout.FILL_OPTION,
+        "NO_RESULT": NO_RESULT,
+        "MOST_READERS": memory.MOST_READERS,
+        "LONGEST_FRAME": predicate.LONGEST_FRAME,
+        "FRAME_BYTES": frame.FRAME_BYTES,
+        "FRAME_START": frame.FRAME_START,
+        "LONGEST_REACH": reach.LONGEST,
+    }
+    assert frame.FRAME_BYTES == tap.FRAME_BYTES
 
 
 def test_a_tagged_slot_ends_in_the_tag() -> None:

@@ -35,7 +35,12 @@ READER_DTYPE = np.dtype(
 )
 """struct ffpf_reader, 128 bytes: where one flow is in one CPU's packet ring."""
 
-TAP_DTYPE = np.dtype([("active", "<u4"), ("owner_pid", "<u4"), ("seed", "<u8"), ("reserved", "u1", (48,))])
+TAP_DTYPE = np.dtype(
+    [
+        *[("active", "<u4"), ("owner_pid", "<u4"), ("seed", "<u8"), ("reach", "<u4"), ("far_reach", "<u4")],
+        ("reserved", "u1", (40,)),
+    ]
+)
 """struct ffpf_tap, 64 bytes: the head of a tap's map."""
 
 HEADERS_DTYPE = np.dtype(
@@ -50,13 +55,13 @@ HEADERS_DTYPE = np.dtype(
 
 SCRATCH_DTYPE = np.dtype(
     {
-        "names": ["now_ns", "grabbed", "headers", "flow_hash", "packet"],
-        "formats": ["<u8", "<u8", HEADERS_DTYPE, "<u8", "<u8"],
-        "offsets": [0, 8, 16, 48, 56],
-        "itemsize": 64,
+        "names": ["now_ns", "grabbed", "headers", "flow_hash", "packet", "length", "copied", "reserved"],
+        "formats": ["<u8", "<u8", HEADERS_DTYPE, "<u8", "<u8", "<u4", "<u4", ("u1", (56,))],
+        "offsets": [0, 8, 16, 48, 56, 64, 68, 72],
+        "itemsize": 128,
     }
 )
-"""struct ffpf_scratch, 64 bytes: one CPU's notes on the packet that is in the chain."""
+"""struct ffpf_scratch, 128 bytes: one CPU's notes on the packet that is in the chain."""
 
 TAG_DTYPE = np.dtype([("sinks", "<u4"), ("result", "<u4")])
 """struct ffpf_tag, 8 bytes: in a tagged slot, before the trailing length."""
