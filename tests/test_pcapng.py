@@ -519,7 +519,7 @@ def test_slow_reader_of_a_nonblocking_pipe(tmp_path: Path) -> None:
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     writer = PcapngWriter(str(fifo), [ETH0])
     assert fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096) == 4096
-    os.set_blocking(writer._descriptor, False)
+    os.set_blocking(writer._output.descriptor, False)
     os.set_blocking(reader, True)
     collected = bytearray()
 
