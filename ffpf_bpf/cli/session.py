@@ -169,7 +169,7 @@ class Session:
                 self._writer.close()
 
     def _end(self, number: int, _frame: FrameType | None) -> None:
-        """The first signal ends the session when what it does is done; another one, where a reader stands still, now."""
+        """The first signal ends the session in order; a second one at once, where a reader stands still."""
         if self.signal:
             raise SystemExit(128 + number)
         self.signal = number

@@ -56,9 +56,11 @@ class _Hook:
         return [*[POINTER] * len(self.memories), *[I64] * len(self.arguments)]
 
 
-def generate_deliver(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks: tuple[Sink, ...]) -> Generated:
+def generate_deliver(
+    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks: tuple[Sink, ...], *, offline: bool = False
+) -> Generated:
     """The program that stores the packet for each flow that has a sink it reached."""
-    deliver = _Deliver(flows, tap, cpus)
+    deliver = _Deliver(flows, tap, cpus, offline)
     for number, flow in enumerate(flows):
         if own := [sink for sink in sinks if sink.flow == number]:
             deliver.flow(number, flow, own)
@@ -69,9 +71,9 @@ def generate_deliver(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks:
 class _Deliver:
     """The deliver program."""
 
-    def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int) -> None:
+    def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, offline: bool) -> None:
         self.result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), {"chain", "deliver"})
-        self.program = Frame(self.result.module, DELIVER_PROGRAM, cpus)
+        self.program = Frame(self.result.module, DELIVER_PROGRAM, cpus, offline=offline)
         self.builder = self.program.builder
         self.stores = segment_stores(flows)
         self.called: list[str] = []
@@ -126,6 +128,8 @@ class _Deliver:
         if hooks:
             self.packet = self.program.packet(anew=True)
         whole = b.load(b.gep(self.packet, [I64(PACKET_LENGTH)], source_etype=I8), typ=I64)
+        if self.program.offline:
+            whole = self.program.present()
         wanted = self._shorter(whole, _snaplen(b, self.grabbed, some))
         for hook in hooks:
             kept = self._kept(hook)

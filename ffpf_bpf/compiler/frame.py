@@ -17,6 +17,7 @@ NEXT, DELIVER = 0, 1  # enum ffpf_link
 XDP_PASS = 2
 SEEN, FATES = 8, 16  # offsets in struct ffpf_cpu
 GRABBED = 8  # offset in struct ffpf_scratch
+WIRE_LENGTH = "ffpf_wire_length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,14 @@ class Generated:
 
 
 class Frame:
-    """A program around its body. Build at `builder`; branch to `onward` when done, then call `finish`."""
+    """A program around its body. Build at `builder`; branch to `onward` when done, then call `finish`.
 
-    def __init__(self, module: ir.Module, name: str, cpus: int) -> None:
+    `offline`, for packets of a file, which may have only a part of them: a packet's length is then told apart.
+    """
+
+    def __init__(self, module: ir.Module, name: str, cpus: int, *, offline: bool = False) -> None:
         self.module = module
+        self.offline = offline
         self.function = ir.Function(module, ir.FunctionType(I32, [POINTER]), name)
         self.function.section = f"xdp/{name}"
         self.context = self.function.args[0]
@@ -94,8 +99,11 @@ class Frame:
         """Where the packet begins and ends, and its length; read from the context here and not earlier if `pinned`."""
         b = self.builder
         start, stop = (self._context_address(offset, pinned) for offset in (0, 4))
-        # Opaque, or arithmetic on the length becomes 32-bit arithmetic on the pointers, which the verifier refuses.
-        length = opaque(b, b.sub(stop, start), pinned=pinned)
+        if self.offline:
+            length = b.load(external(self.module, WIRE_LENGTH), typ=I64)
+        else:
+            # Opaque, or arithmetic on the length becomes 32-bit arithmetic on the pointers, which the verifier refuses.
+            length = opaque(b, b.sub(stop, start), pinned=pinned)
         return b.inttoptr(start, POINTER), b.inttoptr(stop, POINTER), length
 
     def _context_address(self, offset: int, pinned: bool) -> ir.Value:
@@ -124,6 +132,10 @@ class Frame:
     def tap(self) -> ir.Value:
         """The head of the tap's map."""
         return external(self.module, "ffpf_tap")
+
+    def present(self) -> ir.Value:
+        """How much of the packet is there, in bytes."""
+        return self.builder.sub(self.builder.ptrtoint(self.end, I64), self.builder.ptrtoint(self.data, I64))
 
     def packet(self, *, anew: bool = False) -> ir.Value:
         """A `struct ffpf_packet` for the primitives; dissolved when they are inlined. One made `anew` is not that of

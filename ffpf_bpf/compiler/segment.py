@@ -45,10 +45,10 @@ NOTHING = I64(NO_RESULT)
 
 
 def generate_segment(
-    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool = False
+    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool = False, offline: bool = False
 ) -> tuple[Generated, tuple[Sink, ...]]:
     """The segment program that holds `flows`, as seen at `tap`, and its sinks. Raises FfpfError over 64 sinks."""
-    segment = _Segment(flows, tap, cpus, debug)
+    segment = _Segment(flows, tap, cpus, debug, offline)
     segment.generate()
     return segment.result, tuple(segment.sinks)
 
@@ -56,12 +56,12 @@ def generate_segment(
 class _Segment:
     """The segment program."""
 
-    def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, debug: bool) -> None:
+    def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, debug: bool, offline: bool) -> None:
         self.result = Generated(new_module("segment"), (SEGMENT_PROGRAM,))
         self.flows = flows
         self.stores = segment_stores(flows)
         self.tap = tap
-        self.program = Frame(self.result.module, SEGMENT_PROGRAM, cpus)
+        self.program = Frame(self.result.module, SEGMENT_PROGRAM, cpus, offline=offline)
         self.builder = self.program.builder
         self.sinks: list[Sink] = []
         self.called: list[str] = []

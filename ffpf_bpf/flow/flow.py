@@ -29,6 +29,7 @@ from typing import Any, Self
 from ffpf_bpf import authorise
 from ffpf_bpf.authorise import Decision, Subject
 from ffpf_bpf.authorise.journal import Journal
+from ffpf_bpf.capture.delivery import Deliverer
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.ring import Batch
 from ffpf_bpf.errors import ExpressionError, FfpfError, IllegalState, KernelError, Rejected
@@ -38,6 +39,7 @@ from ffpf_bpf.flow.chains import CHAINS
 from ffpf_bpf.flow.expiry import Expiry
 from ffpf_bpf.flow.grabber import Grabber, close_all
 from ffpf_bpf.flow.node import FlowNode
+from ffpf_bpf.flow.replay import Replay
 from ffpf_bpf.flow.sandbox import SANDBOX
 from ffpf_bpf.flow.statistics import Statistics, no_node
 from ffpf_bpf.graph.definition import Definition
@@ -78,7 +80,7 @@ _numbers = itertools.count(1)
 _flows: weakref.WeakSet[Flow] = weakref.WeakSet()  # instantiated
 
 
-class Flow:
+class Flow(Deliverer):
     """What one application wants to grab.
 
         with Flow.create() as flow:
@@ -92,14 +94,20 @@ class Flow:
     """
 
     def __init__(
-        self, policies: Path | None, subject: Subject | None, first_interface: int, journal: Journal | None
+        self,
+        policies: Path | None,
+        subject: Subject | None,
+        first_interface: int,
+        journal: Journal | None,
+        file: str | None = None,
     ) -> None:
         self.id = f"flow{next(_numbers)}"
         self.first_interface = first_interface
         self._authority = Authority(subject or authorise.current_subject(), policies, journal)
         self._definition: Definition | None = None
         self._decision: Decision | None = None
-        self._grabber: Grabber | None = None
+        self._file = file
+        self._grabber: Grabber | Replay | None = None
         self._final: Statistics | None = None
         self._taps: tuple[dict[str, str], ...] = ()
         self._snaplen = self._slots = 0
@@ -119,11 +127,18 @@ class Flow:
         subject: Subject | None = None,
         first_interface: int = 0,
         audit: Path | str | None = None,
+        file: Path | str | None = None,
     ) -> Self:
         """A new flow: nothing in the kernel. `policies` is a directory of policy files; with one, what no rule allows
         is denied. `subject` is who asks, by default the user of this process. Records number the flow's taps from
         `first_interface`, so that several flows can write one file. Each decision, and what is loaded because of it, is
-        a line of the file `audit` (`authorise/journal.py`); if it cannot be written, the flow is refused."""
+        a line of the file `audit` (`authorise/journal.py`); if it cannot be written, the flow is refused.
+
+        With `file`, a pcap or pcapng file, the flow runs on its packets, in this process: what arrives at a device is
+        what the file has of an interface of that name, or all, if it has none and the flow no other device. That needs
+        no privileges, and no policies: these are about interfaces."""
+        if file is not None:
+            return cls(None, subject, first_interface, None, os.fspath(file))
         if policies is not None:
             SANDBOX.start()
         journal = Journal(Path(audit)) if audit is not None else None
@@ -175,6 +190,8 @@ class Flow:
         Raises Rejected with the decision, TapBusy, VerifierError, KernelError."""
         self._require("instantiate")
         self._callbacks.check()
+        if self._file is not None:
+            return self._entered(Replay(self.definition, self.first_interface, self._file))
         user = self._user
         with _deciding:
             decision, line = self._decide(_live_flows[user])
@@ -182,15 +199,12 @@ class Flow:
                 raise self._authority.rejected(decision)
             _count(user, 1)
         try:
-            self._grabber = self._build(decision, line)
+            grabber = self._build(decision, line)
         except BaseException:
             _count(user, -1)
             raise
-        grabber = self._grabber
-        self._taps, self._snaplen, self._slots = grabber.taps, grabber.snaplen, grabber.slots
         self._decision = decision
-        self.state = State.INSTANTIATED
-        _flows.add(self)
+        self._entered(grabber)
         self._expiry = Expiry(self)
         self._expiry.set(decision.expires_s)
         return self
@@ -199,6 +213,8 @@ class Flow:
         """Decide once more on a flow that is there, by the policies as they are now. A flow that is rejected, or about
         which nothing can be decided, is closed, and Rejected or PolicyError raised."""
         self._require("reauthorise")
+        if self._file is not None:
+            raise IllegalState("a flow on a file needs no decision", help="policies are about interfaces")
         try:
             with _deciding:
                 decision, _ = self._decide(_live_flows[self._user] - 1)
@@ -249,10 +265,12 @@ class Flow:
                 flow.state = State.CLOSED
                 if flow._expiry is not None:
                     flow._expiry.cancel()
-                if flow._grabber is not None:
-                    grabbers.append(flow._grabber)
+                grabber, flow._grabber = flow._grabber, None
+                if isinstance(grabber, Replay):
+                    flow._final = grabber.close()
+                elif grabber is not None:
+                    grabbers.append(grabber)
                     owners.append(flow)
-                    flow._grabber = None
                     _count(flow._user, -1)
             if grabbers:
                 for flow, final in zip(owners, close_all(grabbers), strict=True):
@@ -325,6 +343,12 @@ class Flow:
                 return FlowNode(id, leaf.node, memory, is_bound, lambda: self.stats().node(id))
         raise no_node(id, [graph.ids[step] for step, _ in graph.leaves()])
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no packet can come any more: it is closed, or the file it runs on has been read to its end."""
+        grabber = self._grabber
+        return self.state is State.CLOSED or (isinstance(grabber, Replay) and grabber.is_over)
+
     def waiting(self) -> float:
         """How full the fullest of its rings is, from 0 to 1."""
         self._require("batches")
@@ -395,7 +419,7 @@ class Flow:
         return self._authority.subject.user
 
     @property
-    def _running(self) -> Grabber:
+    def _running(self) -> Grabber | Replay:
         if (grabber := self._grabber) is None:  # closed meanwhile, by another thread
             raise IllegalState("the flow is closed", help="its final counts are in `stats`")
         return grabber
@@ -412,6 +436,13 @@ class Flow:
                     return
                 raise
             yield batch
+
+    def _entered(self, grabber: Grabber | Replay) -> Self:
+        self._grabber = grabber
+        self._taps, self._snaplen, self._slots = grabber.taps, grabber.snaplen, grabber.slots
+        self.state = State.INSTANTIATED
+        _flows.add(self)
+        return self
 
     def _narrowed(self, whole: Definition) -> Definition:
         """What the policies make of the definition, if anything; it is decided on as any other."""
