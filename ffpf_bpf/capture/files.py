@@ -279,7 +279,7 @@ class CaptureFile(Deliverer):
             raise self._damaged(base + at, f"a packet of {captured:,} bytes in a block of {length:,}")
         self._check_link_type(place)
         times, divisor = interface.unit
-        time_ns = (high << 32 | low) * times // divisor + interface.offset_ns
+        time_ns = (high << 32 | low) * times // divisor + interface.offset_ns if kind != SIMPLE_PACKET else 0
         packets.add(place, time_ns, at + header_bytes, captured, original)
 
     def _run(self, memory: memoryview, at: int, length: int) -> np.ndarray[Any, Any] | None:

@@ -33,6 +33,10 @@ LONGEST_PACKET = 1 << 18  # libpcap's MAXIMUM_SNAPLEN
 SEED_OFFSET = 8  # in struct ffpf_tap
 MAP_32BIT, MAP_FIXED_NOREPLACE = 0x40, 0x100000  # <asm/mman.h> of x86, <asm-generic/mman.h>
 HERTZ = 250  # of the jiffies that tables of flows tell old flows by
+# What clang puts between a value and itself, to keep the optimiser from what the verifier would refuse.
+PASSTHROUGH = re.compile(
+    r"(?:tail )?call (?:\w+ )*?(\w+) @llvm\.bpf\.passthrough[\w.]*\(i32 \d+, \w+ ([^)]+)\)(?: #\d+)?"
+)
 LOWEST, HIGHEST, STEP = 0x1000_0000, 0xF000_0000, 0x0100_0000
 
 # What programs call of the kernel by number (<linux/bpf.h>), and where a slot's fields are: struct ffpf_slot.
@@ -260,6 +264,7 @@ def _for_host(text: str, addresses: Mapping[str, int]) -> str:
     text = re.sub(r'"(target-cpu|target-features|tune-cpu)"="[^"]*"', "", text)
     text = re.sub(r', section "[^"]*"| section "[^"]*"', "", text)
     text = re.sub(r"inttoptr \(i64 (\d+) to ptr\)\(", r"@ffpf_helper_\1(", text)
+    text = PASSTHROUGH.sub(r"select i1 true, \1 \2, \1 \2", text)
     for name, at in addresses.items():
         text = re.sub(rf"^@{name} = external .*$", "", text, flags=re.MULTILINE)
         text = re.sub(rf"@{name}\b", f"inttoptr (i64 {at} to ptr)", text)
