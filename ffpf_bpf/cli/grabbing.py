@@ -51,6 +51,7 @@ def grab(
 
 def run(
     expressions: options.Expressions,
+    read: options.Read = None,
     write: options.Write = None,
     rotate_size: options.RotateSize = None,
     rotate_period: options.RotatePeriod = None,
@@ -70,7 +71,7 @@ def run(
     rotation = options.rotation(write, rotate_size, rotate_period, rotate_files)
     session = Session([], write, print_packets, count, duration, json, stats, rotation, compress)
     texts: list[Expression | str] = [options.expression_text(argument) for argument in expressions]
-    _run(texts, session, options.size_in_bytes(buffer), policies, audit, narrow)
+    _run(texts, session, options.size_in_bytes(buffer), policies, audit, narrow, read)
 
 
 def _run(
@@ -80,13 +81,14 @@ def _run(
     policies: options.Policies,
     audit: options.Audit,
     narrow: bool,
+    read: str | None = None,
 ) -> None:
     interfaces = 0
     with ExitStack() as stack:
         stack.callback(Flow.close_all, session.flows)
         for expression in expressions:
-            flow = Flow.create(policies=policies, first_interface=interfaces, audit=audit)
-            flow.populate(expression, buffer_bytes=buffer_bytes, narrow=narrow)
+            flow = Flow.create(policies=policies, first_interface=interfaces, audit=audit, file=read)
+            flow.populate(expression, buffer_bytes=buffer_bytes, narrow=narrow and read is None)
             if said := options.narrowing(flow):
                 print(f"ffpf: {flow.id}: {said}", file=sys.stderr)
             interfaces += len(flow.interfaces)

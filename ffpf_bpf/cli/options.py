@@ -41,6 +41,12 @@ Write = Annotated[
     str | None,
     typer.Option("-w", "--write", metavar="FILE|-", help="Write packets to a pcapng file, or to standard output."),
 ]
+Read = Annotated[
+    str | None,
+    typer.Option(
+        "-r", "--read", metavar="FILE", help="Run on the packets of a pcap or pcapng file; needs no root and no policy."
+    ),
+]
 RotateSize = Annotated[
     str | None,
     typer.Option("-C", metavar="SIZE", help="Begin another file beyond SIZE: millions of bytes, or as in 64MiB."),

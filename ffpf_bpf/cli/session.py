@@ -147,7 +147,7 @@ class Session:
     def _ended(self, end_s: float | None) -> bool:
         if self.signal or (self.count is not None and self.grabbed >= self.count) or self._reader_gone():
             return True
-        if all(_is_over(flow) for flow in self.flows) or (self._writer is not None and self._writer.is_over):
+        if all(flow.is_over for flow in self.flows) or (self._writer is not None and self._writer.is_over):
             return True
         return end_s is not None and time.monotonic() >= end_s
 
@@ -277,7 +277,7 @@ def announce(flows: list[Flow], warn: Callable[[str], None]) -> None:
     """Say what a user should know before packets come: generic mode, and that nobody checked a policy."""
     for flow in flows:
         for tap in flow.taps:
-            if tap["mode"] != "native":
+            if tap["mode"] == "generic":
                 warn(f"{tap['tap']}: attached in {tap['mode']} mode, which is slower; native: {tap.get('refusal', '')}")
         if 0 < flow.ring_slots < FEW_SLOTS:
             warn(

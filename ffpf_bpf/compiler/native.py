@@ -24,10 +24,12 @@ import numpy as np
 
 from ffpf_bpf.compiler import emit
 from ffpf_bpf.compiler.deliver import DELIVER_PROGRAM
-from ffpf_bpf.compiler.frame import SegmentFlow
+from ffpf_bpf.compiler.frame import SegmentFlow, new_module
+from ffpf_bpf.compiler.predicate import lower_predicate
 from ffpf_bpf.compiler.segment import SEGMENT_PROGRAM
 from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.graph.memory import SCRATCH_BYTES, TAP_BYTES
+from ffpf_bpf.graph.predicate import Program
 
 LONGEST_PACKET = 1 << 18  # libpcap's MAXIMUM_SNAPLEN
 SEED_OFFSET = 8  # in struct ffpf_tap
@@ -191,6 +193,35 @@ deliver:
   %delivered = call i32 @{deliver}(ptr %context)
   br label %next"""
 
+FILTER_LOOP = """
+define void @ffpf_filter(ptr %records, i64 %stride, i64 %count, ptr %passed) {
+entry:
+  br label %test
+test:
+  %number = phi i64 [0, %entry], [%following, %packet]
+  %more = icmp ult i64 %number, %count
+  br i1 %more, label %packet, label %done
+packet:
+  %offset = mul i64 %number, %stride
+  %record = getelementptr i8, ptr %records, i64 %offset
+  %captured.at = getelementptr i8, ptr %record, i64 20
+  %captured = load i32, ptr %captured.at, align 1
+  %original.at = getelementptr i8, ptr %record, i64 24
+  %original = load i32, ptr %original.at, align 1
+  %data = getelementptr i8, ptr %record, i64 28
+  %bytes = zext i32 %captured to i64
+  %end = getelementptr i8, ptr %data, i64 %bytes
+  %passes = call i1 @filter(ptr %data, ptr %end, i32 %original)
+  %byte = zext i1 %passes to i8
+  %to = getelementptr i8, ptr %passed, i64 %number
+  store i8 %byte, ptr %to
+  %following = add i64 %number, 1
+  br label %test
+done:
+  ret void
+}
+"""
+
 
 class NativeProgram:
     """The programs of one flow at `tap`, on memory here: `flow_memory`, laid out for one CPU, and the ring."""
@@ -210,17 +241,31 @@ class NativeProgram:
         for function in whole.functions:
             if not function.is_declaration and function.name != "ffpf_run":
                 function.linkage = "internal"
-        machine = _host()
-        builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
-        builder.getModulePassManager().run(whole, builder)
-        self._engine = llvm.create_mcjit_compiler(whole, _host_for_code())
-        self._engine.finalize_object()
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
-        self._run = kind(self._engine.get_function_address("ffpf_run"))
+        self._engine, at = _compiled(whole, "ffpf_run")
+        self._run = kind(at)
 
     def run(self, records: np.ndarray[Any, Any]) -> None:
         """The packets of contiguous ring slots, one after the other. The ring must have room for what they deliver."""
         self._run(records.ctypes.data, records.itemsize, len(records))
+
+
+class NativeFilter:
+    """A pcap filter in this process."""
+
+    def __init__(self, program: Program) -> None:
+        module = new_module("filter")
+        lower_predicate(module, program, "filter")
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p)
+        whole = llvm.parse_assembly(_for_host(str(module) + FILTER_LOOP, {}))
+        self._engine, at = _compiled(whole, "ffpf_filter")
+        self._run = kind(at)
+
+    def passes(self, records: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which of contiguous ring slots it passes."""
+        passed = np.empty(len(records), np.bool_)
+        self._run(records.ctypes.data, records.itemsize, len(records), passed.ctypes.data)
+        return passed
 
 
 class PacketMemory:
@@ -236,6 +281,15 @@ class PacketMemory:
 def address(memory: Any) -> int:
     """Where a buffer begins."""
     return int(np.frombuffer(memory, np.uint8).ctypes.data)
+
+
+def _compiled(module: llvm.ModuleRef, function: str) -> tuple[llvm.ExecutionEngine, int]:
+    """What keeps the code of a module, and where a function of it is."""
+    builder = llvm.create_pass_builder(_host(), llvm.create_pipeline_tuning_options(speed_level=2))
+    builder.getModulePassManager().run(module, builder)
+    engine = llvm.create_mcjit_compiler(module, _host_for_code())
+    engine.finalize_object()
+    return engine, engine.get_function_address(function)
 
 
 def _runtime(flow: SegmentFlow, addresses: Mapping[str, int], packet: PacketMemory, *, delivers: bool) -> str:
