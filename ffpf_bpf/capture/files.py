@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 
-from ffpf_bpf.capture.delivery import Deliverer
+from ffpf_bpf.capture.delivery import Deliverer, Idle
 from ffpf_bpf.capture.layout import BLOCK_TYPE, HEADER_BYTES, slot_dtype
 from ffpf_bpf.capture.ring import MOST_RECORDS, Batch
 from ffpf_bpf.errors import CaptureError
@@ -94,8 +94,10 @@ class CaptureFile(Deliverer):
     """
 
     first_interface = 0
+    _is_live = False
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__()
         self.path = os.fspath(path)
         self.where = "standard input" if self.path == "-" else self.path
         self.packets_read = 0
@@ -103,7 +105,7 @@ class CaptureFile(Deliverer):
         self._found: list[_Interface] = []
         self._first = 0  # of the section's interfaces
         self._order = "<"
-        self._unread: list[Batch] = []
+        self._ahead: list[Batch] = []
         try:
             self._chunks = _Chunks(self.path)
         except OSError as failure:
@@ -117,21 +119,21 @@ class CaptureFile(Deliverer):
             self._chunks.close()
             raise
         if first is not None:
-            self._unread.append(first)
+            self._ahead.append(first)
 
     @property
     def interfaces(self) -> tuple[str, ...]:
         return tuple(interface.name for interface in self._found)
 
-    def batches(self, *, duration_s: float | None = None, idle: Any = None) -> Iterator[Batch]:
-        """Its packets, in the file's order, in batches that stay valid until the file is closed. `duration_s` and
-        `idle`, which flows have, mean nothing: a file does not wait."""
+    def _arriving(self, duration_s: float | None, idle: Idle | None) -> Iterator[Batch | None]:
+        """Its packets, in the file's order, in batches that stay valid. A file does not wait, so neither limit means
+        anything."""
         while (batch := self.next_batch()) is not None:
             yield batch
 
     def next_batch(self) -> Batch | None:
         """The packets that follow; None at the end."""
-        batch = self._unread.pop() if self._unread else next(self._reading, None)
+        batch = self._ahead.pop() if self._ahead else next(self._reading, None)
         if batch is not None:
             self.packets_read += len(batch)
         return batch

@@ -81,16 +81,21 @@ class Pace:
     def rest(self, taken: float, waiting: float, most_s: float | None = None) -> None:
         """Sleep, at most `most_s`. `taken` is how full the fullest ring was before it was read, `waiting` how full it
         is again, as parts of 1."""
+        if nap_s := self.nap_s(taken, waiting):
+            time.sleep(nap_s if most_s is None else max(0.0, min(nap_s, most_s)))
+
+    def nap_s(self, taken: float, waiting: float) -> float:
+        """For how long to sleep; 0: not at all."""
         self._taken += taken
         if waiting >= ENOUGH:
-            return
+            return 0.0
         now_s = time.monotonic()
         if self._taken:
             self._nap_s = min(LONGEST_NAP_S, (now_s - self._since_s) * ENOUGH / self._taken)
         else:
             self._nap_s = min(LONGEST_NAP_S, max(2 * self._nap_s, SHORTEST_NAP_S))
         self._since_s, self._taken = now_s, 0.0
-        time.sleep(self._nap_s if most_s is None else max(0.0, min(self._nap_s, most_s)))
+        return self._nap_s
 
 
 class RingReader:

@@ -10,7 +10,7 @@ With policies, what a user wrote is compiled and decided on in the sandbox (`flo
 
 from __future__ import annotations
 
-import collections
+import asyncio
 import errno
 import itertools
 import os
@@ -19,7 +19,7 @@ import time
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -29,9 +29,8 @@ from typing import Any, Self
 from ffpf_bpf import authorise
 from ffpf_bpf.authorise import Decision, Subject
 from ffpf_bpf.authorise.journal import Journal
-from ffpf_bpf.capture.delivery import Deliverer
-from ffpf_bpf.capture.packet import Packet
-from ffpf_bpf.capture.ring import Batch
+from ffpf_bpf.capture.delivery import Deliverer, Idle
+from ffpf_bpf.capture.ring import Batch, Pace
 from ffpf_bpf.errors import ExpressionError, FfpfError, IllegalState, KernelError, Rejected
 from ffpf_bpf.flow.authority import Authority
 from ffpf_bpf.flow.callbacks import Callbacks
@@ -101,6 +100,7 @@ class Flow(Deliverer):
         journal: Journal | None,
         file: str | None = None,
     ) -> None:
+        super().__init__()
         self.id = f"flow{next(_numbers)}"
         self.first_interface = first_interface
         self._authority = Authority(subject or authorise.current_subject(), policies, journal)
@@ -112,7 +112,6 @@ class Flow(Deliverer):
         self._taps: tuple[dict[str, str], ...] = ()
         self._snaplen = self._slots = 0
         self._checked_s = 0.0
-        self._unread: collections.deque[Packet] = collections.deque()
         self._switching = threading.RLock()  # of the state: a flow may be closed by any thread
         self._expiry: Expiry | None = None
         self.narrowed = ""  # the nodes that were put in
@@ -286,28 +285,51 @@ class Flow(Deliverer):
         self._require("stats")
         return self._running.stats()
 
-    def batches(self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None) -> Iterator[Batch]:
+    def batches(self, *, duration_s: float | None = None, idle: Idle | None = None) -> Iterator[Batch]:
         """Packets as they come, in numpy batches that are views of ring memory, each valid until the next one.
 
         Ends after `duration_s`, or when `idle`, called whenever nothing waits, returns True, or the flow is closed,
-        be it because its time is over.
+        be it because its time is over; on a file, at its end.
         """
+        self._require("batches")
+        return super().batches(duration_s=duration_s, idle=idle)
+
+    def _arriving(self, duration_s: float | None, idle: Idle | None) -> Iterator[Batch | None]:
         self._require("batches")
         until_s = None if duration_s is None else time.monotonic() + duration_s
         grabber = self._running
         for batch in self._while_open(grabber.reader.batches(until_s)):
-            if batch is not None:
-                yield from self._callbacks.dispatch(batch, self)
-                continue
             try:
                 grabber.set_clock()
-                self.check_taps()
+                if batch is None:
+                    self.check_taps()
             except (ValueError, FfpfError):
                 if self._grabber is None:
                     return
                 raise
+            if batch is not None:
+                yield from self._callbacks.dispatch(batch, self)
+                continue
             if idle is not None and idle():
                 return
+            yield None
+
+    async def __aiter__(self) -> AsyncIterator[Batch]:
+        """`async for batch in flow`: packets as they come, each batch valid until the next one, until the flow is
+        closed, or its file at an end; for a time limit there is `asyncio.timeout`. Other tasks run meanwhile."""
+        pace = Pace()
+        while not self.is_over:
+            try:
+                taken = self.waiting()
+                for batch in self.poll():
+                    yield batch
+                nap_s = pace.nap_s(taken, self.waiting())
+                self.check_taps()
+            except (ValueError, IllegalState):
+                if self._grabber is None:
+                    return
+                raise
+            await asyncio.sleep(nap_s)
 
     def check_taps(self) -> None:
         """Raise KernelError if an interface of the flow has gone. Asks the kernel at most twice a second."""
@@ -353,15 +375,6 @@ class Flow(Deliverer):
         """How full the fullest of its rings is, from 0 to 1."""
         self._require("batches")
         return self._running.reader.waiting()
-
-    def packets(self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None) -> Iterator[Packet]:
-        """Packets one at a time, as copies. For speed use `batches`."""
-        while self._unread:
-            yield self._unread.popleft()
-        for batch in self.batches(duration_s=duration_s, idle=idle):
-            self._unread.extend(batch.packets(self.interfaces, self.first_interface))
-            while self._unread:
-                yield self._unread.popleft()
 
     @property
     def definition(self) -> Definition:
