@@ -129,8 +129,11 @@ class Background:
         self._stopping.set()
         self._thread.join()
         failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            failure = None  # or the error would keep the batch, and the batch the ring
 
     def __enter__(self) -> Self:
         return self
