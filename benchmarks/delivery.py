@@ -67,7 +67,7 @@ class Paced:
 def run(quick: bool = False) -> Table:
     """All rows. Raises ValueError if packets got lost before the tap."""
     rounds, flood_s, paced_s = (1, 0.1, 0.2) if quick else (5, 1.0, 1.5)
-    with _pinned(), two_namespaces("delivery") as network, Generator(network, FRAME) as generator:
+    with pinned(), two_namespaces("delivery") as network, Generator(network, FRAME) as generator:
         # Without GRO or XDP a veth takes no redirected frames.
         subprocess.run(network.command("ethtool", "-K", network.tap, "gro", "on"), check=True)
         with network.enter(network.outside):
@@ -188,7 +188,7 @@ def _expect(offered: int, arrived: int) -> None:
 
 
 @contextmanager
-def _pinned() -> Iterator[None]:
+def pinned() -> Iterator[None]:
     before = os.sched_getaffinity(0)
     with ExitStack() as stack:
         stack.callback(os.sched_setaffinity, 0, before)
