@@ -1,4 +1,4 @@
-"""Packets into files and back: a flow's -w against those of tcpdump, dumpcap and xdpdump; reading against scapy and dpkt.
+"""Packets into files and back: a flow's -w against tcpdump, dumpcap and xdpdump; reading against scapy and dpkt.
 
     python -m benchmarks.files [--quick]
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.network import Network, udp
+from tests.test_files import written
 
 FFPF = str(Path(sys.executable).parent / "ffpf")
 GRAPH = '(device,tap0) -> (bpf,"udp port 80") -> (bytecount as web) -> (grab,snaplen=64)'
@@ -60,7 +61,7 @@ def traffic(network: Network) -> Iterator[None]:
 
 def test_help_lists_the_commands() -> None:
     shown = ffpf("--help").stdout
-    for command in ("grab", "run", "check", "compile", "draw", "doctor"):
+    for command in ("grab", "run", "read", "check", "compile", "draw", "doctor"):
         assert f"\n  {command} " in shown
         assert ffpf(command, "--help").stdout.startswith(f"Usage: ffpf {command}")
 
@@ -82,11 +83,47 @@ def test_help_lists_the_commands() -> None:
         (["grab", "-i", "lo", "-C", "10"], 2, "ffpf: -C, -G, -W: no file to follow with another\nhelp: name it with `-w FILE`\n"),
         (["grab", "-i", "lo", "-w", "x", "-C", "ten"], 2, "ffpf: -C: `ten` is not a size\n"),
         (["grab", "-i", "lo", "-w", "x", "-W", "3"], 2, "ffpf: -W: a number of files of what size?\nhelp: add `-C SIZE` or `-G SECONDS`\n"),
+        (["read", "/nonexistent"], 1, "ffpf: /nonexistent: cannot open: no such file or directory\nhelp: name a pcap or pcapng file\n"),
+        (["read", sys.executable], 1, f"ffpf: {sys.executable}: no pcap or pcapng file\n"),
+        (["run", "(device,lo)", "-r", "/nonexistent"], 1, "ffpf: /nonexistent: cannot open: no such file or directory\n"),
         (["draw", ""], 2, "ffpf: line 1, column 1: the expression is empty"),
     ],
 )  # fmt: skip
 def test_errors_without_root(words: list[str], code: int, message: str) -> None:
     assert ffpf(*words, code=code).stderr.startswith(message)
+
+
+def test_read_prints_what_tcpdump_prints(tmp_path: Path) -> None:
+    file = written(tmp_path / "x.pcapng", [udp(80 + n % 3) for n in range(100)])
+    done = ffpf("read", str(file), "udp port 80 or udp port 81")
+    theirs = subprocess.run(
+        ["tcpdump", "-nr", file, "udp port 80 or udp port 81"], capture_output=True, text=True, check=True
+    )
+    ours = [line.split(" IP ")[1] for line in done.stdout.splitlines()]
+    assert ours == [line.split(" IP ")[1] for line in theirs.stdout.splitlines()]
+    assert done.stderr == "67 of 100 packets printed\n"
+    assert len(ffpf("read", str(file), "-c", "7").stdout.splitlines()) == 7
+    file.write_bytes(file.read_bytes()[:-200])
+    assert "ends within a packet: it was cut short" in ffpf("read", str(file)).stderr
+    shown = subprocess.run(f"{FFPF} read {file} | head -1", shell=True, capture_output=True, text=True, check=True)
+    assert len(shown.stdout.splitlines()) == 1 and "Traceback" not in shown.stderr
+
+
+def test_run_on_a_file(tmp_path: Path) -> None:
+    file, out = written(tmp_path / "x.pcapng", [udp(80 + n % 2) for n in range(1000)]), tmp_path / "out.pcapng.zst"
+    expressions = [
+        '(device,eth0) -> (bpf,"udp port 80") -> (grab,snaplen=60)',
+        "(device,eth0) -> (sampler,10) -> (packetcount)",
+    ]
+    done = ffpf("run", *expressions, "-r", str(file), "-w", str(out), "--json", "--policies", "/nonexistent")
+    flows = json.loads(done.stdout)["flows"]
+    assert [flow["ledger"]["seen"] for flow in flows] == [1000, 1000]
+    assert flows[0]["ledger"]["delivered"] == 500 and flows[1]["nodes"][2]["packets"] == 100
+    assert flows[0]["taps"] == [{"tap": "eth0", "mode": "file"}]
+    assert len(ffpf("read", str(out)).stdout.splitlines()) == 500
+    shown = ffpf("run", expressions[0], "-r", str(file), "-p", "-c", "3")
+    assert len(shown.stdout.splitlines()) == 3
+    assert "flow1 on eth0 (file)" in shown.stderr
 
 
 @pytest.mark.parametrize(
