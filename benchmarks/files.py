@@ -26,6 +26,7 @@ from benchmarks.delivery import FLOOD_BURST, pinned
 from benchmarks.frames import UDP, ipv4, udp
 from benchmarks.generator import Generator
 from benchmarks.table import Row, Table, main
+from ffpf_bpf.capture import arrow
 from ffpf_bpf.capture.files import CaptureFile
 from ffpf_bpf.capture.layout import slot_dtype
 from ffpf_bpf.capture.pcapng import InterfaceDescription, PcapngWriter
@@ -36,7 +37,7 @@ BUFFER_KIB = 4096
 GOALS = {96: 3.0, 1514: 2.0}
 SIZES = ((96, 60, "64-byte frames, snaplen 96"), (1514, 1472, "1,514-byte frames, whole"))
 MEMORY = "/dev/shm"
-READY_S, DRAIN_S = 0.5, 0.5
+READY_S, DRAIN_S = 1.0, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +140,12 @@ def _written(network: Network, generator: Generator, name: str, snaplen: int, pa
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         end_s = time.monotonic() + 20
-        while (not path.exists() or not path.stat().st_size) and name != "flow, zstd":
+        while not path.exists():  # which all make when they are about to begin
             if process.poll() is not None or time.monotonic() > end_s:
+                process.kill()
                 raise ValueError(f"{name} does not start: {process.communicate()[1]}")
             time.sleep(0.01)
-        time.sleep(READY_S * (3 if name == "flow, zstd" else 1))
+        time.sleep(READY_S)
         begin_ns, begin_s, offered = _cpu_ns(process.pid), time.monotonic(), 0
         while time.monotonic() < begin_s + duration_s:
             generator.send(FLOOD_BURST)
@@ -185,6 +187,7 @@ def _reading(path: Path, count: int) -> Iterator[Row]:
         "a flow with a filter, our file": (lambda: _replayed(ours), count),
         "packets, one at a time": (lambda: sum(1 for _ in ffpf_bpf.open(ours).packets()), count),
     }
+    arrow.pyarrow()  # imported once
     rival_ns = _ns(lambda: _scapy(theirs, few), few)
     dpkt_ns = _ns(lambda: _dpkt(theirs), count)
     for name, (way, number) in ways.items():

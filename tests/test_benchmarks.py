@@ -97,6 +97,7 @@ ROWS = {
     "delivery": (
         "numpy batches / Python recv: packets delivered",
         "  the same without the stack's share",
+        "numpy batches / scapy's AsyncSniffer: packets delivered",
         "numpy batches / Python recv: packets per second of the consumer's CPU",
         "numpy batches / tcpdump: CPU added where packets arrive",
         "numpy batches / tcpdump: CPU of the reading process",

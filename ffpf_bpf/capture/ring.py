@@ -144,8 +144,8 @@ class RingReader:
         """
         pace = Pace()
         while True:
-            taken = self.waiting()
-            yield from self.poll()
+            if taken := self.waiting():
+                yield from self.poll()
             if self._closed:
                 return
             left_s = None if until_s is None else until_s - time.monotonic()
@@ -153,7 +153,7 @@ class RingReader:
                 return
             if not taken:
                 yield None
-            pace.rest(taken, self.waiting(), left_s)
+            pace.rest(taken, self.waiting() if taken else 0.0, left_s)
 
     def close(self) -> None:
         """Let go of the memory."""
