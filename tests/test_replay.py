@@ -147,7 +147,12 @@ def test_cut_packets_count_with_the_length_they_had(tmp_path: Path) -> None:
 def test_devices_are_the_files_interfaces(tmp_path: Path) -> None:
     names = [InterfaceDescription(name, 0, "") for name in ("eth0", "eth1", "eth2")]
     file = written(tmp_path / "x.pcapng", [udp(80)] * 9, names=names)
-    for devices, seen in (("(device,eth1)", 3), ("(device,eth1) | (device,eth2)", 6), ("(device,other)", 9)):
+    for devices, seen in (
+        ("(device,eth1)", 3),
+        ("(device,eth1) | (device,eth2)", 6),
+        ("(device,other)", 9),
+        ("(device,eth2@tc-ingress)", 3),
+    ):
         with Flow.create(file=file, first_interface=5) as flow:
             flow.populate(f"{devices} -> (grab)").instantiate().activate()
             found = {packet.interface for packet in flow.packets()}

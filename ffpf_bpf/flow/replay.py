@@ -206,6 +206,9 @@ class Replay:
         """Which tap a packet arrives at, by the name of its interface; None: all at the only one."""
         known = set(self.file.interfaces)
         here = {name: name for name in self._names if name in known}
+        for device in self._graph.taps:
+            if device.interface in known:
+                here.setdefault(device.interface, device.tap)
         if here:
             return here
         if len(self._names) == 1:
