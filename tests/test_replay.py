@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 import ffpf_bpf
 from ffpf_bpf import Flow, compiler
 from ffpf_bpf.capture.pcapng import InterfaceDescription
-from ffpf_bpf.compiler.native import PacketMemory
+from ffpf_bpf.compiler.native import NativeFilter, PacketMemory
+from ffpf_bpf.compiler.pcap import compile_filter
 from ffpf_bpf.errors import CaptureError, ExpressionError, FfpfError
 from ffpf_bpf.flow import replay
 from ffpf_bpf.flow.replay import Replay
@@ -27,12 +28,15 @@ from ffpf_bpf.graph.classes.anonymise import Anonymise
 from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.expression import Expression, nodes, then
+from ffpf_bpf.graph.predicate import run
 from ffpf_bpf.graph.printer import text
 from tests import model as model_module
+from tests.corpus.filters import FILTERS
 from tests.corpus.packets import packets
 from tests.model import Model
 from tests.network import Network, udp
 from tests.segment import SEED
+from tests.test_arrow import slots_of
 from tests.test_compiler import MIDDLE, TAILS, checked, counts_of, recorded
 from tests.test_files import pcap, written
 
@@ -256,3 +260,15 @@ def _grabbed_by_nobody(file: Path) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(nobody, 0)[1])
+
+
+@pytest.mark.parametrize("snaplen", [1 << 16, 60, 40])
+def test_filters_of_cut_packets_agree_with_the_interpreter(snaplen: int) -> None:
+    """Lengths are those of the wire; loads end where the bytes do."""
+    sample = packets(SEED)[::3]
+    records = slots_of(sample, snaplen=snaplen)
+    for filter_text in FILTERS[:: len(FILTERS) // 50]:
+        program = compile_filter(filter_text)
+        passed = NativeFilter(program).passes(records)
+        expected = [run(program, frame[:snaplen], len(frame)) != 0 for frame in sample]
+        assert passed.tolist() == expected, filter_text
