@@ -139,7 +139,7 @@ def _total(results: list[Paced]) -> str:
 def _flood(network: Network, generator: Generator, name: str, duration_s: float) -> Flood:
     """As fast as possible; `bare` is the flow with its program run by itself, without interface and stack."""
     with consuming("flow" if name == "bare" else name, network) as consumer, ExitStack() as stack:
-        program = stack.enter_context(_entry(network)).fileno if name == "bare" else None
+        program = stack.enter_context(entry(network)).fileno if name == "bare" else None
         cpu_ns = consumer.cpu_ns()
         before_packets = _arrived(network)
         begin_s = time.monotonic()
@@ -175,7 +175,7 @@ def _paced(network: Network, generator: Generator, name: str, duration_s: float)
     return Paced(statistics.median(spent), cpu_ns / (bursts * BURST), (bursts + 1) * BURST, delivered, lost)
 
 
-def _entry(network: Network) -> Descriptor:
+def entry(network: Network) -> Descriptor:
     """The entry program at the tap."""
     with network.enter():
         program_id, _ = calls.attached_xdp(interfaces.find(network.tap).index)

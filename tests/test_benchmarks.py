@@ -91,7 +91,7 @@ ROWS = {
         f"{call}, {among}" for among in ("alone", "among 10") for call in ("activate", "pause", "pause(wait=True)")
     ),
     "files": (
-        *(f"{frames}: -w / {rival}" for frames in ("64-byte frames, snaplen 96", "1,514-byte frames, whole") for rival in ("tcpdump", "dumpcap", "itself")),
+        *(f"{frames}: -w / {rival}" for frames in ("64-byte frames, snaplen 96", "1,514-byte frames, whole") for rival in ("tcpdump", "dumpcap", "itself, compressed")),
         "  the writer's CPU, ns each", "batches, our file / scapy's RawPcapReader", "Arrow columns, our file / dpkt's Reader",
     ),
     "delivery": (
