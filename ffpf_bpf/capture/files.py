@@ -38,6 +38,7 @@ LONGEST_PACKET = 1 << 18  # libpcap's MAXIMUM_SNAPLEN
 LONGEST_BLOCK = 1 << 26
 CHUNK_BYTES = 4 << 20
 MOST_BATCH_BYTES = 8 << 20
+MOST_GATHERED_BYTES = 192  # of a packet: longer ones are quicker copied one by one
 SHORTEST_RUN = 16  # blocks of one size that are worth a view
 
 
@@ -70,17 +71,13 @@ class _Packets:
 
     def batch(self, memory: memoryview) -> Batch:
         """Their batch, a copy."""
-        slot_bytes = (HEADER_BYTES + self.longest + 3 & ~3) + 4
-        slot_bytes += 4 * (slot_bytes == 32)
-        records = np.zeros(len(self.rows), slot_dtype(slot_bytes))
-        records["block_type"] = BLOCK_TYPE
-        records["block_length"] = records["trailer"] = slot_bytes
+        records = _slots(len(self.rows), self.longest)
         columns = np.array(self.rows, np.uint32).reshape(-1, 5).T
         for name, column in zip(("interface", "time_high", "time_low", "captured", "original"), columns, strict=True):
             records[name] = column
         content = records.view(np.uint8).data
         for number, (at, captured) in enumerate(self.places):
-            to = number * slot_bytes + HEADER_BYTES
+            to = number * records.itemsize + HEADER_BYTES
             content[to : to + captured] = memory[at : at + captured]
         self.__init__()  # type: ignore[misc]
         return Batch(records, 0, 0)
@@ -171,23 +168,17 @@ class CaptureFile(Deliverer):
         snaplen, link_type = struct.unpack_from(f"{self._order}II", header, 16)
         self._found.append(_Interface("if0", link_type & 0xFFFF, snaplen))
         self._check_link_type(0)
-        record = struct.Struct(f"{self._order}IIII")
         self._chunks.skip(24)
-        packets = _Packets()
         for memory, base in self._chunks:
             at, end = 0, len(memory)
-            while at + 16 <= end:
-                seconds, fraction, captured, original = record.unpack_from(memory, at)
+            while starts := _records(memory, at, self._order):
+                captured = struct.unpack_from(f"{self._order}I", memory, starts[-1] + 8)[0]
+                at = starts[-1] + 16 + captured
+                yield _copied(memory, starts, self._order, fraction_ns)
+            if at + 16 <= end:
+                captured = struct.unpack_from(f"{self._order}I", memory, at + 8)[0]
                 if captured > LONGEST_PACKET:
-                    yield from self._flush(packets, memory)
                     raise self._damaged(base + at, f"a packet of {captured:,} bytes")
-                if at + 16 + captured > end:
-                    break
-                packets.add(0, seconds * 10**9 + fraction * fraction_ns, at + 16, captured, original)
-                at += 16 + captured
-                if packets.is_full:
-                    yield packets.batch(memory)
-            yield from self._flush(packets, memory)
             self._chunks.skip(at)
         self.cut_short = bool(self._chunks.left)
 
@@ -408,6 +399,55 @@ class _Chunks:
                 raise
             self.cut_short = True
             return b""
+
+
+def _records(memory: memoryview, at: int, order: str) -> list[int]:
+    """Where the pcap records of the next batch begin, those that are whole and not too long."""
+    starts: list[int] = []
+    captured_of, last, most, longest = struct.Struct(f"{order}I").unpack_from, len(memory) - 16, MOST_RECORDS, 0
+    while at <= last and len(starts) < most:
+        (captured,) = captured_of(memory, at + 8)
+        if captured > longest:
+            if captured > LONGEST_PACKET:
+                break
+            longest = captured
+            most = min(MOST_RECORDS, MOST_BATCH_BYTES // longest + 1)
+        if at + captured > last:
+            break
+        starts.append(at)
+        at += 16 + captured
+    return starts
+
+
+def _copied(memory: memoryview, starts: list[int], order: str, fraction_ns: int) -> Batch:
+    """The pcap records at these places as slots."""
+    flat, at = np.frombuffer(memory, np.uint8), np.array(starts, np.int64)
+    fields = flat[at[:, None] + np.arange(16)].view(f"{order}u4").astype(np.uint64).T
+    times = fields[0] * np.uint64(10**9) + fields[1] * np.uint64(fraction_ns)
+    longest = int(fields[2].max())
+    records = _slots(len(starts), longest)
+    for name, column in zip(("time_high", "captured", "original"), (times >> np.uint64(32), *fields[2:]), strict=True):
+        records[name] = column
+    records["time_low"] = times & np.uint64(0xFFFF_FFFF)
+    if longest <= MOST_GATHERED_BYTES:
+        columns = np.arange(longest)
+        bytes_at = np.minimum(at[:, None] + 16 + columns, len(flat) - 1)
+        records["data"][:, :longest] = np.where(columns < fields[2][:, None], flat[bytes_at], 0)
+        return Batch(records, 0, 0)
+    content = records.view(np.uint8).data
+    for number, (start, captured) in enumerate(zip(starts, fields[2].tolist(), strict=True)):
+        to = number * records.itemsize + HEADER_BYTES
+        content[to : to + captured] = memory[start + 16 : start + 16 + captured]
+    return Batch(records, 0, 0)
+
+
+def _slots(count: int, longest: int) -> np.ndarray[Any, Any]:
+    """Empty slots for packets of up to so many bytes."""
+    slot_bytes = max(HEADER_BYTES + 8, (HEADER_BYTES + longest + 3 & ~3) + 4)
+    records = np.zeros(count, slot_dtype(slot_bytes))
+    records["block_type"] = BLOCK_TYPE
+    records["block_length"] = records["trailer"] = slot_bytes
+    return records
 
 
 def _unit(resolution: int) -> tuple[int, int]:
