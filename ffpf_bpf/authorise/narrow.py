@@ -53,6 +53,7 @@ MOST_CLASSES = 32  # of which those are left out that the flow has no packet of
 MOST_REASONS = 3
 OUT_OF_TIME = "there was no time to find what to put in"
 Define = Callable[[Expression], Definition]
+_Settled = tuple[str, Never | Depth]  # a claim about content, and what it is about
 
 
 def narrow(
@@ -182,14 +183,18 @@ class _Search:
             raise Cannot(OUT_OF_TIME)
         return Prover(definition, Clock(min(PROOF_S, self.clock.left_ms / 1000)))
 
-    def failing(self, expression: Expression, rules: Sequence[Rule]) -> _Failing | None:
-        """The first claim about packets that does not hold of the flow."""
+    def failing(
+        self, expression: Expression, rules: Sequence[Rule], settled: set[_Settled] | None = None
+    ) -> _Failing | None:
+        """The first claim about packets that does not hold of the flow. What is `settled` is known to hold, of a flow
+        that takes more packets; it is added to."""
         key = (expression, tuple(rule.name for rule in rules))
         if key not in self._known:
-            self._known[key] = self._examined(self.prover(self.define(expression)), rules)
+            settled = set() if settled is None else settled
+            self._known[key] = self._examined(self.prover(self.define(expression)), rules, settled)
         return self._known[key]
 
-    def _examined(self, prover: Prover, rules: Sequence[Rule]) -> _Failing | None:
+    def _examined(self, prover: Prover, rules: Sequence[Rule], settled: set[_Settled]) -> _Failing | None:
         for rule in rules:
             for order in rule.order:
                 if isinstance(order.required, PacketClass):
@@ -197,10 +202,13 @@ class _Search:
                     if finding.result is not Result.PROVED:
                         return _Failing(order.required, ordered(order), finding)
         for _, _, claim, examine in content_claims(prover, rules, self.forbidding):
+            about = next(each for each in examine.args if isinstance(each, Never | Depth))
+            if (claim, about) in settled:
+                continue
             finding = examine()
             if finding.result is not Result.PROVED:
-                about = next(each for each in examine.args if isinstance(each, Never | Depth))
                 return _Failing(about, claim, finding)
+            settled.add((claim, about))
         for _, _, claim, examine in inference_claims(prover, rules, self.forbidding):
             finding = examine()
             if finding.result is not Result.PROVED:
@@ -228,6 +236,7 @@ class _Guarding:
         self.takes: tuple[int, ...] = ()
         self.is_full = False
         self._known: dict[t.Term, bool] = {}
+        self._settled: set[_Settled] = set()  # more clauses only take packets away
         self._rounds: Counter[Depth | Never | PacketClass | None] = Counter()
 
     def run(self) -> Expression:
@@ -238,7 +247,7 @@ class _Guarding:
         self.chosen = {tags: [] for tags in self.takes}
         for _ in range(MOST_ROUNDS):
             expression = self._guarded()
-            failing = self.search.failing(expression, self.rules)
+            failing = self.search.failing(expression, self.rules, self._settled)
             if failing is None:
                 self._check_not_empty(self.search.prover(self.search.define(expression)))
                 return expression

@@ -136,7 +136,7 @@ class _Filling:
         if not self._number(at + 6, 2) & 0x1FFF:
             self._transport(at + 4 * (self._number(at, 1) & 15), self._number(at + 9, 1))
         header = bytes(frame[at : at + 20])
-        if header[0] == 0x45 and len(header) == 20:
+        if len(header) == 20 and header[0] == 0x45:
             total = sum(struct.unpack("!10H", header[:10] + b"\0\0" + header[12:]))
             total = (total & 0xFFFF) + (total >> 16)
             self._put(at + 10, struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF))
