@@ -1,6 +1,6 @@
 """Who reads the packets: each in a process of its own on a CPU of its own, in the tap's namespace.
 
-`python -m benchmarks.consumers flow|recv` says `ready`, counts packets and their bytes until SIGINT, and says JSON.
+`python -m benchmarks.consumers flow|recv|scapy` says `ready`, counts packets and their bytes until SIGINT, says JSON.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ ETH_P_ALL = 3
 COMMANDS = {
     "flow": (sys.executable, "-m", "benchmarks.consumers", "flow"),
     "recv": (sys.executable, "-m", "benchmarks.consumers", "recv"),
+    "scapy": (sys.executable, "-m", "benchmarks.consumers", "scapy"),
     "tcpdump": ("tcpdump", "-i", INTERFACE, "-n", "-s", str(SNAPLEN), "-w", "/dev/null"),
 }
 DRAIN_S = 0.3
@@ -107,5 +108,31 @@ def consume_recv() -> dict[str, int]:
     return {"delivered": packets, "bytes": wire_bytes, "lost": lost}
 
 
+def consume_scapy() -> dict[str, int]:
+    """scapy's AsyncSniffer: packets counted, lengths summed. It does not tell what it lost."""
+    from scapy.sendrecv import AsyncSniffer  # noqa: PLC0415 - slow to import
+
+    stop: list[int] = []
+    signal.signal(signal.SIGINT, lambda *_: stop.append(1))
+    packets = wire_bytes = 0
+
+    def count(packet: object) -> None:
+        nonlocal packets, wire_bytes
+        packets += 1
+        wire_bytes += len(packet)  # type: ignore[arg-type]
+
+    def ready() -> None:
+        print("ready", flush=True)
+
+    sniffer = AsyncSniffer(iface=INTERFACE, store=False, prn=count, started_callback=ready)
+    sniffer.start()
+    while not stop:
+        time.sleep(0.01)
+    return {"delivered": packets, "bytes": wire_bytes, "lost": 0}
+
+
+CONSUMERS = {"flow": consume_flow, "recv": consume_recv, "scapy": consume_scapy}
+
 if __name__ == "__main__":
-    print(json.dumps(consume_flow() if sys.argv[1] == "flow" else consume_recv()), flush=True)
+    print(json.dumps(CONSUMERS[sys.argv[1]]()), flush=True)
+    os._exit(0)  # scapy's thread does not hear of the end

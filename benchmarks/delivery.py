@@ -1,4 +1,4 @@
-"""Packets into an application: numpy batches of a flow against a Python recv loop and against tcpdump.
+"""Packets into an application: numpy batches of a flow against a Python recv loop, scapy and tcpdump.
 
     python -m benchmarks.delivery [--quick]
 
@@ -26,7 +26,7 @@ from ffpf_bpf.kernel import calls, interfaces
 from ffpf_bpf.kernel.maps import Descriptor
 from tests.network import Network, two_namespaces
 
-GOAL_RATE, GOAL_CPU = 10.0, 0.5
+GOAL_RATE, GOAL_CPU, GOAL_SCAPY = 10.0, 0.5, 1000.0
 GENERATOR_CPU = 0
 PACED_PPS, BURST = 400_000, 64
 FLOOD_BURST = 2_048
@@ -67,11 +67,11 @@ class Paced:
 def run(quick: bool = False) -> Table:
     """All rows. Raises ValueError if packets got lost before the tap."""
     rounds, flood_s, paced_s = (1, 0.1, 0.2) if quick else (5, 1.0, 1.5)
-    with _pinned(), two_namespaces("delivery") as network, Generator(network, FRAME) as generator:
+    with pinned(), two_namespaces("delivery") as network, Generator(network, FRAME) as generator:
         # Without GRO or XDP a veth takes no redirected frames.
         subprocess.run(network.command("ethtool", "-K", network.tap, "gro", "on"), check=True)
         with network.enter(network.outside):
-            floods: dict[str, list[Flood]] = {"flow": [], "recv": [], "bare": []}
+            floods: dict[str, list[Flood]] = {"flow": [], "recv": [], "scapy": [], "bare": []}
             paced: dict[str, list[Paced]] = {"": [], "flow": [], "tcpdump": []}
             for _ in range(rounds):
                 for name, found in floods.items():
@@ -94,6 +94,11 @@ def _flood_rows(floods: dict[str, list[Flood]]) -> Iterator[Row]:
     yield Row(f"{work} delivered", ours.shown, rival.shown, f"{ratio:.1f}", goal, ratio >= GOAL_RATE)
     alone = _best(floods["bare"])
     yield Row("  the same without the stack's share", alone.shown, rival.shown, f"{alone.rate / rival.rate:.1f}")
+    sniffed = _best(floods["scapy"])
+    ratio = ours.rate / sniffed.rate
+    goal_scapy = f">= {GOAL_SCAPY:,.0f}"
+    work_scapy = "numpy batches / scapy's AsyncSniffer: packets delivered"
+    yield Row(work_scapy, ours.shown, sniffed.shown, f"{ratio:,.0f}", goal_scapy, ratio >= GOAL_SCAPY)
     of_cpu = [statistics.median(flood.consumer_ns for flood in floods[name]) for name in ("flow", "recv")]
     capacity = of_cpu[1] / of_cpu[0]
     ours_shown, rival_shown = (f"{1e3 / ns:.2f} M ({ns:,.0f} ns each)" for ns in of_cpu)
@@ -134,7 +139,7 @@ def _total(results: list[Paced]) -> str:
 def _flood(network: Network, generator: Generator, name: str, duration_s: float) -> Flood:
     """As fast as possible; `bare` is the flow with its program run by itself, without interface and stack."""
     with consuming("flow" if name == "bare" else name, network) as consumer, ExitStack() as stack:
-        program = stack.enter_context(_entry(network)).fileno if name == "bare" else None
+        program = stack.enter_context(entry(network)).fileno if name == "bare" else None
         cpu_ns = consumer.cpu_ns()
         before_packets = _arrived(network)
         begin_s = time.monotonic()
@@ -170,7 +175,7 @@ def _paced(network: Network, generator: Generator, name: str, duration_s: float)
     return Paced(statistics.median(spent), cpu_ns / (bursts * BURST), (bursts + 1) * BURST, delivered, lost)
 
 
-def _entry(network: Network) -> Descriptor:
+def entry(network: Network) -> Descriptor:
     """The entry program at the tap."""
     with network.enter():
         program_id, _ = calls.attached_xdp(interfaces.find(network.tap).index)
@@ -188,7 +193,7 @@ def _expect(offered: int, arrived: int) -> None:
 
 
 @contextmanager
-def _pinned() -> Iterator[None]:
+def pinned() -> Iterator[None]:
     before = os.sched_getaffinity(0)
     with ExitStack() as stack:
         stack.callback(os.sched_setaffinity, 0, before)

@@ -28,12 +28,12 @@ class Generator:
 
     def __init__(self, network: Network, frame: bytes) -> None:
         self._network = network
-        self._frame = frame.ljust(64, b"\0")
+        self.frame = frame.ljust(64, b"\0")
         with ExitStack() as stack:
             stack.enter_context(network.enter(network.outside))
             memory = stack.enter_context(MappedArray("generator", STRUCT_BYTES))
             memory.memory[0:4] = interfaces.find(network.peer).index.to_bytes(4, "little")
-            memory.memory[TEMPLATE : TEMPLATE + 64] = self._frame[:64]
+            memory.memory[TEMPLATE : TEMPLATE + 64] = self.frame[:64]
             compiled = rivals.compile_c("generator").programs["generate"]
             self._program = stack.enter_context(load(compiled, {"generator": Binding(memory, True)}))
             # Attached where nothing comes, or each call would wait for the XDP dispatcher.
@@ -45,8 +45,8 @@ class Generator:
         """Send, receive included; nanoseconds of this thread's CPU time. Call it in the namespace it was made in."""
         options = structures.TestOptions(
             sz=ctypes.sizeof(structures.TestOptions),
-            data_in=self._frame,
-            data_size_in=len(self._frame),
+            data_in=self.frame,
+            data_size_in=len(self.frame),
             repeat=packets,
             flags=LIVE_FRAMES,
             batch_size=BATCH,

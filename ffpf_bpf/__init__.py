@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ffpf_bpf.authorise import Decision, PolicyError, Subject, subject_of
+from ffpf_bpf.capture.files import CaptureFile
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.pcapng import InterfaceDescription, PcapngWriter
 from ffpf_bpf.capture.ring import Batch
@@ -40,6 +41,7 @@ from ffpf_bpf.graph.fields import pkt
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.printer import python, text
 
+open = CaptureFile
 globals().update(CLASSES)
 if TYPE_CHECKING:
     # For type checkers, which do not see the line above. There is no such function when the program runs.
@@ -50,6 +52,7 @@ __all__ = [
     "AuditError",
     "Batch",
     "CaptureError",
+    "CaptureFile",
     "Decision",
     "Expression",
     "ExpressionError",
@@ -70,6 +73,7 @@ __all__ = [
     "Subject",
     "TapBusy",
     "VerifierError",
+    "open",
     "parse",
     "pkt",
     "python",

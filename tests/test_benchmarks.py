@@ -91,9 +91,14 @@ ROWS = {
     "switch": tuple(
         f"{call}, {among}" for among in ("alone", "among 10") for call in ("activate", "pause", "pause(wait=True)")
     ),
+    "files": (
+        *(f"{frames}: -w / {rival}" for frames in ("64-byte frames, snaplen 96", "1,514-byte frames, whole") for rival in ("tcpdump", "dumpcap", "itself, compressed")),
+        "  the writer's CPU, ns each", "batches, our file / scapy's RawPcapReader", "Arrow columns, our file / dpkt's Reader",
+    ),
     "delivery": (
         "numpy batches / Python recv: packets delivered",
         "  the same without the stack's share",
+        "numpy batches / scapy's AsyncSniffer: packets delivered",
         "numpy batches / Python recv: packets per second of the consumer's CPU",
         "numpy batches / tcpdump: CPU added where packets arrive",
         "numpy batches / tcpdump: CPU of the reading process",

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.network import Network, udp
+from tests.test_files import written
 
 FFPF = str(Path(sys.executable).parent / "ffpf")
 GRAPH = '(device,tap0) -> (bpf,"udp port 80") -> (bytecount as web) -> (grab,snaplen=64)'
@@ -60,7 +61,7 @@ def traffic(network: Network) -> Iterator[None]:
 
 def test_help_lists_the_commands() -> None:
     shown = ffpf("--help").stdout
-    for command in ("grab", "run", "check", "compile", "draw", "doctor"):
+    for command in ("grab", "run", "read", "check", "compile", "draw", "doctor"):
         assert f"\n  {command} " in shown
         assert ffpf(command, "--help").stdout.startswith(f"Usage: ffpf {command}")
 
@@ -79,11 +80,50 @@ def test_help_lists_the_commands() -> None:
         (["compile", "(device,lo)", "--emit", "object"], 2, "ffpf: an object is not text\nhelp: name a file: `-o flow.o`\n"),
         (["compile", "(device,lo)", "--emit", "object", "-o", "/nonexistent/x"], 1, "ffpf: /nonexistent/x: cannot write: no such file or directory\nhelp: name another file\n"),
         (["draw", "(device,lo)", "-o", "/nonexistent/x.svg"], 1, "ffpf: /nonexistent/x.svg: cannot write"),
+        (["grab", "-i", "lo", "-C", "10"], 2, "ffpf: -C, -G, -W: no file to follow with another\nhelp: name it with `-w FILE`\n"),
+        (["grab", "-i", "lo", "-w", "x", "-C", "ten"], 2, "ffpf: -C: `ten` is not a size\n"),
+        (["grab", "-i", "lo", "-w", "x", "-W", "3"], 2, "ffpf: -W: a number of files of what size?\nhelp: add `-C SIZE` or `-G SECONDS`\n"),
+        (["read", "/nonexistent"], 1, "ffpf: /nonexistent: cannot open: no such file or directory\nhelp: name a pcap or pcapng file\n"),
+        (["read", sys.executable], 1, f"ffpf: {sys.executable}: no pcap or pcapng file\n"),
+        (["run", "(device,lo)", "-r", "/nonexistent"], 1, "ffpf: /nonexistent: cannot open: no such file or directory\n"),
         (["draw", ""], 2, "ffpf: line 1, column 1: the expression is empty"),
     ],
 )  # fmt: skip
 def test_errors_without_root(words: list[str], code: int, message: str) -> None:
     assert ffpf(*words, code=code).stderr.startswith(message)
+
+
+def test_read_prints_what_tcpdump_prints(tmp_path: Path) -> None:
+    file = written(tmp_path / "x.pcapng", [udp(80 + n % 3) for n in range(100)])
+    done = ffpf("read", str(file), "udp port 80 or udp port 81")
+    theirs = subprocess.run(
+        ["tcpdump", "-nr", file, "udp port 80 or udp port 81"], capture_output=True, text=True, check=True
+    )
+    ours = [line.split(" IP ")[1] for line in done.stdout.splitlines()]
+    assert ours == [line.split(" IP ")[1] for line in theirs.stdout.splitlines()]
+    assert done.stderr == "67 of 100 packets printed\n"
+    assert len(ffpf("read", str(file), "-c", "7").stdout.splitlines()) == 7
+    file.write_bytes(file.read_bytes()[:-200])
+    assert "ends within a packet: it was cut short" in ffpf("read", str(file)).stderr
+    shown = subprocess.run(f"{FFPF} read {file} | head -1", shell=True, capture_output=True, text=True, check=True)
+    assert len(shown.stdout.splitlines()) == 1 and "Traceback" not in shown.stderr
+
+
+def test_run_on_a_file(tmp_path: Path) -> None:
+    file, out = written(tmp_path / "x.pcapng", [udp(80 + n % 2) for n in range(1000)]), tmp_path / "out.pcapng.zst"
+    expressions = [
+        '(device,eth0) -> (bpf,"udp port 80") -> (grab,snaplen=60)',
+        "(device,eth0) -> (sampler,10) -> (packetcount)",
+    ]
+    done = ffpf("run", *expressions, "-r", str(file), "-w", str(out), "--json", "--policies", "/nonexistent")
+    flows = json.loads(done.stdout)["flows"]
+    assert [flow["ledger"]["seen"] for flow in flows] == [1000, 1000]
+    assert flows[0]["ledger"]["delivered"] == 500 and flows[1]["nodes"][2]["packets"] == 100
+    assert flows[0]["taps"] == [{"tap": "eth0", "mode": "file"}]
+    assert len(ffpf("read", str(out)).stdout.splitlines()) == 500
+    shown = ffpf("run", expressions[0], "-r", str(file), "-p", "-c", "3")
+    assert len(shown.stdout.splitlines()) == 3
+    assert "flow1 on eth0 (file)" in shown.stderr
 
 
 @pytest.mark.parametrize(
@@ -220,6 +260,45 @@ def test_grab_to_a_pipe(network: Network) -> None:
             assert b" packets written to standard output" in grab.stderr.read()
         assert grab.returncode == 0
     assert len(read.stdout.splitlines()) == 50
+
+
+@root
+def test_grab_to_many_files(network: Network, tmp_path: Path) -> None:
+    with traffic(network):
+        by_size = ["-w", str(tmp_path / "x.pcapng"), "-C", "16k", "-W", "12", "-c", "1000"]
+        shown = ffpf("grab", "-i", "tap0", "-s", "60", *by_size, network=network).stderr
+        by_time = ["-w", str(tmp_path / "y%s.pcapng.zst"), "-G", "1", "-W", "2"]
+        shown += ffpf("grab", "-i", "tap0", "-s", "60", *by_time, network=network).stderr
+    assert f"packets written to 8 files, the last of them {tmp_path}/x.pcapng07" in shown
+    assert "packets written to 2 files, the last of them" in shown
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names[:8] == [f"x.pcapng{number:02}" for number in range(8)]
+    assert len(names) == 10
+    read = [subprocess.run(["tshark", "-r", tmp_path / name], capture_output=True, check=True) for name in names]
+    counts = [len(each.stdout.splitlines()) for each in read]
+    assert sum(counts[:8]) == 1000
+    assert f"{sum(counts[8:]):,} packets written" in shown or f"{sum(counts[8:]):,} of " in shown
+
+
+@root
+def test_a_slow_reader_of_a_pipe_costs_packets_that_are_counted(network: Network, tmp_path: Path) -> None:
+    file = tmp_path / "x.pcapng"
+    words = ["grab", "-i", "tap0", "-w", "-", "-s", "60", "--buffer", "8KiB", "--duration", "3"]
+    with (
+        traffic(network),
+        subprocess.Popen(network.command(FFPF, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as grab,
+    ):
+        assert grab.stdout is not None and grab.stderr is not None
+        time.sleep(4)
+        file.write_bytes(grab.stdout.read())
+        shown = grab.stderr.read().decode()
+        assert grab.wait() == 0
+    delivered = int(shown.split(" packets written to standard output")[0].splitlines()[-1].replace(",", ""))
+    lost = int(shown.split(" ring full")[0].rpartition(" + ")[2].replace(",", ""))
+    assert f"{delivered:,} delivered + {lost:,} ring full" in shown
+    assert f"{lost:,} packets lost, because what they were written to was too slow" in shown
+    read = subprocess.run(["capinfos", "-c", "-M", file], capture_output=True, text=True, check=True).stdout
+    assert f"Number of packets:   {delivered}" in read
 
 
 @root

@@ -125,7 +125,8 @@ def test_the_python_of_the_readme_runs(network: Network) -> None:
     assert "webbytes 0 0 {'bytes': 0}" in printed[0]
     assert "Ledger(seen=" in printed[0]
     assert printed[1].splitlines()[0].startswith("(tcp dst port")
-    assert len(printed) == 3
+    assert printed[3].startswith("{6: ") and "('192.0.2.1', 66)" in printed[3]
+    assert len(printed) == 4
 
 
 def test_the_worked_example_shows_what_the_files_say() -> None:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.corpus.packets import packets
 from tests.network import Network
+from tests.test_files import written
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 FFPF = (sys.executable, "-c", "from ffpf_bpf.cli import main; main()")
@@ -102,6 +104,31 @@ def test_watch_services(network: Network) -> None:
     assert number("the last of N bytes", output) == len(QUESTION)
     assert number("N bytes in the first packets of web conversations, 0 other packets", output) == 0
     assert "the ledger balances" in output
+
+
+PLOTS = ("rate.png", "lengths.png", "sources.png")
+
+
+def test_plot_traffic_of_a_file(tmp_path: Path) -> None:
+    for needed in ("matplotlib", "pandas", "pyarrow"):
+        pytest.importorskip(needed)
+    frames = [each for each in packets(1) if len(each) >= 14]
+    file = written(tmp_path / "x.pcapng", frames, gap_ns=1_000_000)
+    output = run(sys.executable, str(EXAMPLES / "plot_traffic.py"), str(file), "--into", str(tmp_path))
+    assert number("N packets, ", output) == len(frames)
+    assert number("N bytes\n", output) == sum(map(len, frames))
+    for name in PLOTS:
+        content = (tmp_path / name).read_bytes()
+        assert content.startswith(b"\x89PNG") and len(content) > 5000
+
+
+@pytest.mark.root
+def test_plot_traffic_of_an_interface(network: Network, tmp_path: Path) -> None:
+    for needed in ("matplotlib", "pandas", "pyarrow"):
+        pytest.importorskip(needed)
+    output = under_traffic(network, "plot_traffic.py", "--seconds", "0.5", "--into", str(tmp_path))
+    assert number("N packets, ", output) > 20
+    assert all((tmp_path / name).exists() for name in PLOTS)
 
 
 def test_policy_check() -> None:

@@ -519,7 +519,7 @@ def test_slow_reader_of_a_nonblocking_pipe(tmp_path: Path) -> None:
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     writer = PcapngWriter(str(fifo), [ETH0])
     assert fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096) == 4096
-    os.set_blocking(writer._descriptor, False)
+    os.set_blocking(writer._output.descriptor, False)
     os.set_blocking(reader, True)
     collected = bytearray()
 
@@ -544,10 +544,10 @@ def test_interrupt_in_the_middle_of_a_pipe() -> None:
     """After a signal's exception nobody knows how much the reader has: nothing may follow."""
     source = """
         signal.signal(signal.SIGALRM, lambda *_: 1 / 0)
-        writer = PcapngWriter("-", [ETH0])
+        writer, batch = PcapngWriter("-", [ETH0]), slots(10_000)
         signal.setitimer(signal.ITIMER_REAL, 0.2)
         try:
-            writer.write(slots(10_000))
+            writer.write(batch)
         except ZeroDivisionError:
             print(writer.broken, file=sys.stderr)
         writer.close([InterfaceStatistics(0, 0, 1)])

@@ -36,8 +36,8 @@ class Maker:
     def __init__(self, stack: ExitStack, network: Network) -> None:
         self.stack, self.network = stack, network
 
-    def __call__(self, what: str, *, reader: str = "slow", buffer: int = BUFFER, **options: object) -> Flow:
-        flow = self.stack.enter_context(Flow.create(reader=reader, **options))
+    def __call__(self, what: str, *, pace: str = "slow", buffer: int = BUFFER, **options: object) -> Flow:
+        flow = self.stack.enter_context(Flow.create(pace=pace, **options))
         flow.populate(f"(device,{self.network.tap}) -> {what}", buffer_bytes=buffer)
         flow.instantiate()
         flow.activate()
@@ -152,7 +152,7 @@ def test_a_reader_with_nothing_to_read_holds_up_nobody(flows: Maker) -> None:
 
 
 def test_a_fast_reader_loses_alone(flows: Maker) -> None:
-    fast, quick = flows(GRAB, reader="fast"), flows(GRAB, reader="fast")
+    fast, quick = flows(GRAB, pace="fast"), flows(GRAB, pace="fast")
     read: list[int] = []
     for first in range(1000, 1000 + 4 * SLOTS, SLOTS // 2):
         flows.send(*range(first, first + SLOTS // 2))
@@ -167,9 +167,9 @@ def test_a_fast_reader_loses_alone(flows: Maker) -> None:
 def test_the_reader_is_changed_while_the_flow_runs(flows: Maker) -> None:
     flow = flows(GRAB)
     flows.send(*range(1000, 1000 + 2 * SLOTS))
-    flow.reader = "fast"
+    flow.pace = "fast"
     flows.send(*range(3000, 3000 + 2 * SLOTS))
-    flow.reader = "slow"
+    flow.pace = "slow"
     flows.send(*range(5000, 5000 + 2 * SLOTS))
     read = ports(flow)
     ledger = flow.stats().ledger
@@ -178,7 +178,7 @@ def test_the_reader_is_changed_while_the_flow_runs(flows: Maker) -> None:
     flows.send(*range(7000, 7000 + SLOTS))
     assert ports(flow) == [*range(7000, 7000 + SLOTS)]
     with pytest.raises(FfpfError, match="no reader is `rapid`"):
-        flow.reader = "rapid"
+        flow.pace = "rapid"
 
 
 def test_several_segments_store_a_packet_once(flows: Maker) -> None:

@@ -11,10 +11,10 @@ from ffpf_bpf import Flow, State, bpf, device, errors, grab, parse, python, text
 from ffpf_bpf.graph.classes import CLASSES
 
 NOUNS = {
-    "Batch", "Decision", "Expression", "Flow", "InterfaceDescription", "Ledger", "Node", "NodeStatistics",
+    "Batch", "CaptureFile", "Decision", "Expression", "Flow", "InterfaceDescription", "Ledger", "Node", "NodeStatistics",
     "Packet", "PcapngWriter", "State", "Statistics", "Subject", "pkt",
 }  # fmt: skip
-VERBS = {"parse", "python", "subject_of", "text"}
+VERBS = {"open", "parse", "python", "subject_of", "text"}
 ERRORS = {
     "AuditError", "CaptureError", "ExpressionError", "FfpfError", "IllegalState", "KernelError", "PolicyError", "Rejected",
     "TapBusy", "VerifierError",

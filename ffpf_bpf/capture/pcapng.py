@@ -1,31 +1,27 @@
 """Ring memory -> a pcapng file or pipe, as it is: a slot of the ring already is an Enhanced Packet Block.
 
-Promises: blocks are only ever appended, so a file is valid up to its last whole block at any moment, SIGKILL included;
-what a failed write left of a block in a file is cut off again. Must not: parse or copy packets.
+Promises: a file is valid up to its last whole block at any moment, SIGKILL included (capture/output.py). Must not:
+parse packets, or copy them but to compress them.
 
 The format is draft-ietf-opsawg-pcapng: Section Header 4.1, Interface Description 4.2, Interface Statistics 4.6.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import os
 import platform
-import select
-import stat
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from ffpf_bpf.capture.compression import compressed
 from ffpf_bpf.capture.layout import BLOCK_TYPE
-from ffpf_bpf.errors import CaptureError
+from ffpf_bpf.capture.output import Output, PlainOutput
 from ffpf_bpf.graph.memory import BLOCK_BYTES
 
 SECTION_HEADER, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS = 0x0A0D0D0A, 1, 5
@@ -38,13 +34,6 @@ ISB_IFRECV, ISB_IFDROP, ISB_FILTERACCEPT, ISB_OSDROP, ISB_USRDELIV = 4, 5, 6, 7,
 NANOSECONDS = 9  # if_tsresol: time stamps count 10^-9 s
 FILTER_TEXT = b"\0"  # if_filter: what follows is the filter as text, not its byte code
 LONGEST_OPTION = 65535  # bytes
-STANDARD_OUTPUT = 1
-FILE_MODE = 0o644  # less the umask
-REMEDIES = {
-    errno.ENOSPC: "free some space or write elsewhere",
-    errno.EDQUOT: "free some space or write elsewhere",
-    errno.EFBIG: "raise the limit (`ulimit -f`) or write elsewhere",
-}
 
 Option = tuple[int, bytes]
 
@@ -79,6 +68,15 @@ class InterfaceStatistics:
     os_dropped: int | None = None
     delivered: int | None = None
 
+    def since(self, earlier: InterfaceStatistics) -> InterfaceStatistics:
+        """What came after `earlier`, which ended when this began."""
+        counts: dict[str, Any] = {
+            name: now if now is None else now - (getattr(earlier, name) or 0)
+            for name in ("received", "dropped", "accepted", "os_dropped", "delivered")
+            for now in [getattr(self, name)]
+        }
+        return replace(self, start_ns=earlier.end_ns, **counts)
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -100,10 +98,11 @@ def file_of(interfaces: Sequence[InterfaceDescription], frames: Sequence[Frame],
 
 
 class PcapngWriter:
-    """A pcapng file at `path`, or standard output for `-`, with one section.
+    """A pcapng file at `path`, or standard output for `-`, with one section; with `compress` "zstd", compressed.
 
     A file that exists is overwritten. Raises CaptureError if it cannot be opened or written. `packets_written` and
-    `bytes_written` count whole blocks. Once `broken`, nothing more is written, and a file ends with a whole block.
+    `bytes_written` count what is in the file, whole blocks (whole zstd frames, which another thread makes). Once
+    `broken`, nothing more is written, and a file ends with a whole block.
     """
 
     def __init__(
@@ -113,41 +112,56 @@ class PcapngWriter:
         comment: str = "",
         hardware: str = "",
         application: str = "ffpf_bpf",
+        compress: str = "",
     ) -> None:
-        self.packets_written = 0
-        self.bytes_written = 0
-        self.broken = False
-        self._where = "standard output" if path == "-" else path
-        self._descriptor = _open_standard_output() if path == "-" else _open_file(path)
+        self._output: Output = PlainOutput(path)
         try:
-            self._start = _position(self._descriptor)
+            if compress:
+                self._output = compressed(self._output, compress)
             header = _section_header(comment, hardware or platform.machine(), application)
             header += b"".join(map(_interface_description, interfaces))
-            self._write_blocks(memoryview(header), len(header), 0)
+            self.header_bytes = len(header)
+            self._output.append(memoryview(header), len(header), 0)
         except BaseException:
-            self._release()
+            self.is_closed = True
+            self._output.close()
             raise
+        self.is_closed = False
+
+    @property
+    def packets_written(self) -> int:
+        return self._output.packets_written
+
+    @property
+    def bytes_written(self) -> int:
+        return self._output.bytes_written
+
+    @property
+    def broken(self) -> bool:
+        return self._output.broken
 
     def write(self, blocks: npt.NDArray[Any] | memoryview) -> None:
         """Writes a batch of ring slots as it is; they are of one size, which the first of them says.
 
-        Returns when all is written; waits for a slow reader. Raises CaptureError if the file cannot grow or the
-        reader is gone, and ValueError, before anything is written, for memory that is not whole slots.
+        Returns when all is written, or queued to be compressed; waits for a slow reader. Raises CaptureError if the
+        file cannot grow or the reader is gone, and ValueError, before anything is written, for memory that is not
+        whole slots.
         """
         memory = _bytes_of(blocks)
         if memory.nbytes:
-            self._write_blocks(memory, _slot_bytes(memory), 1)
+            self._output.append(memory, _slot_bytes(memory), 1)
 
     def close(self, statistics: Sequence[InterfaceStatistics] | None = None) -> None:
         """Writes the statistics, unless the writer is broken, and closes. Closing again does nothing."""
-        if self._descriptor < 0:
+        if self.is_closed:
             return
+        self.is_closed = True
         try:
             if statistics and not self.broken:
                 blocks = b"".join(map(_interface_statistics, statistics))
-                self._write_blocks(memoryview(blocks), len(blocks), 0)
+                self._output.append(memoryview(blocks), len(blocks), 0)
         finally:
-            self._release()
+            self._output.close()
 
     def __enter__(self) -> Self:
         return self
@@ -156,129 +170,6 @@ class PcapngWriter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _write_blocks(self, memory: memoryview, block_bytes: int, packets_per_block: int) -> None:
-        if self._descriptor < 0 or self.broken:
-            raise CaptureError("nothing more can be written", where=self._where, help="open another file")
-        sent = 0
-        try:
-            while sent < memory.nbytes:
-                sent += _write_some(self._descriptor, memory[sent:])
-        except OSError as failure:
-            self.broken = True
-            self._settle(self._sent(sent), block_bytes, packets_per_block)
-            raise self._explain(failure) from failure
-        except BaseException:
-            # A signal's exception may come between the system call and the addition. A file still knows how much was
-            # written; a pipe then ends within a block, for all we know, so nothing may follow.
-            self.broken = self._start is None
-            self._settle(self._sent(sent), block_bytes, packets_per_block)
-            raise
-        self._settle(sent, block_bytes, packets_per_block)
-
-    def _settle(self, sent: int, block_bytes: int, packets_per_block: int) -> None:
-        """Counts the whole blocks of `sent` bytes; a file loses the rest."""
-        blocks, rest = divmod(sent, block_bytes)
-        self.bytes_written += blocks * block_bytes
-        self.packets_written += blocks * packets_per_block
-        if rest and self._start is not None:
-            end = self._start + self.bytes_written
-            with contextlib.suppress(OSError):  # the first error is the one to tell
-                os.ftruncate(self._descriptor, end)
-                os.lseek(self._descriptor, end, os.SEEK_SET)
-
-    def _sent(self, counted: int) -> int:
-        """How much of the batch that failed was written: a file knows, of a pipe we have what was counted."""
-        if self._start is None:
-            return counted
-        return os.lseek(self._descriptor, 0, os.SEEK_CUR) - self._start - self.bytes_written
-
-    def _explain(self, failure: OSError) -> CaptureError:
-        if failure.errno == errno.EPIPE:
-            reader = "standard output" if self._where == "standard output" else "the pipe"
-            return CaptureError(
-                f"the reader of {reader} is gone",
-                where="" if self._where == "standard output" else self._where,
-                help=f"keep it running until the capture ends; {self.packets_written} packets were written",
-            )
-        kept = f"what was written is whole: {self.packets_written} packets"
-        remedy = REMEDIES.get(failure.errno or 0)
-        return CaptureError(
-            f"cannot write: {_reason(failure)}", where=self._where, help=f"{remedy}; {kept}" if remedy else kept
-        )
-
-    def _release(self) -> None:
-        if self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1
-            try:
-                os.close(descriptor)
-            except OSError as failure:  # a network file system tells late
-                raise CaptureError(f"cannot close: {_reason(failure)}", where=self._where) from failure
-
-
-def _open_file(path: str) -> int:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
-    except ValueError as failure:
-        raise CaptureError("a file name has no NUL byte", where=repr(path), help="name another file") from failure
-    except OSError as failure:
-        raise CaptureError(f"cannot open: {_reason(failure)}", where=path, help=_opening_help(path, failure)) from None
-    return _no_terminal(descriptor, path)
-
-
-def _open_standard_output() -> int:
-    try:
-        descriptor = fcntl.fcntl(STANDARD_OUTPUT, fcntl.F_DUPFD_CLOEXEC, 3)
-    except OSError as failure:
-        raise CaptureError(
-            f"cannot write: {_reason(failure)}", where="standard output", help="redirect it to a file or a pipe"
-        ) from None
-    return _no_terminal(descriptor, "standard output")
-
-
-def _no_terminal(descriptor: int, where: str) -> int:
-    if os.isatty(descriptor):
-        os.close(descriptor)
-        raise CaptureError(
-            "packets are not written to a terminal", where=where, help="redirect: `> capture.pcapng` or `| tshark -r -`"
-        )
-    return descriptor
-
-
-def _opening_help(path: str, failure: OSError) -> str:
-    parent = os.path.dirname(path) or "."
-    match failure.errno:
-        case errno.ENOENT if path and not os.path.isdir(parent):
-            return f"make the directory first: `mkdir -p {parent}`"
-        case errno.EISDIR:
-            return f"name a file in it: `{os.path.join(path, 'capture.pcapng')}`"
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return "write to a directory of your own, or to standard output with `-`"
-        case _:
-            return "name another file"
-
-
-def _position(descriptor: int) -> int | None:
-    """Where a regular file will be written; None for what is no regular file."""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return None
-    appending = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
-    return os.lseek(descriptor, 0, os.SEEK_END if appending else os.SEEK_CUR)
-
-
-def _write_some(descriptor: int, memory: memoryview) -> int:
-    """One write; waits where a non-blocking pipe would not. (Python itself tries again after EINTR, PEP 475.)"""
-    while True:
-        try:
-            return os.write(descriptor, memory)
-        except BlockingIOError:
-            poll = select.poll()
-            poll.register(descriptor, select.POLLOUT)
-            poll.poll()
-
-
-def _reason(failure: OSError) -> str:
-    return os.strerror(failure.errno or 0).lower()
 
 
 def _bytes_of(blocks: npt.NDArray[Any] | memoryview) -> memoryview:

@@ -106,16 +106,21 @@ class Pace:
     def rest(self, taken: float, waiting: float, most_s: float | None = None) -> None:
         """Sleep, at most `most_s`. `taken` is how full the fullest ring was before it was read, `waiting` how full it
         is again, as parts of 1."""
+        if nap_s := self.nap_s(taken, waiting):
+            time.sleep(nap_s if most_s is None else max(0.0, min(nap_s, most_s)))
+
+    def nap_s(self, taken: float, waiting: float) -> float:
+        """For how long to sleep; 0: not at all."""
         self._taken += taken
         if waiting >= ENOUGH:
-            return
+            return 0.0
         now_s = time.monotonic()
         if self._taken:
             self._nap_s = min(LONGEST_NAP_S, (now_s - self._since_s) * ENOUGH / self._taken)
         else:
             self._nap_s = min(LONGEST_NAP_S, max(2 * self._nap_s, SHORTEST_NAP_S))
         self._since_s, self._taken = now_s, 0.0
-        time.sleep(self._nap_s if most_s is None else max(0.0, min(self._nap_s, most_s)))
+        return self._nap_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +238,8 @@ class RingReader:
         """
         pace = Pace()
         while True:
-            taken = self.waiting()
-            yield from self.poll(copy=copy)
+            if taken := self.waiting():
+                yield from self.poll(copy=copy)
             if self._closed:
                 return
             left_s = None if until_s is None else until_s - time.monotonic()
@@ -242,7 +247,7 @@ class RingReader:
                 return
             if not taken:
                 yield None
-            pace.rest(taken, self.waiting(), left_s)
+            pace.rest(taken, self.waiting() if taken else 0.0, left_s)
 
     def close(self) -> None:
         """Let go of the memory; nobody waits for this reader any more."""

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ffpf_bpf.cli import classes, compiling, deciding, doctor, drawing, grabbing, policy
+from ffpf_bpf.cli import classes, compiling, deciding, doctor, drawing, grabbing, policy, reading
 from ffpf_bpf.errors import FfpfError
 
 INTERRUPTED = 130
@@ -43,6 +43,7 @@ def everything(
 
 app.command("grab")(grabbing.grab)
 app.command("run")(grabbing.run)
+app.command("read")(reading.read)
 app.command("check")(deciding.check)
 app.add_typer(policy.app, name="policy")
 app.command("compile")(compiling.compile_expression)

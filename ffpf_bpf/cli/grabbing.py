@@ -23,6 +23,10 @@ def grab(
         list[str] | None, typer.Argument(metavar="[FILTER...]", help="A pcap filter, as in: tcp port 80")
     ] = None,
     write: options.Write = None,
+    rotate_size: options.RotateSize = None,
+    rotate_period: options.RotatePeriod = None,
+    rotate_files: options.RotateFiles = None,
+    compress: options.Compress = "",
     count: options.Count = None,
     snaplen: Annotated[
         int, typer.Option("-s", "--snaplen", min=0, max=65535, metavar="BYTES", help="Bytes of each packet; 0: all.")
@@ -39,13 +43,20 @@ def grab(
     if filter_words:
         stages.append(Bpf(" ".join(filter_words)))
     stages.append(Grab(snaplen))
-    session = Session([], write, write is None and not json, count, duration, json)
+    rotation = options.rotation(write, rotate_size, rotate_period, rotate_files)
+    printing = write is None and not json
+    session = Session([], write, printing, count, duration, json, rotation=rotation, compress=compress)
     _run([then(*stages)], session, options.size_in_bytes(buffer), policies, audit, narrow)
 
 
 def run(
     expressions: options.Expressions,
+    read: options.Read = None,
     write: options.Write = None,
+    rotate_size: options.RotateSize = None,
+    rotate_period: options.RotatePeriod = None,
+    rotate_files: options.RotateFiles = None,
+    compress: options.Compress = "",
     print_packets: Annotated[bool, typer.Option("-p", "--print", help="Print the packets that are grabbed.")] = False,
     count: options.Count = None,
     duration: options.Duration = None,
@@ -57,9 +68,10 @@ def run(
     json: options.Json = False,
 ) -> None:
     """Run one or more flow expressions; their counters and loss ledgers at the end."""
-    session = Session([], write, print_packets, count, duration, json, stats)
+    rotation = options.rotation(write, rotate_size, rotate_period, rotate_files)
+    session = Session([], write, print_packets, count, duration, json, stats, rotation, compress)
     texts: list[Expression | str] = [options.expression_text(argument) for argument in expressions]
-    _run(texts, session, options.size_in_bytes(buffer), policies, audit, narrow)
+    _run(texts, session, options.size_in_bytes(buffer), policies, audit, narrow, read)
 
 
 def _run(
@@ -69,13 +81,14 @@ def _run(
     policies: options.Policies,
     audit: options.Audit,
     narrow: bool,
+    read: str | None = None,
 ) -> None:
     interfaces = 0
     with ExitStack() as stack:
         stack.callback(Flow.close_all, session.flows)
         for expression in expressions:
-            flow = Flow.create(policies=policies, first_interface=interfaces, audit=audit)
-            flow.populate(expression, buffer_bytes=buffer_bytes, narrow=narrow)
+            flow = Flow.create(policies=policies, first_interface=interfaces, audit=audit, file=read)
+            flow.populate(expression, buffer_bytes=buffer_bytes, narrow=narrow and read is None)
             if said := options.narrowing(flow):
                 print(f"ffpf: {flow.id}: {said}", file=sys.stderr)
             interfaces += len(flow.interfaces)

@@ -10,6 +10,7 @@ import typer
 
 from ffpf_bpf.authorise import Subject, subject_of
 from ffpf_bpf.authorise.subject import NO_UID
+from ffpf_bpf.capture.rotation import MEGABYTE, Rotation
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.flow import Flow
 
@@ -39,6 +40,27 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for pr
 Write = Annotated[
     str | None,
     typer.Option("-w", "--write", metavar="FILE|-", help="Write packets to a pcapng file, or to standard output."),
+]
+Read = Annotated[
+    str | None,
+    typer.Option(
+        "-r", "--read", metavar="FILE", help="Run on the packets of a pcap or pcapng file; needs no root and no policy."
+    ),
+]
+RotateSize = Annotated[
+    str | None,
+    typer.Option("-C", metavar="SIZE", help="Begin another file beyond SIZE: millions of bytes, or as in 64MiB."),
+]
+RotatePeriod = Annotated[
+    float | None,
+    typer.Option("-G", min=0.001, metavar="S", help="Begin another file every S seconds; -w may name it by strftime."),
+]
+RotateFiles = Annotated[
+    int | None,
+    typer.Option("-W", min=1, metavar="N", help="With -C, overwrite the first of N files; with -G, end after N."),
+]
+Compress = Annotated[
+    str, typer.Option("--compress", metavar="zstd", help="Compress the file; a name that ends in .zst does, too.")
 ]
 User = Annotated[
     str | None,
@@ -83,14 +105,24 @@ def narrowing(flow: Flow) -> str:
     return f"cannot be narrowed: {flow.not_narrowed}" if flow.not_narrowed else ""
 
 
-def size_in_bytes(text: str) -> int:
+def size_in_bytes(text: str, where: str = "--buffer") -> int:
     """`4MiB`, `512k`, `65536`."""
     found = re.fullmatch(r"(\d+)\s*(?:([kKmMgG])(?:i?[bB])?)?", text.strip())
     if found is None:
-        raise ExpressionError(
-            f"`{text}` is not a size", where="--buffer", help="write 4MiB, 512KiB or a number of bytes"
-        )
+        raise ExpressionError(f"`{text}` is not a size", where=where, help="write 4MiB, 512KiB or a number of bytes")
     return int(found[1]) * UNITS[(found[2] or "").lower()]
+
+
+def rotation(write: str | None, size: str | None, period_s: float | None, files: int | None) -> Rotation:
+    """-C, -G and -W. A size without a unit is in millions of bytes, as tcpdump has it."""
+    if write is None and any(given is not None for given in (size, period_s, files)):
+        raise ExpressionError("no file to follow with another", where="-C, -G, -W", help="name it with `-w FILE`")
+    size_bytes = None
+    if size is not None:
+        size_bytes = int(size) * MEGABYTE if size.isdecimal() else size_in_bytes(size, "-C")
+        if not size_bytes:
+            raise ExpressionError("files of no bytes", where="-C", help="write 10, for ten million bytes, or 64MiB")
+    return Rotation(size_bytes, period_s, files)
 
 
 def subject(text: str) -> Subject:

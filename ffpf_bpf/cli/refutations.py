@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ffpf_bpf.authorise import Decision, Result
-from ffpf_bpf.capture.pcapng import FILE_MODE, Frame, InterfaceDescription, file_of
+from ffpf_bpf.capture.output import FILE_MODE
+from ffpf_bpf.capture.pcapng import Frame, InterfaceDescription, file_of
 from ffpf_bpf.errors import CaptureError
 
 COMMENT = "made by ffpf check: packets that a flow would show and a policy forbids"

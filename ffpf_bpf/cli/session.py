@@ -8,15 +8,15 @@ import select
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TextIO
 
 from ffpf_bpf.capture.packet import Packet
-from ffpf_bpf.capture.pcapng import InterfaceDescription, InterfaceStatistics, PcapngWriter
+from ffpf_bpf.capture.pcapng import InterfaceDescription, InterfaceStatistics
 from ffpf_bpf.capture.ring import Batch, Pace
+from ffpf_bpf.capture.rotation import RotatingWriter, Rotation
 from ffpf_bpf.capture.words import line
 from ffpf_bpf.cli import report
 from ffpf_bpf.errors import FfpfError, IllegalState
@@ -38,10 +38,11 @@ class Session:
     duration_s: float | None = None
     json: bool = False
     stats: bool = False
+    rotation: Rotation = field(default_factory=Rotation)
+    compress: str = ""
     grabbed: int = 0
-    taken: Counter[str] = field(default_factory=Counter)
     signal: int = 0
-    _writer: PcapngWriter | None = None
+    _writer: RotatingWriter | None = None
     _started_ns: int = 0
     _shown_s: float = 0.0
     _stats_lines: int = 0
@@ -53,7 +54,9 @@ class Session:
         try:
             self._started_ns = time.time_ns()
             if self.write is not None:
-                self._writer = PcapngWriter(self.write, self._interfaces(), comment=self._comment())
+                self._writer = RotatingWriter(
+                    self.write, self._interfaces(), self._comment(), self.rotation, self.compress, self._statistics
+                )
             self._grab()
         except FfpfError:
             self._finish()
@@ -125,12 +128,11 @@ class Session:
         if len(records) == 0:
             return
         if self._writer is not None:
-            self._writer.write(records)
+            self._writer.write(records, flow.first_interface)
         if self.print_packets:
             chosen = Batch(records, batch.cpu, batch.lost)
             self._print(chosen.packets(flow.interfaces, flow.first_interface))
         self.grabbed += len(records)
-        self.taken[flow.id] += len(records)
 
     def _print(self, packets: Iterable[Packet]) -> None:
         try:
@@ -145,7 +147,7 @@ class Session:
     def _ended(self, end_s: float | None) -> bool:
         if self.signal or (self.count is not None and self.grabbed >= self.count) or self._reader_gone():
             return True
-        if all(_is_over(flow) for flow in self.flows):
+        if all(flow.is_over for flow in self.flows) or (self._writer is not None and self._writer.is_over):
             return True
         return end_s is not None and time.monotonic() >= end_s
 
@@ -164,9 +166,12 @@ class Session:
             Flow.close_all(self.flows)
         finally:
             if self._writer is not None:
-                self._writer.close(self._statistics())
+                self._writer.close()
 
     def _end(self, number: int, _frame: FrameType | None) -> None:
+        """The first signal ends the session in order; a second one at once, where a reader stands still."""
+        if self.signal:
+            raise SystemExit(128 + number)
         self.signal = number
 
     def _interfaces(self) -> list[InterfaceDescription]:
@@ -177,7 +182,10 @@ class Session:
         ]
 
     def _comment(self) -> str:
-        return "\n".join(f"{flow.id}: {flow.definition.text}" for flow in self.flows)
+        """Each flow and its graph: the digest is that of its decision, and of its line in an audit journal."""
+        return "\n".join(
+            f"{flow.id}: {flow.definition.text}\n{flow.id}: graph {flow.definition.digest}" for flow in self.flows
+        )
 
     def _statistics(self) -> list[InterfaceStatistics]:
         """The ledger of each flow at its first tap: a file's statistics are by interface, a ledger by flow."""
@@ -193,7 +201,6 @@ class Session:
                     dropped=0,
                     accepted=ledger.delivered + ledger.ring_full,
                     os_dropped=ledger.ring_full,
-                    delivered=self.taken[flow.id],
                 )
             )
         return statistics
@@ -205,10 +212,18 @@ class Session:
         for flow in self.flows:
             print(report.text(flow), file=sys.stderr)
         delivered = sum(flow.stats().ledger.delivered for flow in self.flows)
+        if lost := sum(flow.stats().ledger.ring_full for flow in self.flows):
+            slow = "what they were written to" if self._writer is not None else "this reader"
+            print(
+                f"{lost:,} packets lost, because {slow} was too slow: take a larger `--buffer`, or less of each (`-s`)",
+                file=sys.stderr,
+            )
         if self._writer is not None:
-            where = "standard output" if self.write == "-" else self.write
-            of = f" of {delivered:,}" if self.grabbed < delivered else ""
-            print(f"{self._writer.packets_written:,}{of} packets written to {where}", file=sys.stderr)
+            where = "standard output" if self.write == "-" else self._writer.name
+            where = f"{self._writer.files} files, the last of them {where}" if self._writer.files > 1 else where
+            written = self._writer.packets_written
+            of = f" of {delivered:,}" if written < delivered else ""
+            print(f"{written:,}{of} packets written to {where}", file=sys.stderr)
         elif self.print_packets and self.grabbed < delivered:
             print(f"{self.grabbed:,} of {delivered:,} packets printed", file=sys.stderr)
 

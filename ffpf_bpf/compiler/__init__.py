@@ -95,8 +95,10 @@ def fit_together(flows: Sequence[SegmentFlow]) -> bool:
     return sum(len(flow.graph.sinks) for flow in flows) <= MOST_SINKS and _size(flows) <= LARGEST_SIZE
 
 
-def generate(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool = False) -> list[Generated]:
-    """The modules of a segment before the primitives are linked in."""
+def generate(
+    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool = False, offline: bool = False
+) -> list[Generated]:
+    """The modules of a segment before the primitives are linked in; `offline` for packets of a file."""
     if _size(flows) > LARGEST_SIZE:
         nodes = {node: size for flow in flows for node, size in _node_sizes(flow).items()}
         largest = max(nodes, key=lambda node: nodes[node])
@@ -105,8 +107,8 @@ def generate(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool
             where=f"node `{largest}`",
             help=f"at most {LARGEST_SIZE:,}; make several flows of it (this node, the largest, has {nodes[largest]:,})",
         )
-    segment, sinks = generate_segment(flows, tap, cpus, debug=debug)
-    return [segment, generate_deliver(flows, tap, cpus, sinks)] if sinks else [segment]
+    segment, sinks = generate_segment(flows, tap, cpus, debug=debug, offline=offline)
+    return [segment, generate_deliver(flows, tap, cpus, sinks, offline=offline)] if sinks else [segment]
 
 
 def ir_text(generated: Generated) -> str:

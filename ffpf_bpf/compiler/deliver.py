@@ -29,7 +29,7 @@ from ffpf_bpf.compiler.frame import (
     segment_rings,
     segment_stores,
 )
-from ffpf_bpf.compiler.hook import hook_of
+from ffpf_bpf.compiler.hook import XDP, hook_of
 from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER
 from ffpf_bpf.graph.effect import NO_RESULT, Fate, Transform
 from ffpf_bpf.graph.graph import Graph, Leaf
@@ -98,9 +98,11 @@ class _PacketRing:
         return self.flow.memory.index_stride > 0
 
 
-def generate_deliver(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks: tuple[Sink, ...]) -> Generated:
+def generate_deliver(
+    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks: tuple[Sink, ...], *, offline: bool = False
+) -> Generated:
     """The program that stores the packet for each flow that has a sink it reached."""
-    deliver = _Deliver(flows, tap, cpus)
+    deliver = _Deliver(flows, tap, cpus, offline)
     for home, first in segment_rings(flows).items():
         using = [number for number, flow in enumerate(flows) if flow.graph.sinks and flow.ring_home.store == home]
         deliver.ring(first, {number: [sink for sink in sinks if sink.flow == number] for number in using})
@@ -111,10 +113,10 @@ def generate_deliver(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks:
 class _Deliver:
     """The deliver program."""
 
-    def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int) -> None:
-        hook = hook_of(tap)
+    def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, offline: bool) -> None:
+        hook = XDP if offline else hook_of(tap)
         self.result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), hook, {"chain", "deliver", hook.frame})
-        self.program = Frame(self.result.module, DELIVER_PROGRAM, cpus, hook)
+        self.program = Frame(self.result.module, DELIVER_PROGRAM, cpus, hook, offline=offline)
         self.builder = self.program.builder
         self.flows = flows
         self.stores = segment_stores(flows)
@@ -237,6 +239,8 @@ class _Deliver:
         if hooks:
             self.packet = self.program.packet(anew=True)
         whole = b.load(b.gep(self.packet, [I64(PACKET_LENGTH)], source_etype=I8), typ=I64)
+        if self.program.offline:
+            whole = self.program.present()
         wanted = self._shorter(whole, _snaplen(b, self.grabbed, some))
         for hook in hooks:
             kept = self._kept(hook)

@@ -19,6 +19,7 @@ SEEN, FATES = 0, 8  # offsets in struct ffpf_cpu
 GRABBED, LENGTH, COPIED = 8, 64, 68  # offsets in struct ffpf_scratch
 SKB_LENGTH = 0  # offset in struct __sk_buff
 FRAME_BYTES, FRAME_START = 0x10000, 2  # FFPF_FRAME_BYTES, FFPF_FRAME_START
+WIRE_LENGTH = "ffpf_wire_length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,15 @@ class Generated:
 
 
 class Frame:
-    """A program around its body. Build at `builder`; branch to `onward` when done, then call `finish`."""
+    """A program around its body. Build at `builder`; branch to `onward` when done, then call `finish`.
 
-    def __init__(self, module: ir.Module, name: str, cpus: int, hook: Hook) -> None:
+    `offline`, for packets of a file, which may have only a part of them: a packet's length is then told apart.
+    """
+
+    def __init__(self, module: ir.Module, name: str, cpus: int, hook: Hook, *, offline: bool = False) -> None:
         self.module = module
         self.hook = hook
+        self.offline = offline
         self.function = ir.Function(module, ir.FunctionType(I32, [POINTER]), name)
         self.function.section = f"{hook.section}/{name}"
         self.context = self.function.args[0]
@@ -114,8 +119,11 @@ class Frame:
         b = self.builder
         if self.hook is TC:
             start, stop, length = self._frame_bounds(pinned)
+            return b.inttoptr(start, POINTER), b.inttoptr(stop, POINTER), length
+        start, stop = self._direct_bounds(pinned)
+        if self.offline:
+            length = b.load(external(self.module, WIRE_LENGTH), typ=I64)
         else:
-            start, stop = self._direct_bounds(pinned)
             # Opaque, or arithmetic on the length becomes 32-bit arithmetic on the pointers, which the verifier refuses.
             length = opaque(b, b.sub(stop, start), pinned=pinned)
         return b.inttoptr(start, POINTER), b.inttoptr(stop, POINTER), length
@@ -185,6 +193,10 @@ class Frame:
     def tap(self) -> ir.Value:
         """The head of the tap's map."""
         return external(self.module, "ffpf_tap")
+
+    def present(self) -> ir.Value:
+        """How much of the packet is there, in bytes."""
+        return self.builder.sub(self.builder.ptrtoint(self.end, I64), self.builder.ptrtoint(self.data, I64))
 
     def packet(self, *, anew: bool = False) -> ir.Value:
         """A `struct ffpf_packet` for the primitives; dissolved when they are inlined. One made `anew` is not that of

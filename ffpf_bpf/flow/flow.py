@@ -10,7 +10,7 @@ With policies, what a user wrote is compiled and decided on in the sandbox (`flo
 
 from __future__ import annotations
 
-import collections
+import asyncio
 import errno
 import itertools
 import os
@@ -19,7 +19,7 @@ import time
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -29,8 +29,8 @@ from typing import Any, Self
 from ffpf_bpf import authorise
 from ffpf_bpf.authorise import Decision, Subject
 from ffpf_bpf.authorise.journal import Journal
-from ffpf_bpf.capture.packet import Packet
-from ffpf_bpf.capture.ring import Batch, ReaderPace
+from ffpf_bpf.capture.delivery import Deliverer, Idle
+from ffpf_bpf.capture.ring import Batch, Pace, ReaderPace
 from ffpf_bpf.errors import ExpressionError, FfpfError, IllegalState, KernelError, Rejected
 from ffpf_bpf.flow.authority import Authority
 from ffpf_bpf.flow.callbacks import Callbacks
@@ -38,6 +38,7 @@ from ffpf_bpf.flow.chains import CHAINS
 from ffpf_bpf.flow.expiry import Expiry
 from ffpf_bpf.flow.grabber import Grabber, close_all
 from ffpf_bpf.flow.node import FlowNode
+from ffpf_bpf.flow.replay import Replay
 from ffpf_bpf.flow.sandbox import SANDBOX
 from ffpf_bpf.flow.statistics import Statistics, no_node
 from ffpf_bpf.graph.definition import Definition
@@ -79,7 +80,7 @@ _numbers = itertools.count(1)
 _flows: weakref.WeakSet[Flow] = weakref.WeakSet()  # instantiated
 
 
-class Flow:
+class Flow(Deliverer):
     """What one application wants to grab.
 
         with Flow.create() as flow:
@@ -93,22 +94,28 @@ class Flow:
     """
 
     def __init__(
-        self, policies: Path | None, subject: Subject | None, first_interface: int, journal: Journal | None
+        self,
+        policies: Path | None,
+        subject: Subject | None,
+        first_interface: int,
+        journal: Journal | None,
+        file: str | None = None,
     ) -> None:
+        super().__init__()
         self.id = f"flow{next(_numbers)}"
         self.first_interface = first_interface
         self._authority = Authority(subject or authorise.current_subject(), policies, journal)
         self._definition: Definition | None = None
         self._decision: Decision | None = None
-        self._grabber: Grabber | None = None
+        self._file = file
+        self._grabber: Grabber | Replay | None = None
         self._final: Statistics | None = None
         self._taps: tuple[dict[str, str], ...] = ()
         self._snaplen = self._slots = 0
         self._checked_s = 0.0
-        self._unread: collections.deque[Packet] = collections.deque()
         self._switching = threading.RLock()  # of the state: a flow may be closed by any thread
         self._expiry: Expiry | None = None
-        self._reader = ReaderPace.SLOW
+        self._pace = ReaderPace.SLOW
         self.narrowed = ""  # the nodes that were put in
         self.not_narrowed = ""  # why none could be
         self.state = State.CREATED
@@ -121,40 +128,47 @@ class Flow:
         subject: Subject | None = None,
         first_interface: int = 0,
         audit: Path | str | None = None,
-        reader: str = "slow",
+        pace: str = "slow",
+        file: Path | str | None = None,
     ) -> Self:
         """A new flow: nothing in the kernel. `policies` is a directory of policy files; with one, what no rule allows
         is denied. `subject` is who asks, by default the user of this process. Records number the flow's taps from
         `first_interface`, so that several flows can write one file. Each decision, and what is loaded because of it, is
-        a line of the file `audit` (`authorise/journal.py`); if it cannot be written, the flow is refused. `reader` is
-        what `Flow.reader` is at first."""
+        a line of the file `audit` (`authorise/journal.py`); if it cannot be written, the flow is refused. `pace` is
+        what `Flow.pace` is at first.
+
+        With `file`, a pcap or pcapng file, the flow runs on its packets, in this process: what arrives at a device is
+        what the file has of an interface of that name, or all, if it has none and the flow no other device. That needs
+        no privileges, and no policies: these are about interfaces."""
+        if file is not None:
+            return cls(None, subject, first_interface, None, os.fspath(file))
         if policies is not None:
             SANDBOX.start()
         journal = Journal(Path(audit)) if audit is not None else None
         flow = cls(Path(policies) if policies is not None else None, subject, first_interface, journal)
-        flow.reader = reader
+        flow.pace = pace
         return flow
 
     @property
-    def reader(self) -> str:
+    def pace(self) -> str:
         """`slow`: while the ring is full of packets that were not read, new ones are dropped, counted as `ring_full`.
         `fast`: nothing waits for the reader; packets that are overwritten before they are read are its `overrun`. May
         be set at any time. Raises FfpfError for another word.
 
         Flows of one group that grab the same of packets share a ring; there each slow reader holds up all of them.
         """
-        return self._reader.name.lower()
+        return self._pace.name.lower()
 
-    @reader.setter
-    def reader(self, word: str) -> None:
+    @pace.setter
+    def pace(self, word: str) -> None:
         try:
-            self._reader = PACES[word]
+            self._pace = PACES[word]
         except KeyError:
             raise FfpfError(
                 f"no reader is `{word}`", help=f"a reader is {' or '.join(f'`{each}`' for each in PACES)}"
             ) from None
-        if (grabber := self._grabber) is not None:
-            grabber.reader.pace = self._reader
+        if isinstance(grabber := self._grabber, Grabber):
+            grabber.reader.pace = self._pace
 
     def populate(
         self,
@@ -202,6 +216,8 @@ class Flow:
         Raises Rejected with the decision, TapBusy, VerifierError, KernelError."""
         self._require("instantiate")
         self._callbacks.check()
+        if self._file is not None:
+            return self._entered(Replay(self.definition, self.first_interface, self._file))
         user = self._user
         with _deciding:
             decision, line = self._decide(_live_flows[user])
@@ -209,16 +225,13 @@ class Flow:
                 raise self._authority.rejected(decision)
             _count(user, 1)
         try:
-            self._grabber = self._build(decision, line)
+            grabber = self._build(decision, line)
         except BaseException:
             _count(user, -1)
             raise
-        grabber = self._grabber
-        grabber.reader.pace = self._reader
-        self._taps, self._snaplen, self._slots = grabber.taps, grabber.snaplen, grabber.slots
+        grabber.reader.pace = self._pace
         self._decision = decision
-        self.state = State.INSTANTIATED
-        _flows.add(self)
+        self._entered(grabber)
         self._expiry = Expiry(self)
         self._expiry.set(decision.expires_s)
         return self
@@ -227,6 +240,8 @@ class Flow:
         """Decide once more on a flow that is there, by the policies as they are now. A flow that is rejected, or about
         which nothing can be decided, is closed, and Rejected or PolicyError raised."""
         self._require("reauthorise")
+        if self._file is not None:
+            raise IllegalState("a flow on a file needs no decision", help="policies are about interfaces")
         try:
             with _deciding:
                 decision, _ = self._decide(_live_flows[self._user] - 1)
@@ -277,10 +292,12 @@ class Flow:
                 flow.state = State.CLOSED
                 if flow._expiry is not None:
                     flow._expiry.cancel()
-                if flow._grabber is not None:
-                    grabbers.append(flow._grabber)
+                grabber, flow._grabber = flow._grabber, None
+                if isinstance(grabber, Replay):
+                    flow._final = grabber.close()
+                elif grabber is not None:
+                    grabbers.append(grabber)
                     owners.append(flow)
-                    flow._grabber = None
                     _count(flow._user, -1)
             if grabbers:
                 for flow, final in zip(owners, close_all(grabbers), strict=True):
@@ -296,28 +313,51 @@ class Flow:
         self._require("stats")
         return self._running.stats()
 
-    def batches(self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None) -> Iterator[Batch]:
+    def batches(self, *, duration_s: float | None = None, idle: Idle | None = None) -> Iterator[Batch]:
         """Packets as they come, in numpy batches that are views of ring memory, each valid until the next one.
 
         Ends after `duration_s`, or when `idle`, called whenever nothing waits, returns True, or the flow is closed,
-        be it because its time is over.
+        be it because its time is over; on a file, at its end.
         """
+        self._require("batches")
+        return super().batches(duration_s=duration_s, idle=idle)
+
+    def _arriving(self, duration_s: float | None, idle: Idle | None) -> Iterator[Batch | None]:
         self._require("batches")
         until_s = None if duration_s is None else time.monotonic() + duration_s
         grabber = self._running
         for batch in self._while_open(grabber.reader.batches(until_s)):
-            if batch is not None:
-                yield from self._callbacks.dispatch(batch, self)
-                continue
             try:
                 grabber.set_clock()
-                self.check_taps()
+                if batch is None:
+                    self.check_taps()
             except (ValueError, FfpfError):
                 if self._grabber is None:
                     return
                 raise
+            if batch is not None:
+                yield from self._callbacks.dispatch(batch, self)
+                continue
             if idle is not None and idle():
                 return
+            yield None
+
+    async def __aiter__(self) -> AsyncIterator[Batch]:
+        """`async for batch in flow`: packets as they come, each batch valid until the next one, until the flow is
+        closed, or its file at an end; for a time limit there is `asyncio.timeout`. Other tasks run meanwhile."""
+        pace = Pace()
+        while not self.is_over:
+            try:
+                taken = self.waiting()
+                for batch in self.poll():
+                    yield batch
+                nap_s = pace.nap_s(taken, self.waiting())
+                self.check_taps()
+            except (ValueError, IllegalState):
+                if self._grabber is None:
+                    return
+                raise
+            await asyncio.sleep(nap_s)
 
     def check_taps(self) -> None:
         """Raise KernelError if an interface of the flow has gone. Asks the kernel at most twice a second."""
@@ -353,19 +393,16 @@ class Flow:
                 return FlowNode(id, leaf.node, memory, is_bound, lambda: self.stats().node(id))
         raise no_node(id, [graph.ids[step] for step, _ in graph.leaves()])
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no packet can come any more: it is closed, or the file it runs on has been read to its end."""
+        grabber = self._grabber
+        return self.state is State.CLOSED or (isinstance(grabber, Replay) and grabber.is_over)
+
     def waiting(self) -> float:
         """How full the fullest of its rings is, from 0 to 1."""
         self._require("batches")
         return self._running.reader.waiting()
-
-    def packets(self, *, duration_s: float | None = None, idle: Callable[[], bool] | None = None) -> Iterator[Packet]:
-        """Packets one at a time, as copies. For speed use `batches`."""
-        while self._unread:
-            yield self._unread.popleft()
-        for batch in self.batches(duration_s=duration_s, idle=idle):
-            self._unread.extend(batch.packets(self.interfaces, self.first_interface))
-            while self._unread:
-                yield self._unread.popleft()
 
     @property
     def definition(self) -> Definition:
@@ -423,7 +460,7 @@ class Flow:
         return self._authority.subject.user
 
     @property
-    def _running(self) -> Grabber:
+    def _running(self) -> Grabber | Replay:
         if (grabber := self._grabber) is None:  # closed meanwhile, by another thread
             raise IllegalState("the flow is closed", help="its final counts are in `stats`")
         return grabber
@@ -440,6 +477,13 @@ class Flow:
                     return
                 raise
             yield batch
+
+    def _entered(self, grabber: Grabber | Replay) -> Self:
+        self._grabber = grabber
+        self._taps, self._snaplen, self._slots = grabber.taps, grabber.snaplen, grabber.slots
+        self.state = State.INSTANTIATED
+        _flows.add(self)
+        return self
 
     def _narrowed(self, whole: Definition) -> Definition:
         """What the policies make of the definition, if anything; it is decided on as any other."""

@@ -20,6 +20,7 @@ from ffpf_bpf.kernel import calls, interfaces
 from ffpf_bpf.kernel.interfaces import Interface
 
 ETHERNET_FRAME_BYTES = 1522
+LEAST_STEP_NS = 1_000
 CLOCK_WORD = 1  # struct ffpf_flow in 64-bit words: clock_offset_ns
 
 
@@ -167,8 +168,15 @@ class Grabber:
         calls.wait_for_programs()
 
     def set_clock(self) -> None:
-        """Tell the kernel side what to add to its monotonic clock to get the time of day."""
-        self._words[CLOCK_WORD] = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        """Tell the kernel side what to add to its monotonic clock to get the time of day. Often: the clock may be set.
+
+        The two clocks are read one after the other, so smaller differences mean nothing, and times shall not jitter."""
+        before_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        now_ns = time.time_ns()
+        after_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        offset_ns = now_ns - (before_ns + after_ns) // 2
+        if abs(offset_ns - self._words[CLOCK_WORD]) > LEAST_STEP_NS + after_ns - before_ns:
+            self._words[CLOCK_WORD] = offset_ns
 
     def stats(self) -> Statistics:
         """The counts now."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,18 +18,32 @@ from ffpf_bpf.kernel.maps import MappedArray
 _numbers = itertools.count()
 
 
+class Array(Protocol):
+    """Memory of a name and a size: a map that is shared with the kernel, or this process's own."""
+
+    @property
+    def memory(self) -> Any: ...
+    def close(self) -> None: ...
+
+
 class Store:
     """A flow's map. Whoever uses a node in it holds it: gone when the last one lets go."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, array: Callable[[str, int], Array] = MappedArray) -> None:
         self.number = next(_numbers)
         self.memory = memory
-        self.map = MappedArray("ffpf_flow", memory.flow_map_bytes)
+        self.array = array("ffpf_flow", memory.flow_map_bytes)
         self._holders = 1
 
     @property
     def is_closed(self) -> bool:
         return not self._holders
+
+    @property
+    def map(self) -> MappedArray:
+        """What the kernel knows of it."""
+        assert isinstance(self.array, MappedArray)
+        return self.array
 
     def hold(self) -> Store:
         self._holders += 1
@@ -39,7 +53,7 @@ class Store:
         """Let go of it once."""
         self._holders -= 1
         if not self._holders:
-            self.map.close()
+            self.array.close()
 
     def fill_tables(self, graph: Graph) -> None:
         """What the tables begin with."""
@@ -48,7 +62,7 @@ class Store:
             if table is not None and step in self.memory.tables:
                 at = self.memory.tables[step]
                 contents = table.contents + secrets.token_bytes(table.random_bytes)
-                self.map.memory[at : at + len(contents)] = contents
+                self.array.memory[at : at + len(contents)] = contents
 
     def cpu_memory(self, step: int, node: Node, *, read_only: bool = False) -> np.ndarray[Any, Any]:
         """A node's memory on each CPU, shape (CPUs, `node.cpu_bytes`): a view of bytes, both ways."""
@@ -64,7 +78,7 @@ class Store:
         return np.frombuffer(self._bytes(read_only), np.uint8, size, self.memory.tables.get(step, 0))
 
     def _bytes(self, read_only: bool) -> memoryview:
-        view = memoryview(self.map.memory)
+        view = memoryview(self.array.memory)
         return view.toreadonly() if read_only else view
 
 

@@ -1,0 +1,231 @@
+"""A flow on a file: the graph's programs run in this process on the packets of a capture, as they would have live.
+
+It stands where a flow grabber stands, without a kernel, privileges or policies. Time is that of the packets. All of
+them come on one CPU; none is lost, since packets are read as there is room for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ffpf_bpf.capture.files import CaptureFile
+from ffpf_bpf.capture.ring import Batch, MappedRing, RingReader
+from ffpf_bpf.compiler import SegmentFlow
+from ffpf_bpf.compiler.native import NativeProgram, PacketMemory
+from ffpf_bpf.errors import CaptureError, ExpressionError
+from ffpf_bpf.flow.statistics import Statistics, read
+from ffpf_bpf.flow.store import NodeMemory, Store
+from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
+from ffpf_bpf.graph.definition import Definition
+from ffpf_bpf.graph.memory import RingHome, homes, lay_out, size_ring, table_of
+from ffpf_bpf.graph.views import views
+
+ETHERNET_FRAME_BYTES = 1522
+LEAST_SLOTS = 64
+
+
+class PlainArray:
+    """Zeroed memory of this process."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self.memory = mmap.mmap(-1, size)
+
+    def close(self) -> None:
+        with contextlib.suppress(BufferError):  # whoever still holds a view keeps it
+            self.memory.close()
+
+
+@cache
+def _packet_memory() -> PacketMemory:
+    """One for all: this process's seed of the hashes of flows."""
+    return PacketMemory(secrets.randbits(64))
+
+
+class Replay:
+    """Runs a definition on the packets of the file at `path`; `close` gives the final counts."""
+
+    def __init__(self, definition: Definition, first_interface: int, path: str) -> None:
+        graph = definition.graph
+        self._definition, self._first_interface = definition, first_interface
+        self._graph = graph
+        self._names = [device.tap for device in graph.taps]
+        self._active = False
+        self._is_over = False
+        self.memory = lay_out(graph, 1)
+        self._views = max(1, len(set(views(graph).values())))
+        with ExitStack() as undo:
+            self.file = undo.enter_context(CaptureFile(path))
+            self._tap_of = self._placed()
+            self._store = Store(self.memory, PlainArray)
+            undo.callback(self._store.close)
+            self._store.fill_tables(graph)
+            self._words = undo.enter_context(memoryview(self._store.array.memory).cast("Q"))
+            self._words[0] = 1  # the toggle: a flow that is paused reads nothing
+            at_home = homes(graph, self.memory, self._store.number)
+            self._homes = at_home
+            self._nodes = {
+                step: NodeMemory(leaf.node, at_home[step], {self._store.number: self._store})
+                for step, leaf in graph.leaves()
+                if leaf.node.cpu_bytes or table_of(leaf.node)
+            }
+            self._ring_reader: RingReader | None = None
+            self._make_ring(graph.snaplen or ETHERNET_FRAME_BYTES)
+            self._undo = undo.pop_all()
+
+    @property
+    def reader(self) -> Replay:
+        """It reads itself."""
+        return self
+
+    @property
+    def taps(self) -> tuple[dict[str, str], ...]:
+        return tuple({"tap": name, "mode": "file"} for name in self._names)
+
+    @property
+    def snaplen(self) -> int:
+        return self.ring.snaplen if self._graph.sinks else 0
+
+    @property
+    def slots(self) -> int:
+        return self.ring.slots if self._graph.sinks else 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the file has been read to its end."""
+        return self._is_over
+
+    def activate(self) -> None:
+        self._active = True
+
+    def pause(self) -> None:
+        self._active = False
+
+    def wait(self) -> None:
+        """Nothing is on its way."""
+
+    def set_clock(self) -> None:
+        """Packets have the file's times."""
+
+    def gone(self) -> list[str]:
+        return []
+
+    def stats(self) -> Statistics:
+        reports = {step: node.report for step, node in self._nodes.items()}
+        return read(self._store.array.memory, self._graph, self.memory, reports)
+
+    def node_memory(self, step: int) -> NodeMemory | None:
+        return self._nodes.get(step)
+
+    def waiting(self) -> float:
+        """1 while the file has more: there is nothing to wait for."""
+        return 1.0 if self._active and not self._is_over else 0.0
+
+    def poll(self) -> Iterator[Batch]:
+        """What the next packets of the file deliver."""
+        if not self._active or self._is_over:
+            return
+        batch = self.file.next_batch()
+        if batch is None:
+            self._is_over = True
+            return
+        yield from self._run(batch.records)
+
+    def batches(self, until_s: float | None = None) -> Iterator[Batch | None]:
+        """To the end of the file, however long that takes."""
+        while self._active and not self._is_over:
+            yield from self.poll()
+
+    def close(self) -> Statistics:
+        """The final counts. Lets go of file and memory."""
+        final = self.stats()
+        self._undo.close()
+        if self._ring_reader is not None:
+            self._ring_reader.close()
+        return final
+
+    def _run(self, records: np.ndarray[Any, Any]) -> Iterator[Batch]:
+        longest = int(records["captured"].max(initial=0))
+        if self._graph.sinks and not self._graph.snaplen and longest > self.ring.snaplen:
+            self._make_ring(min(longest, LONGEST_SNAPLEN))
+        step = max(1, self.ring.slots // self._views)
+        interfaces = records["interface"]
+        starts = np.flatnonzero(np.diff(interfaces, prepend=interfaces[0] ^ np.uint32(1))).tolist()
+        for start, end in zip(starts, [*starts[1:], len(records)], strict=True):
+            program = self._programs.get(self._tap(int(interfaces[start])))
+            for first in range(start, end, step) if program is not None else ():
+                assert program is not None
+                program.run(records[first : min(end, first + step)])
+                if self._ring_reader is not None:
+                    while found := list(self._take()):
+                        yield from found
+
+    def _take(self) -> Iterator[Batch]:
+        """What is in the ring, a copy: the next packets come where it lies."""
+        assert self._ring_reader is not None
+        for batch in self._ring_reader.poll():
+            yield batch.copy()
+
+    def _make_ring(self, snaplen: int) -> None:
+        """A ring for packets of that length, and programs that write into it."""
+        graph = self._graph
+        least = LEAST_SLOTS * self._views
+        size_bytes = size_ring(snaplen, 0, tagged=graph.tagged).slot_bytes
+        buffer_bytes = max(self._definition.buffer_bytes, least * size_bytes)
+        self.ring = size_ring(snaplen, buffer_bytes, tagged=graph.tagged)
+        part = SegmentFlow(
+            graph, self._definition.predicates, self.memory, self.ring, self._store.number, self._homes,
+            RingHome(self._store.number, self.memory, self._first_interface),
+        )  # fmt: skip
+        ring_memory = None
+        if self._ring_reader is not None:
+            self._ring_reader.close()
+            self._ring_reader = None
+        if graph.sinks:
+            ring_memory = mmap.mmap(-1, self.ring.slot_bytes * self.ring.slots)
+            flow_memory = self._store.array.memory
+            mapped = MappedRing(flow_memory, ring_memory, [0])
+            self._reset_ring()
+            self._ring_reader = RingReader(
+                flow_memory, self.memory, self.ring, part.ring_home, mapped, self._first_interface
+            )
+        flow_memory = self._store.array.memory
+        self._programs = {
+            name: NativeProgram(part, name, flow_memory, ring_memory, _packet_memory()) for name in self._names
+        }
+
+    def _reset_ring(self) -> None:
+        """An empty ring without readers."""
+        start = self.memory.ring
+        self._store.array.memory[start : start + self.memory.ring_stride] = bytes(self.memory.ring_stride)
+
+    def _placed(self) -> Mapping[str, str] | None:
+        """Which tap a packet arrives at, by the name of its interface; None: all at the only one."""
+        known = set(self.file.interfaces)
+        here = {name: name for name in self._names if name in known}
+        for device in self._graph.taps:
+            if device.interface in known:
+                here.setdefault(device.interface, device.tap)
+        if here:
+            return here
+        if len(self._names) == 1:
+            return None
+        raise ExpressionError(
+            f"the file has no packets of {', '.join(f'`{name}`' for name in self._names)}",
+            where=self.file.where,
+            help=f"it has {', '.join(f'`{name}`' for name in self.file.interfaces) or 'none'}; name these in the flow",
+        )
+
+    def _tap(self, interface: int) -> str:
+        if self._tap_of is None:
+            return self._names[0]
+        if interface >= len(self.file.interfaces):
+            raise CaptureError(f"no interface {interface}", where=self.file.where)
+        return self._tap_of.get(self.file.interfaces[interface], "")
