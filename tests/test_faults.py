@@ -39,13 +39,15 @@ def life() -> None:
         first.pause(wait=True)
         first.activate()
         more = [Flow.create().populate(f"(device,tap0) -> (sampler,{n}) -> (packetcount)") for n in range(1, 5)]
-        more.append(Flow.create().populate("(device,tap0@tc-ingress) | (device,tap0@tc-egress) -> (bpf,udp) -> (grab)"))
         try:
             for flow in more:
                 flow.instantiate()
             more[1].close()
         finally:
             Flow.close_all(more)
+    with Flow.create() as at_tc:
+        at_tc.populate("(device,tap0@tc-ingress) | (device,tap0@tc-egress) -> (bpf,udp) -> (grab)").instantiate()
+        at_tc.activate()
 
 
 class Interceptor:
