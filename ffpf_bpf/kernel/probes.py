@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ffpf_bpf.errors import FfpfError, KernelError
@@ -18,6 +18,8 @@ from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
 
 CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
 CAP_SYS_ADMIN = 21
+F_XDP_HAS_FRAGS = 1 << 5
+NODES_WITH_ATOMICS = "(limit), (head), (newflow) and the gaps of (histogram)"
 # r0 = XDP_PASS; exit
 PASS_PROGRAM = bytes.fromhex("b700000002000000") + bytes.fromhex("9500000000000000")
 # w2 = 0; r3 = r10; r3 += -8; *(u64 *)(r10 - 8) = 0; w4 = 8; call bpf_xdp_load_bytes; r0 = 2; exit
@@ -27,14 +29,24 @@ LOAD_BYTES_PROGRAM = bytes.fromhex(
 )
 
 
+# *(u64 *)(r10 - 8) = 0; r1 = 1; r1 = atomic_fetch_add((u64 *)(r10 - 8), r1); r0 = 2; exit
+ATOMIC_PROGRAM = bytes.fromhex(
+    "7a0af8ff00000000 b701000001000000 db1af8ff01000000 b700000002000000 9500000000000000"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was tried: whether it works, what was seen, and the command that mends it if not."""
+    """One thing that was tried: whether it works, what was seen, and the command that mends it if not.
+
+    What is not `needed` only some nodes or modes use; flows work without it.
+    """
 
     name: str
     works: bool
     seen: str
     mend: str = ""
+    needed: bool = True
 
 
 def examine() -> Iterator[Finding]:
@@ -47,14 +59,28 @@ def examine() -> Iterator[Finding]:
     yield _tried("bpf_xdp_load_bytes", "loads", lambda: _loads(LOAD_BYTES_PROGRAM), "a kernel of 5.18 or newer")
     yield _tried("mapped arrays", "a map shared as memory", _map_array, ROOT)
     yield _tried("tail calls", "a prog array", _prog_array, ROOT)
-    yield _tried(
-        "loops of (scan)", "bpf_iter_num", lambda: functions.number("bpf_iter_num_new"), "a kernel of 6.4 or newer"
-    )
-    yield _tried("waiting pause", "membarrier", calls.wait_for_programs, "a kernel built with CONFIG_MEMBARRIER")
+    yield _tried("waiting pause", "membarrier, or a map of maps", calls.wait_for_programs, ROOT)
+    yield from _optional()
+    yield from hooks.examine()
     yield _bitcode_compiler()
 
 
 ROOT = "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+
+
+def _optional() -> Iterator[Finding]:
+    for name, seen, attempt, mend in (
+        ("waiting pause, map of maps", "waits", calls.wait_by_map_of_maps, ROOT),
+        (
+            "multi-buffer frames",
+            "programs load",
+            lambda: _loads(PASS_PROGRAM, F_XDP_HAS_FRAGS),
+            "native mode for large MTUs takes Linux 5.18",
+        ),
+        ("atomic operations", "load", lambda: _loads(ATOMIC_PROGRAM), f"{NODES_WITH_ATOMICS} take Linux 5.12 or newer"),
+        ("loops of (scan)", "bpf_iter_num", lambda: functions.number("bpf_iter_num_new"), "it takes Linux 6.4 or newer"),
+    ):
+        yield replace(_tried(name, seen, attempt, mend), needed=False)
 
 
 def examine_interfaces() -> Iterator[Finding]:
@@ -111,8 +137,8 @@ def _jit() -> Finding:
     return Finding("JIT", enabled, "on" if enabled else "off: programs run several times slower", f"echo 1 > {path}")
 
 
-def _loads(instructions: bytes) -> None:
-    with Descriptor(calls.load_program("ffpf_probe", instructions)):
+def _loads(instructions: bytes, flags: int = 0) -> None:
+    with Descriptor(calls.load_program("ffpf_probe", instructions, flags=flags)):
         pass
 
 
