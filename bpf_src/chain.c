@@ -8,7 +8,7 @@ FFPF_PRIMITIVE __u64 ffpf_this_cpu(void)
 }
 
 /* Returns only if the slot is empty. `link` must be a constant: a tail call by a variable costs ten times as much. */
-FFPF_PRIMITIVE void ffpf_follow(struct xdp_md *ctx, void *links, __u32 link)
+FFPF_PRIMITIVE void ffpf_follow(void *ctx, void *links, __u32 link)
 {
 	bpf_tail_call(ctx, links, link);
 }

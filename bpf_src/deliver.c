@@ -17,7 +17,7 @@ FFPF_PRIMITIVE struct ffpf_slot *ffpf_next_slot(void *ring, const struct ffpf_cp
 }
 
 /* Copies the packet's first `wanted` bytes, at most `longest`, 4 to 65,535. Returns how many, or -1. */
-FFPF_PRIMITIVE __s64 ffpf_copy_packet(struct xdp_md *ctx, void *copy, __u64 wanted, __u64 longest)
+FFPF_PRIMITIVE __s64 ffpf_copy_packet(void *ctx, void *copy, __u64 wanted, __u64 longest)
 {
 	/* The comparison stands alone on the very register that bounds the copy: the verifier does not see through the
 	 * folded forms that the optimiser prefers. */
@@ -25,13 +25,13 @@ FFPF_PRIMITIVE __s64 ffpf_copy_packet(struct xdp_md *ctx, void *copy, __u64 want
 	if (wanted > longest)
 		wanted = longest;
 	FFPF_OPAQUE(wanted);
-	if (wanted >= 1 && bpf_xdp_load_bytes(ctx, 0, copy, wanted))
+	if (wanted >= 1 && ffpf_load_frame(ctx, copy, wanted, longest))
 		return -1;
 	return wanted;
 }
 
 /* Copies the packet's first `whole` bytes, at most `most`, to where they are rewritten. Whether that worked. */
-FFPF_PRIMITIVE int ffpf_begin_copy(struct xdp_md *ctx, struct ffpf_copy *copy, __u64 whole, __u64 most, __u64 wanted)
+FFPF_PRIMITIVE int ffpf_begin_copy(void *ctx, struct ffpf_copy *copy, __u64 whole, __u64 most, __u64 wanted)
 {
 	__s64 captured = ffpf_copy_packet(ctx, copy->data, whole, most);
 

@@ -89,7 +89,7 @@ static __always_inline void dissect_ip6(const struct ffpf_packet *packet, struct
 
 static __always_inline void dissect_transport(const struct ffpf_packet *packet, struct ffpf_headers *headers)
 {
-	__u64 l4 = STORED(l4), payload = l4, end = packet->end - packet->data;
+	__u64 l4 = STORED(l4), payload = l4, end = packet->length;
 	__u8 protocol = STORED(protocol);
 	const __u8 *at = ffpf_at(packet, l4, 4);
 
@@ -117,9 +117,9 @@ static __always_inline void dissect_transport(const struct ffpf_packet *packet, 
 }
 
 /* Fills in `headers`. */
-int ffpf_dissect(void *data, void *end, struct ffpf_headers *headers)
+int ffpf_dissect(void *data, void *end, __u64 length, struct ffpf_headers *headers)
 {
-	struct ffpf_packet packet = {.data = data, .end = end};
+	struct ffpf_packet packet = {.data = data, .end = end, .length = length};
 
 	__builtin_memset(headers, 0, sizeof(*headers));
 	headers->known = 1;

@@ -28,8 +28,8 @@ enum ffpf_protocol {
 	FFPF_MOBILITY = 135,
 };
 
-extern int ffpf_dissect(void *data, void *end, struct ffpf_headers *headers);
-extern int ffpf_dissect_plain(void *data, void *end, struct ffpf_headers *headers);
+extern int ffpf_dissect(void *data, void *end, __u64 length, struct ffpf_headers *headers);
+extern int ffpf_dissect_plain(void *data, void *end, __u64 length, struct ffpf_headers *headers);
 extern __u64 ffpf_hash_flow(void *data, void *end, const struct ffpf_headers *headers, __u64 seed);
 extern __u64 ffpf_hash_plain(void *data, void *end, __u64 seed);
 
@@ -38,10 +38,10 @@ static __always_inline struct ffpf_headers ffpf_headers(const struct ffpf_packet
 {
 	struct ffpf_headers *kept = &packet->scratch->headers, found;
 
-	if (ffpf_dissect_plain(packet->data, packet->end, &found))
+	if (ffpf_dissect_plain(packet->data, packet->end, ffpf_length(packet), &found))
 		return found;
 	if (!*(volatile __u32 *)&kept->known)
-		ffpf_dissect(packet->data, packet->end, kept);
+		ffpf_dissect(packet->data, packet->end, ffpf_length(packet), kept);
 	FFPF_BARRIER();
 	return *kept;
 }
@@ -51,8 +51,9 @@ static __always_inline const struct ffpf_headers *ffpf_kept_headers(const struct
 {
 	struct ffpf_headers *kept = &packet->scratch->headers;
 
-	if (!*(volatile __u32 *)&kept->known && !ffpf_dissect_plain(packet->data, packet->end, kept))
-		ffpf_dissect(packet->data, packet->end, kept);
+	if (!*(volatile __u32 *)&kept->known &&
+	    !ffpf_dissect_plain(packet->data, packet->end, ffpf_length(packet), kept))
+		ffpf_dissect(packet->data, packet->end, ffpf_length(packet), kept);
 	FFPF_BARRIER();
 	return kept;
 }

@@ -34,7 +34,10 @@ struct ffpf_tap {
 	__u32 active;    /* flows that are switched on; 0: pass everything on at once */
 	__u32 owner_pid; /* the process that holds the chain */
 	__u64 seed;      /* of the hashes of flows: random, the same at all taps of a process */
-	__u8 reserved[48];
+	/* tc: how many bytes of a frame the programs of the chain look at, and of one with IPv6 extension headers. */
+	__u32 reach;
+	__u32 far_reach;
+	__u8 reserved[40];
 };
 
 /* What is known of a packet's headers; see dissect.h. */
@@ -64,8 +67,19 @@ struct ffpf_scratch {
 	__u64 grabbed; /* sinks of the segment that this packet reached: bit i is the segment's sink i */
 	struct ffpf_headers headers;
 	__u64 flow_hash; /* of its 5-tuple, 0 until somebody asked */
-	__u8 reserved[8];
+	/* tc: the frame's length on the wire, and how much of it is in this CPU's ffpf_frame; 0: it is read where it lies. */
+	__u32 length;
+	__u32 copied;
 };
+
+/*
+ * The map ffpf_frame of a tap at tc has so many bytes for each possible CPU: the beginning of a frame whose VLAN tag is
+ * not in its bytes, or whose bytes are not all in one piece. It begins at FFPF_FRAME_START, so that IP headers are aligned.
+ * Whatever offset a program may look at (FFPF_FARTHEST) lies inside, so the verifier needs no look at the frame's end.
+ */
+#define FFPF_FRAME_BYTES 0x10000
+#define FFPF_FRAME_START 2
+#define FFPF_LONGEST_REACH (FFPF_FRAME_BYTES - 4)
 
 /* A flow's map: one ffpf_flow, then for each possible CPU an ffpf_cpu, its counters and its nodes' memory. */
 struct ffpf_flow {
@@ -205,5 +219,11 @@ static __always_inline __u64 ffpf_now_ns(const struct ffpf_packet *packet)
 #else
 #define FFPF_PUBLISH(place, value) __sync_lock_test_and_set((__u64 *)(place), (value))
 #endif
+
+/*
+ * Copies the first `wanted` bytes of the frame as it is on the wire, which the caller has shown to be 1 to `longest`;
+ * whether that failed. xdp.c and tc.c have it.
+ */
+extern __s64 ffpf_load_frame(void *ctx, void *to, __u64 wanted, __u64 longest);
 
 #endif

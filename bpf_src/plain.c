@@ -34,10 +34,9 @@ static __always_inline int find_plain(const __u8 *frame, const void *end, struct
 }
 
 /* The headers of a plain packet, as ffpf_dissect() would say; 0 if it is another. */
-FFPF_PRIMITIVE int ffpf_dissect_plain(void *data, void *end, struct ffpf_headers *headers)
+FFPF_PRIMITIVE int ffpf_dissect_plain(void *data, void *end, __u64 length, struct ffpf_headers *headers)
 {
 	const __u8 *frame = data;
-	__u64 length = end - data;
 	__u16 l4, payload;
 	struct plain plain;
 

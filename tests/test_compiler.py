@@ -38,7 +38,7 @@ from ffpf_bpf.graph.printer import text
 from tests.corpus.filters import FILTERS, WRAPPING
 from tests.corpus.packets import packets
 from tests.model import Model
-from tests.segment import loaded
+from tests.segment import has_tag, loaded
 
 pytestmark = pytest.mark.root
 
@@ -74,6 +74,41 @@ def test_every_filter_in_the_kernel_agrees_with_interpreter_and_libpcap() -> Non
     assert len(filters) >= 300
     assert pairs >= 100_000
     assert pairs > passed > pairs / 50
+
+
+@pytest.mark.parametrize("hook", ["tc-ingress", "tc-egress"])
+def test_every_filter_at_tc_agrees_with_interpreter_and_libpcap(hook: str) -> None:
+    """As at XDP; and packets with a tag once more with the tag beside their bytes, where the kernel keeps it."""
+    frames = packets(SEED)
+    chosen = random.Random(SEED + len(hook))
+    pairs = beside = passed_beside = 0
+    filters = [*FILTERS, *WRAPPING]
+    tap = f"tap0@{hook}"
+    for start in range(0, len(filters), 8):
+        group = filters[start : start + 8]
+        programs = [compile_filter(text) for text in group]
+        sample = chosen.sample(frames, 40) + [frame for frame in chosen.sample(frames, 400) if has_tag(frame)]
+        with loaded(*(Device(tap) >> Bpf(text) >> Packetcount() for text in group), tap=tap) as flows:
+            counted = [0] * len(group)
+            for packet in sample:
+                for run_it in (flows[0].run, flows[0].run_tagged) if has_tag(packet) else (flows[0].run,):
+                    assert run_it(packet) == packet, "the packet was changed"
+                    for number, (text, program, flow) in enumerate(zip(group, programs, flows, strict=True)):
+                        verdicts = (
+                            run(program, packet) != 0,
+                            offline_filter(program, packet) != 0,
+                            flow.counted() - counted[number] == 1,
+                        )
+                        assert len(set(verdicts)) == 1, f"{text}: {verdicts}: {run_it.__name__} {packet.hex()}"
+                        counted[number] += verdicts[0]
+                        pairs += 1
+                        if run_it == flows[0].run_tagged:
+                            beside += 1
+                            passed_beside += verdicts[0]
+    print(f"seed {SEED}: {pairs} pairs, {beside} of them with a tag beside the packet, of which {passed_beside} passed")
+    assert pairs >= 20_000
+    assert beside >= 4_000
+    assert passed_beside >= 100
 
 
 def tcp(port: int, source: str) -> bytes:

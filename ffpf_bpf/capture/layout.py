@@ -21,7 +21,12 @@ CPU_DTYPE = np.dtype(
 )
 """struct ffpf_cpu, 128 bytes: one CPU's ring position and ledger; `fates` is indexed by graph.effect.Fate."""
 
-TAP_DTYPE = np.dtype([("active", "<u4"), ("owner_pid", "<u4"), ("seed", "<u8"), ("reserved", "u1", (48,))])
+TAP_DTYPE = np.dtype(
+    [
+        *[("active", "<u4"), ("owner_pid", "<u4"), ("seed", "<u8"), ("reach", "<u4"), ("far_reach", "<u4")],
+        ("reserved", "u1", (40,)),
+    ]
+)
 """struct ffpf_tap, 64 bytes: the head of a tap's map."""
 
 HEADERS_DTYPE = np.dtype(
@@ -36,9 +41,9 @@ HEADERS_DTYPE = np.dtype(
 
 SCRATCH_DTYPE = np.dtype(
     {
-        "names": ["now_ns", "grabbed", "headers", "flow_hash", "reserved"],
-        "formats": ["<u8", "<u8", HEADERS_DTYPE, "<u8", ("u1", (8,))],
-        "offsets": [0, 8, 16, 48, 56],
+        "names": ["now_ns", "grabbed", "headers", "flow_hash", "length", "copied"],
+        "formats": ["<u8", "<u8", HEADERS_DTYPE, "<u8", "<u4", "<u4"],
+        "offsets": [0, 8, 16, 48, 56, 60],
         "itemsize": 64,
     }
 )

@@ -262,7 +262,7 @@ def announce(flows: list[Flow], warn: Callable[[str], None]) -> None:
     """Say what a user should know before packets come: generic mode, and that nobody checked a policy."""
     for flow in flows:
         for tap in flow.taps:
-            if tap["mode"] != "native":
+            if tap["mode"] == "generic":
                 warn(f"{tap['tap']}: attached in {tap['mode']} mode, which is slower; native: {tap.get('refusal', '')}")
         if 0 < flow.ring_slots < FEW_SLOTS:
             warn(

@@ -14,10 +14,12 @@ from ffpf_bpf.compiler import emit, pcap
 from ffpf_bpf.compiler.audit import audit
 from ffpf_bpf.compiler.deliver import DELIVER_PROGRAM, generate_deliver
 from ffpf_bpf.compiler.frame import Generated, SegmentFlow, new_module, segment_stores
-from ffpf_bpf.compiler.grant import ENTRY, Grant, deliver_grant, segment_grant
+from ffpf_bpf.compiler.grant import Grant, deliver_grant, entry_grant, segment_grant
+from ffpf_bpf.compiler.hook import HOOKS, XDP, Hook, hook_of
 from ffpf_bpf.compiler.lines import node_before
 from ffpf_bpf.compiler.object import Object, ObjectProgram, read, with_functions
 from ffpf_bpf.compiler.pcap import compile_filter
+from ffpf_bpf.compiler.reach import Reach, segment_reach
 from ffpf_bpf.compiler.segment import MOST_SINKS, SEGMENT_PROGRAM, generate_segment
 from ffpf_bpf.errors import AuditError, FfpfError
 from ffpf_bpf.graph.effect import Predicate, Primitive, Transform
@@ -28,8 +30,11 @@ from ffpf_bpf.graph.views import views
 __all__ = [
     "DELIVER_PROGRAM",
     "ENTRY_PROGRAM",
+    "HOOKS",
     "SEGMENT_PROGRAM",
+    "Hook",
     "Object",
+    "Reach",
     "SegmentFlow",
     "assembly_text",
     "compile_entry",
@@ -37,7 +42,9 @@ __all__ = [
     "compile_segment",
     "fit_together",
     "generate",
+    "hook_of",
     "ir_text",
+    "segment_reach",
     "segment_stores",
     "versions",
 ]
@@ -66,7 +73,7 @@ def _passed(name: str, found: Object, flows: tuple[SegmentFlow, ...], tap: str, 
     """The object, audited."""
     grants = {SEGMENT_PROGRAM: segment_grant, DELIVER_PROGRAM: deliver_grant}
     try:
-        return audited(found, grants[name](flows))
+        return audited(found, grants[name](flows, hook_of(tap)))
     except AuditError as error:
         if debug and (node := node_before(found.lines(name), error.at)) is not None:
             where = f"node `{flows[node[0]].graph.ids[node[1]]}`, {error.where}"
@@ -112,7 +119,7 @@ def assembly_text(generated: Generated) -> str:
 
 def versions() -> dict[str, str]:
     """The libraries that compile, and their versions. Raises FfpfError if one is missing or bpf_src/ is not built."""
-    compile_entry(1)
+    compile_entry(1, XDP)
     return {"LLVM": ".".join(str(part) for part in emit.llvm_version()), "libpcap": pcap.version()}
 
 
@@ -152,14 +159,18 @@ def _node_sizes(flow: SegmentFlow) -> dict[str, int]:
     return sizes
 
 
+def compile_entry(cpus: int, hook: Hook = XDP) -> Object:
+    """The object of the entry program of the taps of a hook. `cpus` is the number of possible CPUs."""
+    return _compile_entry(cpus, hook)
+
+
 @cache
-def compile_entry(cpus: int) -> Object:
-    """The object of a tap's entry program."""
+def _compile_entry(cpus: int, hook: Hook) -> Object:
     module = new_module("entry")
     known = ir.GlobalVariable(module, ir.IntType(32), "ffpf_cpus")
     known.global_constant = True
     known.initializer = ir.IntType(32)(cpus)
-    return audited(_compile(Generated(module, (ENTRY_PROGRAM,), {"entry"})), ENTRY)
+    return audited(_compile(Generated(module, (ENTRY_PROGRAM,), hook, {hook.entry})), entry_grant(hook))
 
 
 def _optimised(generated: Generated) -> emit.Module:

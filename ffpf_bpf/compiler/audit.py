@@ -17,10 +17,9 @@ from functools import lru_cache
 from typing import NoReturn
 
 from ffpf_bpf.compiler.bytecode import Instruction, Kind, Malformed, decode, shown
-from ffpf_bpf.compiler.frame import XDP_PASS
-from ffpf_bpf.compiler.grant import COPY_PACKET, HELPERS, LOOK_UP, TAIL_CALL, Grant
+from ffpf_bpf.compiler.grant import HELPERS, LOOK_UP, TAIL_CALL, Grant
 from ffpf_bpf.compiler.object import ObjectProgram
-from ffpf_bpf.compiler.provenance import ADDRESSES, CONTEXT, NUMBER, UNKNOWN, State, To, Value, walk
+from ffpf_bpf.compiler.provenance import ADDRESSES, CONTEXT, NUMBER, PACKET, UNKNOWN, State, To, Value, walk
 from ffpf_bpf.errors import AuditError
 from ffpf_bpf.graph.memory import FLOW_BYTES, TAP_BYTES
 
@@ -97,6 +96,8 @@ class _Auditor:
     def check(self) -> None:
         if self.program.count > MOST_INSTRUCTIONS:
             self.refuse(MOST_INSTRUCTIONS, f"has {self.program.count:,} instructions", f"{MOST_INSTRUCTIONS:,}")
+        if self.program.hook != self.grant.hook.section:
+            self.refuse(0, f"is a program for {self.program.hook or 'no hook'}", f"one for {self.grant.hook.section}")
         instructions = decode(self.program.instructions)
         self._check_places(instructions)
         for at, instruction in enumerate(instructions):
@@ -123,14 +124,19 @@ class _Auditor:
     def load(self, at: int, target: Value) -> None:
         self.unknown_loads.add(at)
 
+    def context(self, place: int | None, size: int) -> Value:
+        addresses = self.grant.hook.addresses
+        return PACKET if place is None or any(a < place + size and place < b for a, b in addresses) else NUMBER
+
     def leave(self, at: int, result: Value) -> None:
-        if result.to is not To.NUMBER or result.number != XDP_PASS:
+        hook = self.grant.hook
+        if result.to is not To.NUMBER or result.number != hook.passes_on:
             returns = (
                 f"ends with {result.number}"
                 if result.to is To.NUMBER and result.number is not None
                 else ("ends with what is not constant")
             )
-            self.refuse(at, returns, f"XDP_PASS ({XDP_PASS}), so that every packet goes on")
+            self.refuse(at, returns, f"{hook.verdict} ({hook.passes_on}), so that every packet goes on")
 
     def address(self, at: int, instruction: Instruction) -> Value:
         symbol = self.addresses.get(at)
@@ -141,7 +147,9 @@ class _Auditor:
         if symbol not in self.grant.maps:
             self.refuse(at, f"uses the map `{symbol}`", _listed(self.grant.maps))
         mask = 1 << self.names.index(symbol)
-        by_value = symbol in self.grant.values
+        if symbol in self.grant.frames and not self.grant.copies:
+            return PACKET
+        by_value = symbol in self.grant.values | self.grant.frames
         return Value(To.VALUE if by_value else To.MAP, mask, instruction.immediate if by_value else 0)
 
     def calls_out(self, at: int, instruction: Instruction) -> bool:
@@ -162,12 +170,12 @@ class _Auditor:
             is_ring = registers[1].to is To.MAP and not registers[1].maps & ~self._mask(self.grant.rings)
             self._expect(at, is_ring, "looks up a map that is no ring", _listed(self.grant.rings))
             return Value(To.VALUE, registers[1].maps, 0)
-        elif instruction.immediate == COPY_PACKET:
+        elif instruction.immediate == self.grant.hook.load_bytes:
             self._expect(at, registers[1] == CONTEXT, "copies from what is not the packet", "its packet")
             if registers[3].to is To.STACK:
                 state.forget_stack()
             elif registers[3].to is not To.CALLERS_STACK:
-                self._writes(at, registers[3], "bpf_xdp_load_bytes", 0, 1)
+                self._writes(at, registers[3], f"bpf_{NAMES[instruction.immediate]}", 0, 1)
         return NUMBER
 
     def _check_tail_call(self, at: int, registers: list[Value]) -> None:

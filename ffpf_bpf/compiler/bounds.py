@@ -14,6 +14,8 @@ from ffpf_bpf.graph import predicate as cbpf
 from ffpf_bpf.graph.predicate import FARTHEST_BYTE, Instruction, Program
 
 HOPELESS = 1 << 40  # no path from here accepts
+LONGEST_HEADER = 60  # what `4*([k]&0xf)` comes to at most
+LONGEST_LOAD = 4
 UNKNOWN = -1  # X is no header length, or not the same one on all paths
 
 
@@ -47,6 +49,20 @@ def plan_looks(program: Program) -> list[Look]:
         for successor in _successors(index, instruction):
             known[successor] = min(known[successor][0], after[0]), min(known[successor][1], after[1])
     return looks
+
+
+def reach_of(program: Program) -> int:
+    """The bytes from the packet's start that a filter loads at most, and any packet may have."""
+    origins = _origins(program.instructions)
+    farthest = 0
+    for instruction, origin in zip(program.instructions, origins, strict=True):
+        start, x = _ends(instruction, origin)
+        if instruction.kind == cbpf.LD and instruction.mode == cbpf.IND and origin == UNKNOWN:
+            return FARTHEST_BYTE + LONGEST_LOAD
+        for end in (start, LONGEST_HEADER + x if x else 0):
+            if end < HOPELESS:
+                farthest = max(farthest, end)
+    return farthest
 
 
 def _origins(instructions: tuple[Instruction, ...]) -> list[int]:

@@ -26,6 +26,7 @@ from ffpf_bpf.compiler.frame import (
     new_module,
     segment_stores,
 )
+from ffpf_bpf.compiler.hook import hook_of
 from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER
 from ffpf_bpf.graph.effect import NO_RESULT, Fate, Transform
 from ffpf_bpf.graph.graph import Graph, Leaf
@@ -70,8 +71,9 @@ class _Deliver:
     """The deliver program."""
 
     def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int) -> None:
-        self.result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), {"chain", "deliver"})
-        self.program = Frame(self.result.module, DELIVER_PROGRAM, cpus)
+        hook = hook_of(tap)
+        self.result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), hook, {"chain", "deliver", hook.frame})
+        self.program = Frame(self.result.module, DELIVER_PROGRAM, cpus, hook)
         self.builder = self.program.builder
         self.stores = segment_stores(flows)
         self.called: list[str] = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from llvmlite import ir
 
+from ffpf_bpf.compiler.hook import FRAME_MAP, TC, Hook
 from ffpf_bpf.compiler.predicate import I8, I32, I64, POINTER, opaque
 from ffpf_bpf.graph.graph import Graph
 from ffpf_bpf.graph.memory import FLOW_BYTES, SCRATCH_BYTES, TAP_BYTES, Home, Memory, Ring
@@ -14,9 +15,10 @@ from ffpf_bpf.graph.predicate import Program
 
 DATA_LAYOUT = "e-m:e-p:64:64-i64:64-i128:128-n32:64-S128"
 NEXT, DELIVER = 0, 1  # enum ffpf_link
-XDP_PASS = 2
 SEEN, FATES = 8, 16  # offsets in struct ffpf_cpu
-GRABBED = 8  # offset in struct ffpf_scratch
+GRABBED, LENGTH, COPIED = 8, 56, 60  # offsets in struct ffpf_scratch
+SKB_LENGTH = 0  # offset in struct __sk_buff
+FRAME_BYTES, FRAME_START = 0x10000, 2  # FFPF_FRAME_BYTES, FFPF_FRAME_START
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,42 +69,88 @@ class Sink:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A generated module, its programs, and the modules of bpf_src/ that it calls."""
+    """A generated module, its programs, the hook they are for, and the modules of bpf_src/ that it calls."""
 
     module: ir.Module
     programs: tuple[str, ...]
+    hook: Hook
     primitives: set[str] = field(default_factory=lambda: {"chain"})
 
 
 class Frame:
     """A program around its body. Build at `builder`; branch to `onward` when done, then call `finish`."""
 
-    def __init__(self, module: ir.Module, name: str, cpus: int) -> None:
+    def __init__(self, module: ir.Module, name: str, cpus: int, hook: Hook) -> None:
         self.module = module
+        self.hook = hook
         self.function = ir.Function(module, ir.FunctionType(I32, [POINTER]), name)
-        self.function.section = f"xdp/{name}"
+        self.function.section = f"{hook.section}/{name}"
         self.context = self.function.args[0]
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
         self.onward = self.function.append_basic_block("onward")
         self.links = external(module, "ffpf_links")
         self.grabbed = self.builder.alloca(I64)
         self.builder.store(I64(0), self.grabbed)
-        self.data, self.end, self.length = self._bounds()
-        self.cpu = self._cpu(cpus)
+        if hook is TC:
+            self.cpu = self._cpu(cpus)
+            self.data, self.end, self.length = self._bounds()
+        else:
+            self.data, self.end, self.length = self._bounds()
+            self.cpu = self._cpu(cpus)
 
     def _bounds(self, *, pinned: bool = False) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Where the packet begins and ends, and its length; read from the context here and not earlier if `pinned`."""
         b = self.builder
-        start, stop = (self._context_address(offset, pinned) for offset in (0, 4))
-        # Opaque, or arithmetic on the length becomes 32-bit arithmetic on the pointers, which the verifier refuses.
-        length = opaque(b, b.sub(stop, start), pinned=pinned)
+        if self.hook is TC:
+            start, stop, length = self._frame_bounds(pinned)
+        else:
+            start, stop = self._direct_bounds(pinned)
+            # Opaque, or arithmetic on the length becomes 32-bit arithmetic on the pointers, which the verifier refuses.
+            length = opaque(b, b.sub(stop, start), pinned=pinned)
         return b.inttoptr(start, POINTER), b.inttoptr(stop, POINTER), length
 
+    def _direct_bounds(self, pinned: bool) -> tuple[ir.Value, ir.Value]:
+        """Where the bytes of the packet begin and end that programs can read where they lie."""
+        return self._context_address(self.hook.data, pinned), self._context_address(self.hook.end, pinned)
+
+    def _frame_bounds(self, pinned: bool) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """The same at tc, and the length: where the entry program has put the frame, if it has.
+
+        The verifier goes both ways, with a packet's address and with a map's: either is looked at by the comparison with
+        the end, which it needs for the one, and the other is inside the map whatever the comparison says.
+        """
+        b, scratch = self.builder, self.scratch()
+        direct, elsewhere, both = (b.append_basic_block(name) for name in ("direct", "elsewhere", "frame"))
+        copied = b.load(b.gep(scratch, [I64(COPIED)], source_etype=I8), typ=I32)
+        b.cbranch(b.icmp_unsigned("==", copied, I32(0)), direct, elsewhere)
+        b.position_at_end(direct)
+        # Opaque each, or one load is made of two, and the verifier wants to know of an instruction where it loads from.
+        whole = opaque(b, b.zext(self._context_word(SKB_LENGTH), I64), pinned=pinned)
+        ways = [(*self._direct_bounds(pinned), whole)]
+        b.branch(both)
+        b.position_at_end(elsewhere)
+        at = b.add(b.mul(self.cpu, I64(FRAME_BYTES)), I64(FRAME_START))
+        frame = opaque(b, b.ptrtoint(b.gep(external(self.module, FRAME_MAP), [at], source_etype=I8), I64), pinned=pinned)
+        size = b.and_(opaque(b, b.zext(copied, I64), pinned=pinned), I64(FRAME_BYTES - 1))
+        noted = b.load(b.gep(scratch, [I64(LENGTH)], source_etype=I8), typ=I32)
+        ways.append((frame, b.add(frame, size), opaque(b, b.zext(noted, I64), pinned=pinned)))
+        b.branch(both)
+        b.position_at_end(both)
+        joined = []
+        for values in zip(*ways, strict=True):
+            value = b.phi(I64)
+            for way, block in zip(values, (direct, elsewhere), strict=True):
+                value.add_incoming(way, block)
+            joined.append(value)
+        start, stop, length = (opaque(b, value, pinned=pinned) for value in joined)
+        return start, stop, length
+
+    def _context_word(self, offset: int) -> ir.Value:
+        return self.builder.load(self.builder.gep(self.context, [I64(offset)], source_etype=I8), typ=I32)
+
     def _context_address(self, offset: int, pinned: bool) -> ir.Value:
-        b = self.builder
-        field_pointer = b.gep(self.context, [I64(offset)], source_etype=I8)
         # Opaque as 64 bits: the optimiser would spill 32 of them, and the verifier knows packet pointers only whole.
-        return opaque(b, b.zext(b.load(field_pointer, typ=I32), I64), pinned=pinned)
+        return opaque(self.builder, self.builder.zext(self._context_word(offset), I64), pinned=pinned)
 
     def _cpu(self, cpus: int) -> ir.Value:
         b = self.builder
@@ -149,7 +197,7 @@ class Frame:
     def finish(self) -> None:
         self.builder.position_at_end(self.onward)
         self.tail_call(NEXT)
-        self.builder.ret(I32(XDP_PASS))
+        self.builder.ret(I32(self.hook.passes_on))
 
 
 def cpu_memory(b: ir.IRBuilder, flow_value: ir.Value, cpu: ir.Value, memory: Memory) -> ir.Value:

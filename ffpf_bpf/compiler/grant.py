@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ffpf_bpf.compiler.frame import DELIVER, NEXT, SegmentFlow, segment_stores
+from ffpf_bpf.compiler.hook import TC, XDP, Hook
 from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.graph.effect import Arrival, Delivery, Effect, Predicate, Primitive, Transform
 
 TAIL_CALL, THIS_CPU = 12, 8
-LOOK_UP, NOW, COPY_PACKET = 1, 5, 189
+LOOK_UP, NOW = 1, 5
 # include/uapi/linux/bpf.h, ___BPF_FUNC_MAPPER
 HELPERS = {
     "map_lookup_elem": LOOK_UP,
@@ -23,10 +24,11 @@ HELPERS = {
     "get_smp_processor_id": THIS_CPU,
     "tail_call": TAIL_CALL,
     "jiffies64": 118,
-    "xdp_load_bytes": COPY_PACKET,
+    "xdp_load_bytes": XDP.load_bytes,
+    "skb_load_bytes": TC.load_bytes,
 }
 ALL = frozenset({TAIL_CALL, THIS_CPU})  # what every program calls
-DELIVERS = frozenset({LOOK_UP, NOW, COPY_PACKET})
+DELIVERS = frozenset({LOOK_UP, NOW})
 ITERATOR = frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"})
 # What an effect may call by that name: helpers, and functions of the kernel.
 CALLABLE: dict[str, tuple[frozenset[int], frozenset[str]]] = {
@@ -42,7 +44,9 @@ class Grant:
     """What one program may do, besides what harms nobody: calculate, read packets and its maps, use its stack.
 
     It may write to the values of `values`, look up and write to those of `rings`, call `helpers` (by number) and
-    `functions` of the kernel (by name), and go on through the slots `links` of the map `ffpf_links`.
+    `functions` of the kernel (by name), and go on through the slots `links` of the map `ffpf_links`. It is a program of
+    `hook`, which says how it ends. `frames` are the hook's maps that hold copies of frames: read as frames are, or
+    written to as well if it `copies`.
     """
 
     values: frozenset[str]
@@ -50,28 +54,40 @@ class Grant:
     helpers: frozenset[int]
     functions: frozenset[str]
     links: frozenset[int]
+    hook: Hook = XDP
+    copies: bool = False
 
     @property
     def maps(self) -> frozenset[str]:
-        return self.values | self.rings | {"ffpf_links"}
+        return self.values | self.rings | self.frames | {"ffpf_links"}
+
+    @property
+    def frames(self) -> frozenset[str]:
+        return self.hook.maps
 
 
-ENTRY = Grant(frozenset({"ffpf_tap"}), frozenset(), ALL, frozenset(), frozenset({NEXT}))
+def entry_grant(hook: Hook = XDP) -> Grant:
+    """What the program at a tap may do: at tc, copy frames as well."""
+    copying = frozenset({hook.load_bytes} if hook.maps else ())
+    return Grant(
+        frozenset({"ffpf_tap"}), frozenset(), ALL | copying, frozenset(), frozenset({NEXT}), hook, copies=True
+    )
 
 
-def segment_grant(flows: Sequence[SegmentFlow]) -> Grant:
+def segment_grant(flows: Sequence[SegmentFlow], hook: Hook = XDP) -> Grant:
     """What the program that evaluates these flows may do. Raises FfpfError for an effect that asks for too much."""
     effects = _effects(flows)
     helpers, functions = _calls(effect for effect in effects if isinstance(effect, Primitive))
     links = {NEXT, DELIVER} if any(isinstance(effect, Delivery) for effect in effects) else {NEXT}
-    return Grant(_values(flows), frozenset(), ALL | helpers, functions, frozenset(links))
+    return Grant(_values(flows), frozenset(), ALL | helpers, functions, frozenset(links), hook)
 
 
-def deliver_grant(flows: Sequence[SegmentFlow]) -> Grant:
+def deliver_grant(flows: Sequence[SegmentFlow], hook: Hook = XDP) -> Grant:
     """What the program that stores their packets may do: into the rings of those that have a sink."""
     rings = frozenset(f"ffpf_ring_{number}" for number, flow in enumerate(flows) if flow.graph.sinks)
     helpers, functions = _calls(effect for effect in _effects(flows) if isinstance(effect, Transform))
-    return Grant(_values(flows), rings, ALL | DELIVERS | helpers, functions, frozenset({NEXT}))
+    granted = ALL | DELIVERS | {hook.load_bytes} | helpers
+    return Grant(_values(flows), rings, granted, functions, frozenset({NEXT}), hook)
 
 
 def _values(flows: Sequence[SegmentFlow]) -> frozenset[str]:

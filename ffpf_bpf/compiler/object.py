@@ -36,13 +36,14 @@ class ObjectProgram:
     """One program: its instructions as bytes (8 each), and where map symbols go in.
 
     `calls` are the calls of functions that are not in its object; `with_functions` appends these, but for the kernel's
-    own, which are known when the program is loaded.
+    own, which are known when the program is loaded. `hook` is the kind of hook that it is for, `xdp` or `tc`.
     """
 
     name: str
     instructions: bytes
     relocations: tuple[Relocation, ...]
     calls: tuple[Relocation, ...] = ()
+    hook: str = "xdp"
 
     @property
     def count(self) -> int:
@@ -50,8 +51,8 @@ class ObjectProgram:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of its instructions, and of the names of what goes in where."""
-        digest = hashlib.sha256(self.instructions)
+        """SHA-256 of its hook, its instructions, and the names of what goes in where."""
+        digest = hashlib.sha256(self.hook.encode() + self.instructions)
         for place in (*self.relocations, *self.calls):
             digest.update(f"\n{place.at} {place.symbol}".encode())
         return digest.hexdigest()
@@ -119,7 +120,8 @@ def read(elf: bytes, *, functions: bool = False) -> Object:
             continue
         section_index = symbol["st_shndx"]
         section = file.get_section(section_index)
-        if not section.name.startswith("xdp") and not functions:
+        hook = section.name.partition("/")[0]
+        if hook not in ("xdp", "tc") and not functions:
             raise FfpfError(f"the compiler left `{symbol.name}` out of line", help="mark it FFPF_PRIMITIVE")
         start, size = symbol["st_value"], symbol["st_size"]
         found = _relocations(relocations.get(section_index), symbols, start, size)
@@ -128,6 +130,7 @@ def read(elf: bytes, *, functions: bool = False) -> Object:
             section.data()[start : start + size],
             tuple(relocation for kind, relocation in found if kind == R_BPF_64_64),
             tuple(relocation for kind, relocation in found if kind == R_BPF_64_32),
+            "" if functions else hook,
         )
     return Object(elf, programs)
 

@@ -18,8 +18,6 @@ from typing import NamedTuple, Protocol
 
 from ffpf_bpf.compiler.bytecode import COMPARE_AND_SWAP, FETCH, FRAME, REGISTERS, Instruction, Kind, blocks, order
 
-CONTEXT_BYTES_OF_ADDRESSES = 12  # struct xdp_md: data, data_end, data_meta
-
 
 class To(IntEnum):
     """What a value is, or leads into."""
@@ -76,6 +74,9 @@ class Rules(Protocol):
     def store(self, at: int, instruction: Instruction, target: Value, stored: Value) -> None: ...
 
     def load(self, at: int, target: Value) -> None: ...
+
+    def context(self, place: int | None, size: int) -> Value:
+        """What is read from the context, `size` bytes at `place`, or nobody knows where."""
 
     def call(self, at: int, instruction: Instruction, state: State) -> Value:
         """A call that leaves the program; its result. `state` is what is known before."""
@@ -217,8 +218,7 @@ class _Walk:
             if instruction.size == 8:
                 state.registers[instruction.target] = UNKNOWN if place is None else state.slots.get(place, UNKNOWN)
         elif target.to is To.CONTEXT:
-            if place is None or 0 <= place < CONTEXT_BYTES_OF_ADDRESSES:
-                state.registers[instruction.target] = PACKET
+            state.registers[instruction.target] = self.rules.context(place, instruction.size)
         else:
             state.registers[instruction.target] = UNKNOWN
             self.rules.load(at, target)

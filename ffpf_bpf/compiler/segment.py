@@ -27,6 +27,7 @@ from ffpf_bpf.compiler.frame import (
     new_module,
     segment_stores,
 )
+from ffpf_bpf.compiler.hook import hook_of
 from ffpf_bpf.compiler.lines import debug_scope, line_of
 from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER, forget, lower_predicate, opaque
 from ffpf_bpf.compiler.truths import Guard, Joins, Outcome, SharedTruths
@@ -57,11 +58,11 @@ class _Segment:
     """The segment program."""
 
     def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, debug: bool) -> None:
-        self.result = Generated(new_module("segment"), (SEGMENT_PROGRAM,))
+        self.result = Generated(new_module("segment"), (SEGMENT_PROGRAM,), hook_of(tap))
         self.flows = flows
         self.stores = segment_stores(flows)
         self.tap = tap
-        self.program = Frame(self.result.module, SEGMENT_PROGRAM, cpus)
+        self.program = Frame(self.result.module, SEGMENT_PROGRAM, cpus, self.result.hook)
         self.builder = self.program.builder
         self.sinks: list[Sink] = []
         self.called: list[str] = []

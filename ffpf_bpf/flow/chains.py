@@ -177,7 +177,8 @@ class Chain:
         if before_load is not None:
             before_load(self.name, {name: program.instructions for name, program in programs.items()})
         try:
-            return self.tap.load_segment(programs[SEGMENT_PROGRAM], programs.get(DELIVER_PROGRAM), bindings)
+            reach = compiler.segment_reach(parts)
+            return self.tap.load_segment(programs[SEGMENT_PROGRAM], programs.get(DELIVER_PROGRAM), bindings, reach)
         except VerifierError as error:
             raise _explained(error, parts, self.name) from None
 
@@ -207,7 +208,7 @@ class Chains:
                 chain.join(member)
                 return chain
             with ExitStack() as undo:
-                chain = _attach(interface)
+                chain = _attach(interface, hook)
                 undo.callback(chain.tap.close)
                 chain.join(member)
                 undo.pop_all()
@@ -323,22 +324,12 @@ def _fit(parts: list[SegmentFlow]) -> bool:
     return len(parts) <= MOST_FLOWS_IN_SEGMENT and maps <= MOST_MAPS and compiler.fit_together(parts)
 
 
-def _attach(interface: Interface) -> Chain:
+def _attach(interface: Interface, hook: str) -> Chain:
     cpus = calls.possible_cpus()
     control_bytes = TAP_BYTES + cpus * SCRATCH_BYTES
-    entry = compiler.compile_entry(cpus).audited(compiler.ENTRY_PROGRAM)
-    return Chain(interface.name, tap.attach(interface, entry, control_bytes, FLOW_SEED))
-
-
-def find_interface(name: str, hook: str) -> Interface:
-    """The interface of a tap. Raises KernelError for a hook that cannot be attached."""
-    if hook != "xdp":
-        raise KernelError(
-            f"hook `{hook}` is not supported yet",
-            where=f"{name}@{hook}",
-            help=f"use `{name}`, which means `{name}@xdp`",
-        )
-    return interfaces.find(name)
+    name = interfaces.tap_name(interface.name, hook)
+    entry = compiler.compile_entry(cpus, compiler.hook_of(name)).audited(compiler.ENTRY_PROGRAM)
+    return Chain(name, tap.attach(interface, hook, entry, control_bytes, FLOW_SEED))
 
 
 def _explained(error: VerifierError, parts: tuple[SegmentFlow, ...], name: str) -> VerifierError:
@@ -349,7 +340,7 @@ def _explained(error: VerifierError, parts: tuple[SegmentFlow, ...], name: str) 
             f"this kernel has no helper `{missing[1]}`",
             log=error.log,
             errno=error.errno,
-            where=f"{name}@xdp",
+            where=_spelled(name),
             help="5.18 is the oldest kernel that has all that is needed; `ffpf doctor` tells what is missing",
         )
     with_lines = compiler.compile_segment(parts, name, calls.possible_cpus(), debug=True)
@@ -365,9 +356,14 @@ def _explained(error: VerifierError, parts: tuple[SegmentFlow, ...], name: str) 
         "the verifier refused the program\n" + "\n".join(f"    {line}" for line in shown),
         log=error.log,
         errno=error.errno,
-        where=node or f"{name}@xdp",
+        where=node or _spelled(name),
         help=TOO_LARGE if "too large" in error.log or "too many" in error.log else DEFECT,
     )
+
+
+def _spelled(tap: str) -> str:
+    """A tap with its hook."""
+    return tap if "@" in tap else f"{tap}@xdp"
 
 
 def _transforms(parts: tuple[SegmentFlow, ...]) -> str:

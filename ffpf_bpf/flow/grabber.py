@@ -9,14 +9,14 @@ from contextlib import ExitStack
 from ffpf_bpf.capture.ring import RingReader
 from ffpf_bpf.compiler import SegmentFlow
 from ffpf_bpf.errors import VerifierError
-from ffpf_bpf.flow.chains import CHAINS, BeforeLoad, Chain, Member, find_interface
+from ffpf_bpf.flow.chains import CHAINS, BeforeLoad, Chain, Member
 from ffpf_bpf.flow.statistics import Statistics, read
 from ffpf_bpf.flow.store import NodeMemory, Store
 from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.memory import Home, homes, lay_out, size_ring, table_of
 from ffpf_bpf.graph.sharing import keys
-from ffpf_bpf.kernel import calls
+from ffpf_bpf.kernel import calls, interfaces
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import MappedArray
 
@@ -50,7 +50,7 @@ class Grabber:
         before_load: BeforeLoad | None = None,
     ) -> None:
         graph = definition.graph
-        found = [find_interface(device.interface, device.hook) for device in graph.taps]
+        found = [interfaces.find(device.interface) for device in graph.taps]
         longest = min(max(interface.longest_frame for interface in found), LONGEST_SNAPLEN)
         self.ring = size_ring(graph.snaplen or longest, definition.buffer_bytes, tagged=graph.tagged)
         self._definition = definition

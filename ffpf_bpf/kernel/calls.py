@@ -20,8 +20,8 @@ from ffpf_bpf.kernel import structures
 
 # <linux/bpf.h>
 MAP_ARRAY, MAP_PROG_ARRAY, MAP_ARRAY_OF_MAPS = 2, 3, 12
-PROG_XDP = 6
-ATTACH_XDP = 37
+PROG_SCHED_CLS, PROG_XDP = 3, 6
+ATTACH_XDP, ATTACH_TCX_INGRESS, ATTACH_TCX_EGRESS = 37, 46, 47
 F_MMAPABLE = 1 << 10
 XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 LICENSE = b"GPL"
@@ -90,6 +90,15 @@ def attach_xdp(program: int, interface_index: int, flags: int) -> int:
     return _checked(
         library().bpf_link_create(program, interface_index, ATTACH_XDP, ctypes.byref(options)),
         "cannot attach at XDP",
+    )
+
+
+@_call
+def attach_tcx(program: int, interface_index: int, kind: int) -> int:
+    """The descriptor of a link that holds `program` at tc, behind those that are there: `kind` is the direction."""
+    options = structures.LinkOptions(sz=ctypes.sizeof(structures.LinkOptions))
+    return _checked(
+        library().bpf_link_create(program, interface_index, kind, ctypes.byref(options)), "cannot attach at tc"
     )
 
 
@@ -164,7 +173,7 @@ def attached_xdp(interface_index: int) -> tuple[int, str]:
 
 
 def linked_interface(link: int) -> int:
-    """The index of the interface that an XDP link holds; 0 once the interface is gone."""
+    """The index of the interface that an XDP or tcx link holds; 0 once the interface is gone."""
     info = structures.LinkInfo()
     _get_info(link, info)
     return int(info.ifindex)
@@ -198,8 +207,9 @@ def map_word(map_id: int, name: str, offset: int) -> int | None:
         os.close(descriptor)
 
 
-def test_run(program: int, packet: bytes, repeat: int = 1) -> TestRun:
-    """Run a program on a packet (at least 14 bytes) without any interface: BPF_PROG_TEST_RUN."""
+def test_run(program: int, packet: bytes, repeat: int = 1, context: bytes = b"") -> TestRun:
+    """Run a program on a packet (at least 14 bytes) without any interface: BPF_PROG_TEST_RUN. `context` is what it finds
+    in its context, as far as the kernel lets it be chosen."""
     out = ctypes.create_string_buffer(len(packet) + 256)
     options = structures.TestOptions(
         sz=ctypes.sizeof(structures.TestOptions),
@@ -207,6 +217,8 @@ def test_run(program: int, packet: bytes, repeat: int = 1) -> TestRun:
         data_size_in=len(packet),
         data_out=ctypes.addressof(out),
         data_size_out=len(out),
+        ctx_in=ctypes.cast(ctypes.c_char_p(context), ctypes.c_void_p) if context else None,
+        ctx_size_in=len(context),
         repeat=repeat,
     )
     _checked(library().bpf_prog_test_run_opts(program, ctypes.byref(options)), "cannot run the program")

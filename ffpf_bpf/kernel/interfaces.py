@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from ffpf_bpf.errors import KernelError
 
-SIOCGIFMTU = 0x8921
+SIOCGIFMTU, SIOCGIFHWADDR = 0x8921, 0x8927
+ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # <linux/if_arp.h>
 ETHERNET_HEADER_BYTES = 14
 VLAN_TAG_BYTES = 4
 
@@ -49,7 +50,26 @@ def find(name: str) -> Interface:
     if real != name:
         # A policy's taps are names: another name for the same interface must not get past them.
         raise KernelError(f"`{name}` is another name of `{real}`", errno=errno.ENODEV, help=f"write `{real}`")
+    _refuse_if_no_ethernet(name)
     return Interface(name, index, mtu, os.stat("/proc/self/ns/net").st_ino)
+
+
+def tap_name(interface: str, hook: str) -> str:
+    """A tap as users write it: the hook is left out where it is XDP."""
+    return interface if hook == "xdp" else f"{interface}@{hook}"
+
+
+def _refuse_if_no_ethernet(name: str) -> None:
+    """Raise KernelError for an interface whose packets have no Ethernet header: filters, nodes and proofs want one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        answer = fcntl.ioctl(probe, SIOCGIFHWADDR, struct.pack("16s24x", name.encode()))
+    kind = struct.unpack("16xH22x", answer)[0]
+    if kind not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
+        raise KernelError(
+            f"packets of `{name}` have no Ethernet header (ARPHRD {kind})",
+            errno=errno.EPROTONOSUPPORT,
+            help="flows grab Ethernet frames: take the interface that carries it, or a `tap` device instead of `tun`",
+        )
 
 
 def _mtu(name: str) -> int:

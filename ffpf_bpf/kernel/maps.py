@@ -58,6 +58,13 @@ class MappedArray(Descriptor):
         super().close()
 
 
+class Array(Descriptor):
+    """An array map of one value, the kernel's own."""
+
+    def __init__(self, name: str, value_bytes: int) -> None:
+        super().__init__(calls.create_map(calls.MAP_ARRAY, name, 4, value_bytes, 1))
+
+
 class ProgArray(Descriptor):
     """A prog array: what its owner's programs may follow."""
 

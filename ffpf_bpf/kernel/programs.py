@@ -12,6 +12,7 @@ from ffpf_bpf.kernel.maps import Descriptor
 
 PSEUDO_MAP_FD, PSEUDO_MAP_VALUE = 1, 2
 PSEUDO_KERNEL_CALL = 2  # BPF_PSEUDO_KFUNC_CALL
+KINDS = {"xdp": calls.PROG_XDP, "tc": calls.PROG_SCHED_CLS}
 
 
 class RelocationLike(Protocol):
@@ -34,6 +35,8 @@ class ProgramLike(Protocol):
     def relocations(self) -> Sequence[RelocationLike]: ...
     @property
     def calls(self) -> Sequence[RelocationLike]: ...
+    @property
+    def hook(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Binding:
 
 def load(program: ProgramLike, bindings: Mapping[str, Binding]) -> Descriptor:
     """Bind and load a program. Raises VerifierError if the verifier refuses it."""
-    return Descriptor(calls.load_program(program.name, bound(program, bindings)))
+    return Descriptor(calls.load_program(program.name, bound(program, bindings), KINDS[program.hook]))
 
 
 def bound(program: ProgramLike, bindings: Mapping[str, Binding]) -> bytes:

@@ -10,34 +10,33 @@ Everything is held by descriptors and nothing is pinned: the death of the proces
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
-from ffpf_bpf.errors import KernelError, TapBusy
+from ffpf_bpf.errors import KernelError
 from ffpf_bpf.kernel import calls
+from ffpf_bpf.kernel.attachment import OWNER_OFFSET, Attachment, refuse_if_held
+from ffpf_bpf.kernel.attachment import attach as attach_program
 from ffpf_bpf.kernel.interfaces import Interface
-from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
+from ffpf_bpf.kernel.maps import Array, Descriptor, MappedArray, ProgArray
 from ffpf_bpf.kernel.programs import Binding, ProgramLike, load
 
 NEXT, DELIVER, LINKS = 0, 1, 2  # enum ffpf_link
-TAP_MAP, OWNER_OFFSET, SEED_OFFSET = "ffpf_tap", 4, 8  # struct ffpf_tap
-ENTRY_NAME = "ffpf_entry"
-LONGEST_FAREWELL_S = 2.0
+TAP_MAP, SEED_OFFSET, REACH_OFFSET = "ffpf_tap", 8, 16  # struct ffpf_tap
+FRAME_MAP, FRAME_BYTES = "ffpf_frame", 0x10000  # FFPF_FRAME_BYTES, for each CPU
 MOST_SEGMENTS = 15  # entry -> 15 x (segment -> deliver) stays within the kernel's 33 tail calls
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A loaded segment of a chain: closing it before it is unlinked breaks the chain."""
+    """A loaded segment of a chain: closing it before it is unlinked breaks the chain. `reach` is how many bytes of a frame
+    it looks at, of most and of those with IPv6 extension headers."""
 
     links: ProgArray
     program: Descriptor
+    reach: tuple[int, int]
     resources: ExitStack
 
     def close(self) -> None:
@@ -45,54 +44,64 @@ class Segment:
 
 
 class Tap:
-    """An attached entry program and its chain; `refusal` is the driver's reason if `mode` is not `native`."""
+    """An attached entry program and its chain. The maps `shared` are those of all of its programs."""
 
     def __init__(
         self,
         interface: Interface,
-        mode: str,
-        refusal: str,
-        link: Descriptor,
+        attachment: Attachment,
         control: MappedArray,
+        shared: Mapping[str, Binding],
         links: ProgArray,
         stack: ExitStack,
     ) -> None:
         self.interface = interface
-        self.mode = mode
-        self.refusal = refusal
         self.segments: list[Segment] = []
-        self._link = link
-        self._control = control
+        self._attachment = attachment
+        self._shared = shared
         self._links = links
         self._stack = stack
-        self._program_id = calls.attached_xdp(interface.index)[0]
         self._words = memoryview(control.memory).cast("I")
+
+    @property
+    def mode(self) -> str:
+        """How it is attached: `native` or `generic` at XDP, `tcx` or `cls_bpf` at tc."""
+        return self._attachment.mode
+
+    @property
+    def refusal(self) -> str:
+        """Why it is not native, or tcx."""
+        return self._attachment.refusal
 
     def holds(self, interface: Interface) -> bool:
         """Whether this is still what is attached there, under the same name."""
         same = (interface.name, interface.index) == (self.interface.name, self.interface.index)
-        return same and calls.attached_xdp(interface.index)[0] == self._program_id
+        return same and self._attachment.holds(interface)
 
     def is_attached(self) -> bool:
         """Whether the interface is still there."""
-        return calls.linked_interface(self._link.fileno) != 0
+        return self._attachment.is_there()
 
     def set_active(self, flows: int) -> None:
         """How many flows are switched on; with 0 the entry program passes every packet on at once. No system call."""
         self._words[0] = flows
 
     def load_segment(
-        self, segment: ProgramLike, deliver: ProgramLike | None, bindings: Mapping[str, Binding]
+        self,
+        segment: ProgramLike,
+        deliver: ProgramLike | None,
+        bindings: Mapping[str, Binding],
+        reach: tuple[int, int] = (0, 0),
     ) -> Segment:
         """Load a segment's programs, not yet part of the chain."""
         with ExitStack() as stack:
             links = stack.enter_context(ProgArray("ffpf_links", LINKS))
-            own = {"ffpf_links": Binding(links, False), TAP_MAP: Binding(self._control, True)}
+            own = {"ffpf_links": Binding(links, False), **self._shared}
             program = stack.enter_context(load(segment, {**bindings, **own}))
             if deliver is not None:
                 with load(deliver, {**bindings, **own}) as deliver_program:
                     links.set(DELIVER, deliver_program)
-            return Segment(links, program, stack.pop_all())
+            return Segment(links, program, reach, stack.pop_all())
 
     def link(self, old: list[Segment], new: Segment | None) -> None:
         """Put `new` where the neighbouring segments `old` are, at the end if there are none. `retire` those then.
@@ -109,6 +118,8 @@ class Tap:
             )
         before = self.segments[at - 1].links if at else self._links
         after = self.segments[at + len(old)] if at + len(old) < len(self.segments) else None
+        if new is not None:
+            self._set_reach([*self.segments, new])
         if new is not None and after is not None:
             new.links.set(NEXT, after.program)
         try:
@@ -128,6 +139,13 @@ class Tap:
         finally:
             for segment in old:
                 segment.close()
+            self._set_reach(self.segments)
+
+    def _set_reach(self, segments: list[Segment]) -> None:
+        """Tell the entry program how much of a frame these look at, at most."""
+        for number in (0, 1):
+            most = max((segment.reach[number] for segment in segments), default=0)
+            self._words[REACH_OFFSET // 4 + number] = most
 
     def _point(self, links: ProgArray, follower: Segment | None) -> None:
         if follower is not None:
@@ -142,94 +160,25 @@ class Tap:
                 segments.callback(segment.close)
             self.segments.clear()
             self._words.release()
-            with contextlib.suppress(KernelError):
-                # Closing the link detaches too, but not while a child of this process has inherited it.
-                calls.detach(self._link.fileno)
 
 
-def attach(interface: Interface, entry: ProgramLike, control_bytes: int, seed: int) -> Tap:
-    """Attach the entry program at XDP: native, or generic where the driver has no native mode. `seed`, 64 bits, keys
-    the hashes of flows.
+def attach(interface: Interface, hook: str, entry: ProgramLike, control_bytes: int, seed: int) -> Tap:
+    """Attach the entry program at a hook (`attachment.attach`). `seed`, 64 bits, keys the hashes of flows.
 
     Raises TapBusy, naming the holder, if the interface carries an XDP program already; it is never evicted.
     """
-    _refuse_if_held(interface)
+    if hook == "xdp":
+        refuse_if_held(interface)
     with ExitStack() as stack:
         control = stack.enter_context(MappedArray(TAP_MAP, control_bytes))
         control.memory[OWNER_OFFSET : OWNER_OFFSET + 4] = os.getpid().to_bytes(4, "little")
         control.memory[SEED_OFFSET : SEED_OFFSET + 8] = seed.to_bytes(8, "little")
         links = stack.enter_context(ProgArray("ffpf_links", LINKS))
-        bindings = {TAP_MAP: Binding(control, True), "ffpf_links": Binding(links, False)}
-        program = stack.enter_context(load(entry, bindings))
-        link, mode, refusal = _link(program, interface)
-        stack.enter_context(link)
-        return Tap(interface, mode, refusal, link, control, links, stack.pop_all())
-
-
-def _link(program: Descriptor, interface: Interface) -> tuple[Descriptor, str, str]:
-    """The link, its mode, and why it is not native."""
-    refusal = ""
-    for flags, mode in ((calls.XDP_FLAGS_DRV_MODE, "native"), (calls.XDP_FLAGS_SKB_MODE, "generic")):
-        try:
-            link = Descriptor(calls.attach_xdp(program.fileno, interface.index, flags))
-            return link, mode, refusal
-        except KernelError as error:
-            if error.errno in (errno.EBUSY, errno.EEXIST):
-                _refuse_if_held(interface)
-            if error.errno in (errno.EPERM, errno.EACCES) or mode == "generic":
-                raise KernelError(
-                    error.message, errno=error.errno, where=f"{interface.name}@xdp", help=error.help
-                ) from None
-            refusal = os.strerror(error.errno).lower()
-    raise AssertionError("unreachable")
-
-
-def _refuse_if_held(interface: Interface) -> None:
-    """Raise TapBusy if the interface carries an XDP program; what a process just dead left gets a moment to go."""
-    where = f"{interface.name}@xdp"
-    patient_until_s = time.monotonic() + LONGEST_FAREWELL_S
-    while True:
-        program_id, mode = calls.attached_xdp(interface.index)
-        if not program_id:
-            return
-        info = _info_if_there(program_id)
-        if info is None:
-            continue
-        if info.name != ENTRY_NAME:
-            raise TapBusy(
-                f"the interface carries the XDP program `{info.name}` (id {info.id}, {mode}) of somebody else",
-                errno=errno.EBUSY,
-                where=where,
-                help=f"it is not evicted: see `bpftool prog show id {info.id}`, detach it, or use another interface",
-            )
-        owner = _owner(info.map_ids)
-        if Path(f"/proc/{owner}").exists() or time.monotonic() > patient_until_s:
-            raise TapBusy(
-                f"process {owner} grabs from this interface already",
-                errno=errno.EBUSY,
-                where=where,
-                help="give that process all your flows (`ffpf run` takes several expressions), or stop it",
-            )
-        time.sleep(0.01)
-
-
-def _info_if_there(program_id: int) -> calls.ProgramInfo | None:
-    """What the kernel says of a program, None if it went meanwhile."""
-    try:
-        return calls.program_info(program_id)
-    except KernelError as error:
-        if error.errno == errno.ENOENT:
-            return None
-        raise
-
-
-def _owner(map_ids: tuple[int, ...]) -> int:
-    """The process that holds the tap whose entry program uses these maps; 0 if it cannot be found.
-
-    The tap's map is the first that the program uses. The others stay closed: opening a prog array whose owner is dying
-    makes the kernel keep it for ever (prog_array_map_clear).
-    """
-    try:
-        return calls.map_word(map_ids[0], TAP_MAP, OWNER_OFFSET) or 0 if map_ids else 0
-    except KernelError:
-        return 0
+        shared = {TAP_MAP: Binding(control, True)}
+        if entry.hook == "tc":
+            frame = stack.enter_context(Array(FRAME_MAP, calls.possible_cpus() * FRAME_BYTES))
+            shared[FRAME_MAP] = Binding(frame, True)
+        program = stack.enter_context(load(entry, {**shared, "ffpf_links": Binding(links, False)}))
+        attachment = attach_program(program, interface, hook)
+        stack.callback(attachment.close)
+        return Tap(interface, attachment, control, shared, links, stack.pop_all())

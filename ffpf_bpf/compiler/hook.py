@@ -1,0 +1,49 @@
+"""What the hooks differ in: how their programs get at a frame, how they end, and what they may call for it.
+
+At XDP a frame is read where it lies. At tc (`struct __sk_buff`) its outer VLAN tag may be beside its bytes, and its bytes
+in several pieces; then the entry program copies as much of it as the chain looks at (`reach.py`) to the map `ffpf_frame`,
+with the tag in its place, and what follows reads it there: by the same instructions, so a filter is one program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ffpf_bpf.errors import FfpfError
+
+FRAME_MAP = "ffpf_frame"
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A hook's programs: `section` begins the names of their sections in an object, `passes_on` is what they end with,
+    `load_bytes` the number of the helper that copies a frame. `entry` and `frame` are modules of bpf_src/: the entry
+    program, and how the deliver program copies. `data` and `end` are the context's fields of the packet's bounds, and
+    `addresses` the parts of it that hold addresses, these and others: from, and up to. `maps` hold copies of frames."""
+
+    section: str
+    passes_on: int
+    verdict: str
+    load_bytes: int
+    entry: str
+    frame: str
+    data: int
+    end: int
+    addresses: tuple[tuple[int, int], ...]
+    maps: frozenset[str] = frozenset()
+
+
+XDP = Hook("xdp", 2, "XDP_PASS", 189, "entry", "xdp", 0, 4, ((0, 12),))
+# data and data_end; data_meta and flow_keys; sk (include/uapi/linux/bpf.h, struct __sk_buff)
+TC_ADDRESSES = ((76, 84), (140, 152), (168, 176))
+TC = Hook("tc", -1, "TC_ACT_UNSPEC", 26, "entry_tc", "tc", 76, 80, TC_ADDRESSES, frozenset({FRAME_MAP}))
+HOOKS = {"xdp": XDP, "tc-ingress": TC, "tc-egress": TC}
+
+
+def hook_of(tap: str) -> Hook:
+    """The hook of a tap, as in `eth0` (XDP) or `eth0@tc-ingress`. Raises FfpfError if there is none of that name."""
+    _, at, name = tap.rpartition("@")
+    found = HOOKS.get(name if at else "xdp")
+    if found is None:
+        raise FfpfError(f"no hook `{name}`", where=tap, help=f"one of {', '.join(HOOKS)}")
+    return found

@@ -1,0 +1,200 @@
+"""How an entry program is attached to a hook of an interface: by an XDP link, by a tcx link, or as a filter of tc.
+
+A link goes with the descriptor, so with the process. A filter outlives its maker: see `filters.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from pathlib import Path
+from typing import Protocol
+
+from ffpf_bpf.errors import KernelError, TapBusy
+from ffpf_bpf.kernel import calls, filters
+from ffpf_bpf.kernel.interfaces import Interface, tap_name
+from ffpf_bpf.kernel.maps import Descriptor
+
+ENTRY_NAME = "ffpf_entry"
+LONGEST_FAREWELL_S = 2.0
+TCX_TYPES = {"tc-ingress": calls.ATTACH_TCX_INGRESS, "tc-egress": calls.ATTACH_TCX_EGRESS}
+FORCED = "FFPF_TC"  # environment: `cls_bpf` attaches at tc as on kernels that have no tcx
+NO_INTERFACE = 0x7FFF_FFFF
+
+
+class Attachment(Protocol):
+    """An entry program that is attached. `mode` says how; `refusal` why not better, if it could be better."""
+
+    mode: str
+    refusal: str
+
+    def is_there(self) -> bool:
+        """Whether the interface is still there."""
+
+    def holds(self, interface: Interface) -> bool:
+        """Whether this is what is attached at that interface."""
+
+    def close(self) -> None:
+        """Detach, whoever has inherited the descriptor."""
+
+
+class _Link:
+    """A link of the kernel's, which holds the program as long as this descriptor, or a copy of it, is open."""
+
+    def __init__(self, descriptor: int, mode: str, refusal: str = "") -> None:
+        self.mode = mode
+        self.refusal = refusal
+        self._link = Descriptor(descriptor)
+
+    def is_there(self) -> bool:
+        return calls.linked_interface(self._link.fileno) != 0
+
+    def holds(self, interface: Interface) -> bool:
+        return calls.linked_interface(self._link.fileno) == interface.index
+
+    def close(self) -> None:
+        with self._link, contextlib.suppress(KernelError):
+            # Closing the link detaches too, but not while a child of this process has inherited it.
+            calls.detach(self._link.fileno)
+
+
+def attach(program: Descriptor, interface: Interface, hook: str) -> Attachment:
+    """Attach a program: at XDP native, or generic where the driver has no native mode; at tc by a tcx link, or as a filter
+    where the kernel has none.
+
+    Raises TapBusy, naming the holder, if XDP is taken. At tc any number of programs stand behind each other.
+    """
+    if hook == "xdp":
+        return _attach_xdp(program, interface)
+    try:
+        if is_forced():
+            return filters.attach(program, interface, hook, f"{FORCED}={os.environ[FORCED]}")
+        try:
+            return _Link(calls.attach_tcx(program.fileno, interface.index, TCX_TYPES[hook]), "tcx")
+        except KernelError as error:
+            if error.errno != errno.EINVAL or has_tcx():
+                raise
+        return filters.attach(program, interface, hook, "this kernel has no tcx links")
+    except KernelError as error:
+        raise _at(error, tap_name(interface.name, hook)) from None
+
+
+def is_forced() -> bool:
+    """Whether tc's filters are to be used where there are links. Raises KernelError for a word nobody knows."""
+    match os.environ.get(FORCED, ""):
+        case "":
+            return False
+        case "cls_bpf":
+            return True
+        case other:
+            raise KernelError(
+                f"{FORCED} is `{other}`", errno=errno.EINVAL, help=f"`{FORCED}=cls_bpf`, or leave it out"
+            )
+
+
+def has_tcx() -> bool:
+    """Whether the kernel has tcx links: it then looks for the interface, of which there is none."""
+    try:
+        # r0 = TCX_NEXT; exit
+        with Descriptor(calls.load_program("ffpf_probe", PASS_PROGRAM, calls.PROG_SCHED_CLS)) as program:
+            calls.close(calls.attach_tcx(program.fileno, NO_INTERFACE, calls.ATTACH_TCX_INGRESS))
+    except KernelError as error:
+        if error.errno in (errno.EINVAL, errno.ENODEV):
+            return error.errno == errno.ENODEV
+        raise
+    return True
+
+
+PASS_PROGRAM = bytes.fromhex("b7000000ffffffff") + bytes.fromhex("9500000000000000")
+
+
+def refuse_if_held(interface: Interface) -> None:
+    """Raise TapBusy if the interface carries an XDP program; what a process just dead left gets a moment to go."""
+    where = f"{interface.name}@xdp"
+    patient_until_s = time.monotonic() + LONGEST_FAREWELL_S
+    while True:
+        program_id, mode = calls.attached_xdp(interface.index)
+        if not program_id:
+            return
+        info = _info_if_there(program_id)
+        if info is None:
+            continue
+        if info.name != ENTRY_NAME:
+            raise TapBusy(
+                f"the interface carries the XDP program `{info.name}` (id {info.id}, {mode}) of somebody else",
+                errno=errno.EBUSY,
+                where=where,
+                help=f"it is not evicted: see `bpftool prog show id {info.id}`, detach it, or grab from "
+                f"`{interface.name}@tc-ingress`",
+            )
+        owner = _owner(info.map_ids)
+        if Path(f"/proc/{owner}").exists() or time.monotonic() > patient_until_s:
+            raise TapBusy(
+                f"process {owner} grabs from this interface already",
+                errno=errno.EBUSY,
+                where=where,
+                help="give that process all your flows (`ffpf run` takes several expressions), stop it, or grab from "
+                f"`{interface.name}@tc-ingress`",
+            )
+        time.sleep(0.01)
+
+
+class _XdpLink(_Link):
+    """The link that holds the one program that an interface has at XDP."""
+
+    def __init__(self, descriptor: int, interface: Interface, mode: str, refusal: str) -> None:
+        super().__init__(descriptor, mode, refusal)
+        try:
+            self._program_id = calls.attached_xdp(interface.index)[0]
+        except BaseException:
+            self._link.close()
+            raise
+
+    def holds(self, interface: Interface) -> bool:
+        return calls.attached_xdp(interface.index)[0] == self._program_id
+
+
+def _attach_xdp(program: Descriptor, interface: Interface) -> Attachment:
+    refusal = ""
+    for flags, mode in ((calls.XDP_FLAGS_DRV_MODE, "native"), (calls.XDP_FLAGS_SKB_MODE, "generic")):
+        try:
+            return _XdpLink(calls.attach_xdp(program.fileno, interface.index, flags), interface, mode, refusal)
+        except KernelError as error:
+            if error.errno in (errno.EBUSY, errno.EEXIST):
+                refuse_if_held(interface)
+            if error.errno in (errno.EPERM, errno.EACCES) or mode == "generic":
+                raise _at(error, f"{interface.name}@xdp") from None
+            refusal = os.strerror(error.errno).lower()
+    raise AssertionError("unreachable")
+
+
+def _at(error: KernelError, where: str) -> KernelError:
+    """The error, which says where."""
+    return KernelError(error.message, errno=error.errno, where=where, help=error.help)
+
+
+def _info_if_there(program_id: int) -> calls.ProgramInfo | None:
+    """What the kernel says of a program, None if it went meanwhile."""
+    try:
+        return calls.program_info(program_id)
+    except KernelError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+
+
+def _owner(map_ids: tuple[int, ...]) -> int:
+    """The process that holds the tap whose entry program uses these maps; 0 if it cannot be found.
+
+    The tap's map is the first that the program uses. The others stay closed: opening a prog array whose owner is dying
+    makes the kernel keep it for ever (prog_array_map_clear).
+    """
+    try:
+        return calls.map_word(map_ids[0], "ffpf_tap", OWNER_OFFSET) or 0 if map_ids else 0
+    except KernelError:
+        return 0
+
+
+OWNER_OFFSET = 4  # struct ffpf_tap
