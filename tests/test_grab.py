@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ffpf_bpf import compiler
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.classes.grab import Grab
 from tests.corpus.packets import ether, ipv4, packets, udp
@@ -59,12 +60,14 @@ def test_refused_in_python(snaplen: object, message: str) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("by", ["helper", "words"])
 @settings(max_examples=40)
-@given(st.integers(1, 2_000), st.lists(st.integers(14, 3_400), min_size=1, max_size=12))
-def test_so_many_bytes_and_the_length_on_the_wire(snaplen: int, lengths: list[int]) -> None:
+@given(snaplen=st.integers(1, 2_000), lengths=st.lists(st.integers(14, 3_400), min_size=1, max_size=12))
+def test_so_many_bytes_and_the_length_on_the_wire(by: str, snaplen: int, lengths: list[int]) -> None:
     frames = [bytes(range(256)) * 14 for _ in lengths]
     frames = [frame[:length] for frame, length in zip(frames, lengths, strict=True)]
-    with loaded(f"(device,tap0) -> (grab,snaplen={snaplen})") as (flow,):
+    hook = compiler.XDP if by == "helper" else compiler.XDP_BY_WORDS
+    with loaded(f"(device,tap0) -> (grab,snaplen={snaplen})", hook=hook) as (flow,):
         for frame in frames:
             assert flow.run(frame) == frame
         found = [(packet.data, packet.length) for batch in flow.batches() for packet in batch.packets(("tap0",))]
@@ -77,6 +80,22 @@ def test_whole_packets_of_every_kind() -> None:
         for frame in packets(17)[::3]:
             flow.run(frame)
             assert grabbed(flow) == [frame]
+
+
+@pytest.mark.root
+def test_copies_by_words_are_as_long_as_the_longest_frames() -> None:
+    """As on kernels before 5.18; by pieces of 8 to 1 bytes, at the end of the packet."""
+    frame = bytes(range(256)) * 14
+    for snaplen in (1, 7, 8, 11, 96, 1_514, 9_216):
+        with loaded("(device,tap0) -> (grab)", snaplen=snaplen, hook=compiler.XDP_BY_WORDS) as (flow,):
+            for length in (14, 15, 16, 17, 18, 19, 20, 21, 60, 95, 96, 97, 1_514, 3_400):
+                assert flow.run(frame[:length]) == frame[:length]
+                assert grabbed(flow) == [frame[: min(length, snaplen)]]
+    whole = "(device,tap0) -> (anonymise) -> (grab)"
+    with loaded(whole, snaplen=1_514, hook=compiler.XDP_BY_WORDS) as (flow,):
+        for length in range(0, 1_400, 35):
+            flow.run(datagram := ether(0x0800, ipv4(17, udp(1, 53, frame[:length]))))
+            assert [len(data) for data in grabbed(flow)] == [len(datagram)]
 
 
 @pytest.mark.root

@@ -26,7 +26,7 @@ from ffpf_bpf.compiler.frame import (
     new_module,
     segment_stores,
 )
-from ffpf_bpf.compiler.hook import hook_of
+from ffpf_bpf.compiler.hook import Hook
 from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER
 from ffpf_bpf.graph.effect import NO_RESULT, Fate, Transform
 from ffpf_bpf.graph.graph import Graph, Leaf
@@ -57,9 +57,11 @@ class _Hook:
         return [*[POINTER] * len(self.memories), *[I64] * len(self.arguments)]
 
 
-def generate_deliver(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks: tuple[Sink, ...]) -> Generated:
+def generate_deliver(
+    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks: tuple[Sink, ...], hook: Hook
+) -> Generated:
     """The program that stores the packet for each flow that has a sink it reached."""
-    deliver = _Deliver(flows, tap, cpus)
+    deliver = _Deliver(flows, tap, cpus, hook)
     for number, flow in enumerate(flows):
         if own := [sink for sink in sinks if sink.flow == number]:
             deliver.flow(number, flow, own)
@@ -70,8 +72,7 @@ def generate_deliver(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks:
 class _Deliver:
     """The deliver program."""
 
-    def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int) -> None:
-        hook = hook_of(tap)
+    def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, hook: Hook) -> None:
         self.result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), hook, {"chain", "deliver", hook.frame})
         self.program = Frame(self.result.module, DELIVER_PROGRAM, cpus, hook)
         self.builder = self.program.builder

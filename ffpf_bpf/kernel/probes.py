@@ -10,10 +10,11 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
-from ffpf_bpf.errors import FfpfError, KernelError
-from ffpf_bpf.kernel import calls, functions
+from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
+from ffpf_bpf.kernel import calls, functions, hooks
 from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
 
 CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
@@ -30,9 +31,7 @@ LOAD_BYTES_PROGRAM = bytes.fromhex(
 
 
 # *(u64 *)(r10 - 8) = 0; r1 = 1; r1 = atomic_fetch_add((u64 *)(r10 - 8), r1); r0 = 2; exit
-ATOMIC_PROGRAM = bytes.fromhex(
-    "7a0af8ff00000000 b701000001000000 db1af8ff01000000 b700000002000000 9500000000000000"
-)
+ATOMIC_PROGRAM = bytes.fromhex("7a0af8ff00000000 b701000001000000 db1af8ff01000000 b700000002000000 9500000000000000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +55,30 @@ def examine() -> Iterator[Finding]:
     yield _tried("bcc", "libbpf through bcc's library", _load_bcc, "apt-get install python3-bpfcc")
     yield _jit()
     yield _tried("XDP programs", "loads", lambda: _loads(PASS_PROGRAM), ROOT)
-    yield _tried("bpf_xdp_load_bytes", "loads", lambda: _loads(LOAD_BYTES_PROGRAM), "a kernel of 5.18 or newer")
     yield _tried("mapped arrays", "a map shared as memory", _map_array, ROOT)
     yield _tried("tail calls", "a prog array", _prog_array, ROOT)
     yield _tried("waiting pause", "membarrier, or a map of maps", calls.wait_for_programs, ROOT)
     yield from _optional()
-    yield from hooks.examine()
+    for trial in hooks.examine():
+        yield Finding(trial.name, trial.works, trial.seen, HOOK_HELP.get(trial.name, ""), needed=False)
     yield _bitcode_compiler()
 
 
 ROOT = "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+HOOK_HELP = {
+    "native XDP": "generic XDP is used instead, which is slower",
+    "tcx": "filters of tc are used instead; links take Linux 6.6 or newer",
+}
 
 
 def _optional() -> Iterator[Finding]:
     for name, seen, attempt, mend in (
+        (
+            "bpf_xdp_load_bytes",
+            "loads",
+            lambda: _loads(LOAD_BYTES_PROGRAM),
+            "packets are copied by words instead; it takes Linux 5.18 or newer",
+        ),
         ("waiting pause, map of maps", "waits", calls.wait_by_map_of_maps, ROOT),
         (
             "multi-buffer frames",
@@ -78,9 +87,26 @@ def _optional() -> Iterator[Finding]:
             "native mode for large MTUs takes Linux 5.18",
         ),
         ("atomic operations", "load", lambda: _loads(ATOMIC_PROGRAM), f"{NODES_WITH_ATOMICS} take Linux 5.12 or newer"),
-        ("loops of (scan)", "bpf_iter_num", lambda: functions.number("bpf_iter_num_new"), "it takes Linux 6.4 or newer"),
+        (
+            "loops of (scan)",
+            "bpf_iter_num",
+            lambda: functions.number("bpf_iter_num_new"),
+            "it takes Linux 6.4 or newer",
+        ),
     ):
         yield replace(_tried(name, seen, attempt, mend), needed=False)
+
+
+@cache
+def lacks_load_bytes() -> bool:
+    """Whether this kernel knows no `bpf_xdp_load_bytes`: only then, not where it cannot be found out."""
+    try:
+        _loads(LOAD_BYTES_PROGRAM)
+    except VerifierError:
+        return True
+    except FfpfError:
+        return False
+    return False
 
 
 def examine_interfaces() -> Iterator[Finding]:

@@ -1,9 +1,9 @@
 """Run the kernel tests in virtual machines, two at a time, and print what they found.
 
-    python -m tests.vm                                     # the matrix: every kernel, the tests for it
-    python -m tests.vm 6.1 newest                          # these kernels
-    python -m tests.vm 6.1 -- tests/test_grab.py -k whole  # one kernel, pytest's own words
-    python -m tests.vm 6.1 --command ffpf doctor           # one kernel, any command
+python -m tests.vm                                     # the matrix: every kernel, the tests for it
+python -m tests.vm 6.1 newest                          # these kernels
+python -m tests.vm 6.1 -- tests/test_grab.py -k whole  # one kernel, pytest's own words
+python -m tests.vm 6.1 --command ffpf doctor           # one kernel, any command
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.vm.matrix import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "build" / "vm"
-SELECTION = "root and (vm or feature)"
+SELECTION = "vm"
 AT_A_TIME = 2
 LIMIT_S = 300.0
 LAST_LINES = 40
@@ -39,13 +39,23 @@ def main() -> int:
             pytest, tests = [], arguments.command
         else:
             tests = arguments.pytest or ["-m", SELECTION, *_files()]
-            pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={guest.RESULTS}/{guest.JUNIT}"]
+            pytest = [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                f"--junitxml={guest.RESULTS}/{guest.JUNIT}",
+            ]
     except KernelMissing as error:
         print(error, file=sys.stderr)
         return 2
     began_s = time.monotonic()
     try:
-        reports = asyncio.run(_run(wanted, [*pytest, *tests], arguments.limit, bool(arguments.command or arguments.pytest)))
+        reports = asyncio.run(
+            _run(wanted, [*pytest, *tests], arguments.limit, bool(arguments.command or arguments.pytest))
+        )
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -58,7 +68,9 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser("tests.vm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "tests.vm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     names = [wanted.name for wanted in kernels.MATRIX]
     parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=f"of {', '.join(names)}; all of them by default")
     parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="S", help="kill a machine that takes longer")

@@ -7,6 +7,11 @@ skipped, and `ffpf doctor` must say that the feature works; on an older one, tha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+
+import pytest
+
+from ffpf_bpf.kernel import probes
 
 Version = tuple[int, int]
 
@@ -43,3 +48,25 @@ def version(release: str) -> Version:
 
 def shown(version: Version) -> str:
     return f"{version[0]}.{version[1]}"
+
+
+def of(item: pytest.Item) -> list[str]:
+    """The features that a test tries. Raises KeyError for one that is no row of the table."""
+    names = [str(marker.args[0]) for marker in item.iter_markers("feature")]
+    known = {feature.name for feature in FEATURES}
+    for name in names:
+        if name not in known:
+            raise KeyError(f"{item.nodeid} tries `{name}`, which tests/vm/features.py does not have")
+    return names
+
+
+def lacking(name: str) -> str:
+    """What this kernel lacks of a feature, as the product finds by trying; empty if it has it."""
+    (feature,) = (feature for feature in FEATURES if feature.name == name)
+    finding = _findings().get(feature.finding)
+    return finding.seen if finding is not None and not finding.works else ""
+
+
+@cache
+def _findings() -> dict[str, probes.Finding]:
+    return {finding.name: finding for finding in probes.examine()}

@@ -200,7 +200,9 @@ class Apt:
             "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled": "false",
         }
         command = [words[0], *(f"-o{name}={value}" for name, value in options.items()), *words[1:]]
-        done = subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, cwd=directory, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
         return done.stdout
 
 

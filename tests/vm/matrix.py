@@ -63,9 +63,7 @@ def read(junit: bytes) -> tuple[tuple[Outcome, ...], Mapping[str, bool] | None]:
 
 def _outcome(case: ElementTree.Element) -> Outcome:
     name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
-    features = tuple(
-        property.get("value", "") for property in case.findall("./properties/property[@name='feature']")
-    )
+    features = tuple(property.get("value", "") for property in case.findall("./properties/property[@name='feature']"))
     for result, tags in ((Result.FAILED, ("failure", "error")), (Result.SKIPPED, ("skipped",))):
         for tag in tags:
             found = case.find(tag)
