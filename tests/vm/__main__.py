@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import resource
 import shutil
 import signal
@@ -84,7 +85,7 @@ def _files() -> list[str]:
     """The files that hold tests for the matrix: found here, once, because to import all of them takes a guest long."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-m", SELECTION, "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    files = sorted({line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("tests/")})
+    files = re.findall(r"^(tests/\S+\.py): \d+$", done.stdout, re.MULTILINE)
     if not files:
         raise KernelMissing(f"no tests for the matrix:\n{done.stdout}{done.stderr}")
     return files

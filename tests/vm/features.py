@@ -6,6 +6,7 @@ skipped, and `ffpf doctor` must say that the feature works; on an older one, tha
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -33,7 +34,7 @@ FEATURES = (
     Feature("cls_bpf", (4, 1), "cls_bpf"),
     Feature("mmapable rings", (5, 5), "mapped arrays"),
     Feature("map-of-maps wait", (4, 18), "waiting pause, map of maps"),
-    Feature("dispatcher", (5, 9), "dispatcher of libxdp"),
+    Feature("dispatcher", (5, 9)),
     Feature("copy by helper", (5, 18), "bpf_xdp_load_bytes"),
     Feature("atomic operations", (5, 12), "atomic operations"),
     Feature("loops of (scan)", (6, 4), "loops of (scan)"),
@@ -42,7 +43,7 @@ FEATURES = (
 
 def version(release: str) -> Version:
     """`6.12.117+deb13-cloud-amd64` is (6, 12)."""
-    major, minor = release.split("-")[0].split("+")[0].split(".")[:2]
+    major, minor = re.findall(r"\d+", release)[:2]
     return int(major), int(minor)
 
 

@@ -207,8 +207,9 @@ class Apt:
 
 
 def order(version: str) -> tuple[tuple[int, str], ...]:
-    """A key that sorts versions of one package as numbers and words: enough for kernels, `~` before all."""
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|[^\d.]+", version))
+    """A key that sorts versions of one package as numbers and words: enough for kernels. `~` is before the end."""
+    parts = re.findall(r"\d+|[^\d.]+", version)
+    return (*((int(part), "") if part.isdigit() else (-1, part) for part in parts), (0, ""))
 
 
 def _keys(package: str, at: Path) -> Path:
