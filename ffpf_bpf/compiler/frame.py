@@ -130,9 +130,7 @@ class Frame:
         b.branch(both)
         b.position_at_end(elsewhere)
         at = b.add(b.mul(self.cpu, I64(FRAME_BYTES)), I64(FRAME_START))
-        frame = opaque(
-            b, b.ptrtoint(b.gep(external(self.module, FRAME_MAP), [at], source_etype=I8), I64), pinned=pinned
-        )
+        frame = opaque(b, b.ptrtoint(b.gep(external(self.module, FRAME_MAP), [at], source_etype=I8), I64), pinned=pinned)
         size = b.and_(opaque(b, b.zext(copied, I64), pinned=pinned), I64(FRAME_BYTES - 1))
         noted = b.load(b.gep(scratch, [I64(LENGTH)], source_etype=I8), typ=I32)
         ways.append((frame, b.add(frame, size), opaque(b, b.zext(noted, I64), pinned=pinned)))

@@ -89,7 +89,9 @@ def is_forced() -> bool:
         case "cls_bpf":
             return True
         case other:
-            raise KernelError(f"{FORCED} is `{other}`", errno=errno.EINVAL, help=f"`{FORCED}=cls_bpf`, or leave it out")
+            raise KernelError(
+                f"{FORCED} is `{other}`", errno=errno.EINVAL, help=f"`{FORCED}=cls_bpf`, or leave it out"
+            )
 
 
 def has_tcx() -> bool:
