@@ -340,16 +340,18 @@ def _attach(interface: Interface, hook: str) -> Chain:
     return Chain(name, compiled_for, tap.attach(interface, hook, entry, control_bytes, FLOW_SEED))
 
 
-def _explained(error: VerifierError, parts: tuple[SegmentFlow, ...], name: str, hook: compiler.Hook) -> VerifierError:
+def _explained(
+    error: VerifierError, parts: tuple[SegmentFlow, ...], name: str, hook: compiler.Hook | None = None
+) -> VerifierError:
     """The verifier's refusal in terms of the graph: compiled once more with lines, to find the node."""
-    missing = re.search(r"(?:unknown|invalid) func (\w+)#\d+", error.log)
+    missing = _missing(error.log)
     if missing is not None:
         return VerifierError(
-            f"this kernel has no helper `{missing[1]}`",
+            f"this kernel has no {missing}",
             log=error.log,
             errno=error.errno,
             where=_spelled(name),
-            help="5.18 is the oldest kernel that has all that is needed; `ffpf doctor` tells what is missing",
+            help="`ffpf doctor` tells what this kernel lacks, and which nodes take it",
         )
     with_lines = compiler.compile_segment(parts, name, calls.possible_cpus(), hook=hook, debug=True)
     lines = [line for line in error.log.splitlines() if line.strip()]
@@ -367,6 +369,15 @@ def _explained(error: VerifierError, parts: tuple[SegmentFlow, ...], name: str, 
         where=node or _spelled(name),
         help=TOO_LARGE if "too large" in error.log or "too many" in error.log else DEFECT,
     )
+
+
+def _missing(log: str) -> str | None:
+    """What the verifier does not know, as older kernels say it."""
+    helper = re.search(r"(?:unknown|invalid) func (\w+)#\d+", log)
+    if helper is not None:
+        return f"helper `{helper[1]}`"
+    # Atomic operations that give a result were added to what was BPF_XADD.
+    return "atomic operations that give a result" if "BPF_XADD uses reserved fields" in log else None
 
 
 def _spelled(tap: str) -> str:

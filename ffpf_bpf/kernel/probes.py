@@ -20,6 +20,7 @@ from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
 CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
 CAP_SYS_ADMIN = 21
 F_XDP_HAS_FRAGS = 1 << 5
+RING_BYTES = 4 << 20
 NODES_WITH_ATOMICS = "(limit), (head), (newflow) and the gaps of (histogram)"
 # r0 = XDP_PASS; exit
 PASS_PROGRAM = bytes.fromhex("b700000002000000") + bytes.fromhex("9500000000000000")
@@ -56,6 +57,7 @@ def examine() -> Iterator[Finding]:
     yield _jit()
     yield _tried("XDP programs", "loads", lambda: _loads(PASS_PROGRAM), ROOT)
     yield _tried("mapped arrays", "a map shared as memory", _map_array, ROOT)
+    yield _locked_memory()
     yield _tried("tail calls", "a prog array", _prog_array, ROOT)
     yield _tried("waiting pause", "membarrier, or a map of maps", calls.wait_for_programs, ROOT)
     yield from _optional()
@@ -168,9 +170,17 @@ def _loads(instructions: bytes, flags: int = 0) -> None:
         pass
 
 
-def _map_array() -> None:
-    with MappedArray("ffpf_probe", 64):
+def _map_array(value_bytes: int = 64) -> None:
+    with MappedArray("ffpf_probe", value_bytes):
         pass
+
+
+def _locked_memory() -> Finding:
+    """Before Linux 5.11 maps count against RLIMIT_MEMLOCK, which libbpf raises if it may (CAP_SYS_RESOURCE)."""
+    mend = "`ulimit -l unlimited`, or CAP_SYS_RESOURCE: before Linux 5.11 maps count as locked memory"
+    found = _tried("locked memory", "enough for a ring", lambda: _map_array(RING_BYTES), mend)
+    lacks_right = not found.works and not _capabilities().works
+    return replace(found, mend=ROOT if lacks_right else mend if not found.works else "")
 
 
 def _prog_array() -> None:
