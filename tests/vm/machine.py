@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import platform
 import re
+import shutil
 import socket
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -44,6 +46,18 @@ class Ended:
     def exit_code(self) -> int | None:
         """The guest's; None if it did not come so far."""
         return int(self.results[guest.EXIT_CODE]) if guest.EXIT_CODE in self.results else None
+
+
+def missing() -> str:
+    """What this host lacks to run machines; empty if nothing."""
+    if platform.machine() != "x86_64":
+        return "virtual machines are x86-64's only, and so is the host that runs them"
+    if os.geteuid() != 0:
+        return "not root, who gives a machine the host's files; `make test-vm` asks sudo"
+    tools = [tool for tool in (QEMU, "setpriv", "depmod", "dpkg-deb") if shutil.which(tool) is None]
+    tools += [] if initramfs.BUSYBOX.exists() else [str(initramfs.BUSYBOX)]
+    tools += [] if any(path.exists() for path in VIRTIOFSD) else ["virtiofsd"]
+    return f"{', '.join(tools)} not found; `make test-vm` installs what is missing" if tools else ""
 
 
 def has_kvm() -> bool:
