@@ -34,6 +34,8 @@ RESULTS = ROOT / "build" / "vm"
 SELECTION = "vm"
 # Each takes a guest time to import, and none has work to do there.
 WITHOUT = ("-p", "no:cacheprovider", "-p", "no:xdist")
+# So the console of a machine that hung says in which test.
+PRINTS = ("-v", "--color=no", "--tb=short", "--durations=10")
 AT_A_TIME = 2
 LIMIT_S = 300.0
 LAST_LINES = 40
@@ -94,7 +96,7 @@ def _job(arguments: argparse.Namespace) -> Job:
         return Job(arguments.command, arguments.limit, True)
     tests = arguments.pytest or ["-m", SELECTION, *_files()]
     junit = f"--junitxml={guest.RESULTS}/{guest.JUNIT}"
-    pytest = [sys.executable, "-m", "pytest", "-q", *WITHOUT, junit, *tests]
+    pytest = [sys.executable, "-m", "pytest", *PRINTS, *WITHOUT, junit, *tests]
     return Job(pytest, arguments.limit, bool(arguments.pytest))
 
 
