@@ -65,6 +65,8 @@ SEC("tc/ffpf_entry") int ffpf_entry(struct __sk_buff *skb)
 	scratch[cpu].flow_hash = 0;
 	scratch[cpu].copied = 0;
 	is_tagged = skb->vlan_present;
+	if (length > FFPF_LONGEST_FRAME - FFPF_TAG_BYTES)
+		return -1; /* what is proved of a flow says nothing about such frames */
 	if (is_tagged || (here < length && here < ffpf_tap.far_reach)) {
 		__u8 *frame;
 

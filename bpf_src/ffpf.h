@@ -81,6 +81,9 @@ struct ffpf_scratch {
 #define FFPF_FRAME_START 2
 #define FFPF_LONGEST_REACH (FFPF_FRAME_BYTES - 4)
 
+/* The longest frame there is: 64 KiB and Ethernet's headers. At tc longer ones can be (BIG TCP): they are passed over. */
+#define FFPF_LONGEST_FRAME 0x10040
+
 /* A flow's map: one ffpf_flow, then for each possible CPU an ffpf_cpu, its counters and its nodes' memory. */
 struct ffpf_flow {
 	__u32 toggle; /* written by the application: 1 runs the flow, 0 skips it */

@@ -22,13 +22,14 @@ from ffpf_bpf.compiler.grant import (
     ALL,
     CALLABLE,
     DELIVERS,
-    ENTRY,
     HELPERS,
     ITERATOR,
     Grant,
     deliver_grant,
+    entry_grant,
     segment_grant,
 )
+from ffpf_bpf.compiler.hook import TC
 from ffpf_bpf.compiler.object import ObjectProgram, Relocation, read
 from ffpf_bpf.errors import AuditError, FfpfError
 from ffpf_bpf.flow import Flow
@@ -51,7 +52,8 @@ from tests.test_layout import find_clang
 ROOT = Path(__file__).parents[1]
 HEADERS = Path("/usr/include/linux/bpf.h")
 GRANT = Grant(frozenset({"ffpf_tap", "ffpf_flow_0"}), frozenset(), ALL, frozenset(), frozenset({NEXT}))
-DELIVERING = replace(GRANT, rings=frozenset({"ffpf_ring_0"}), helpers=ALL | DELIVERS)
+DELIVERING = replace(GRANT, rings=frozenset({"ffpf_ring_0"}), helpers=ALL | DELIVERS | {189})
+AT_TC = replace(GRANT, hook=TC)
 
 
 def parts_of(*expressions: str | Expression, cpus: int = 2) -> tuple[SegmentFlow, ...]:
@@ -514,6 +516,69 @@ def test_programs_by_clang(body: str, does: str, tmp_path: Path) -> None:
         assert audit(found, GRANT).maps == {LINKS}
 
 
+WHOLE_AT_TC = """
+#include "ffpf.h"
+extern void ffpf_links;
+extern __u8 ffpf_frame[];
+extern __u8 ffpf_flow_0[];
+
+SEC("tc/by_hand") int by_hand(struct __sk_buff *ctx)
+{
+	%s
+	bpf_tail_call(ctx, &ffpf_links, FFPF_NEXT);
+	return -1;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "does"),
+    [
+        ("if (ctx->len > 64) return 2;", "ends with what is not constant"),
+        ("return 0;", "ends with 0; granted: TC_ACT_UNSPEC (-1)"),
+        ("return 2;", "ends with 2;"),
+        ("return bpf_redirect(2, 0);", "calls `bpf_redirect`"),
+        ("ctx->mark = 7;", "writes to the packet's context (`*(u32 *)(r"),
+        ("ctx->cb[0] = 7;", "writes to the packet's context"),
+        ("*(volatile __u8 *)(long)ctx->data = 7;", "writes to the packet (`*(u8 *)(r"),
+        ("*(volatile __u8 *)(long)ctx->data_meta = 7;", "writes to the packet (`*(u8 *)(r"),
+        ("*(volatile __u8 *)&ffpf_frame[8] = 7;", "writes to the packet (`*(u8 *)(r"),
+        ("*(volatile __u64 *)&ffpf_flow_0[64] = (long)ctx->sk;", "stores an address of the kernel"),
+        ("*(volatile __u64 *)&ffpf_flow_0[64] = (long)ctx->data_end;", "stores an address of the kernel"),
+        ("*(volatile __u64 *)&ffpf_flow_0[64] = ctx->vlan_tci;", ""),
+        ("bpf_skb_load_bytes(ctx, 0, &ffpf_flow_0[64], 8);", "calls `bpf_skb_load_bytes`"),
+        ("bpf_skb_vlan_pop(ctx);", "calls helper 19"),
+        ("bpf_skb_pull_data(ctx, 64);", "calls helper 39"),
+        ("", ""),
+    ],
+)
+def test_programs_by_clang_at_tc(body: str, does: str, tmp_path: Path) -> None:
+    compile_c(tmp_path / "whole.c", WHOLE_AT_TC % body, tmp_path / "whole.o")
+    found = read((tmp_path / "whole.o").read_bytes()).programs["by_hand"]
+    if does:
+        assert does in refusal(found, AT_TC)
+    else:
+        assert LINKS in audit(found, AT_TC).maps
+
+
+def test_a_program_is_for_one_hook() -> None:
+    at_tc = replace(program(number(0, -1), op(0x95)), hook="tc")
+    assert audit(at_tc, AT_TC)
+    assert refusal(at_tc) == "0: is a program for tc; granted: one for xdp"
+    assert refusal(program(END), AT_TC) == "0: is a program for xdp; granted: one for tc"
+    assert replace(at_tc, hook="xdp").digest != at_tc.digest
+
+
+def test_copies_of_frames_are_written_by_the_entry_program_alone() -> None:
+    writes = replace(
+        program(ADDRESS, number(2, 7), store(1, 0, 2), number(0, -1), op(0x95), maps={0: "ffpf_frame"}), hook="tc"
+    )
+    assert audit(writes, entry_grant(TC))
+    assert "writes to the packet" in refusal(writes, AT_TC)
+    at_xdp = program(ADDRESS, END, maps={0: "ffpf_frame"})
+    assert "uses the map `ffpf_frame`" in refusal(at_xdp)
+
+
 def compile_c(file: Path, text: str, output: Path, *words: str) -> None:
     file.write_text(text)
     machine = subprocess.check_output(["uname", "-m"], text=True).strip()
@@ -589,7 +654,7 @@ def test_what_an_effect_names_is_granted_if_it_can_be() -> None:
 def test_nothing_is_loaded_if_the_audit_refuses(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     real = calls.load_program
-    monkeypatch.setattr(calls, "load_program", lambda name, code: loaded.append(name) or real(name, code))
+    monkeypatch.setattr(calls, "load_program", lambda name, *of: loaded.append(name) or real(name, *of))
     with network.enter(), Flow.create() as flow:
         flow.populate(Device("tap0") >> Rogue("rogue_store") >> Grab(64))
         with pytest.raises(AuditError, match="writes to the packet"):
@@ -643,7 +708,9 @@ def test_grants_are_what_the_effects_need() -> None:
     assert deliver_grant(grabs) == DELIVERING
     several = deliver_grant(parts_of("(device,tap0) -> (packetcount)", "(device,tap0) -> (grab)"))
     assert several.rings == {"ffpf_ring_1"} and several.values == {"ffpf_tap", "ffpf_flow_0", "ffpf_flow_1"}
-    assert ENTRY.values == {"ffpf_tap"}
+    assert entry_grant().values == {"ffpf_tap"} and not entry_grant().frames
+    assert deliver_grant(grabs, TC) == replace(DELIVERING, helpers=ALL | DELIVERS | {26}, hook=TC)
+    assert entry_grant(TC).copies and not segment_grant(grabs, TC).copies
 
 
 def test_nothing_that_can_be_named_harms() -> None:
@@ -653,11 +720,13 @@ def test_nothing_that_can_be_named_harms() -> None:
 # What exists passes.
 
 
+@pytest.mark.parametrize("hook", ["", "@tc-ingress", "@tc-egress"])
 @pytest.mark.parametrize("name", [name for name in CLASSES if CLASSES[name].example])
-def test_every_node_class_passes(name: str) -> None:
+def test_every_node_class_passes(name: str, hook: str) -> None:
     expression = CLASSES[name].example
     tap = build(parse(expression)).taps[0].interface
-    objects = compiled(expression, tap=tap)
+    expression = expression.replace(f"(device,{tap})", f"(device,{tap}{hook})")
+    objects = compiled(expression, tap=tap + hook)
     assert all(found.audited(program) for program, found in objects.items())
 
 

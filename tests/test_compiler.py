@@ -216,14 +216,30 @@ def checked(expression: Expression) -> Graph:
 @settings(max_examples=160, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(MIDDLE, max_size=2), TAILS, st.lists(st.sampled_from(packets(SEED)), min_size=5, max_size=30))
 def test_random_graphs_agree_with_the_model(middle: list[Expression], tail: Expression, sample: list[bytes]) -> None:
-    graph = checked(then(Device("tap0"), *middle, tail))
+    agree("tap0", middle, tail, sample)
+
+
+@seed(SEED + 1)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(MIDDLE, max_size=2), TAILS, st.lists(st.sampled_from(packets(SEED)), min_size=5, max_size=30))
+def test_random_graphs_at_tc_agree_with_the_model(
+    middle: list[Expression], tail: Expression, sample: list[bytes]
+) -> None:
+    """Every other packet that has a tag has it beside its bytes."""
+    agree("tap0@tc-egress", middle, tail, sample)
+
+
+def agree(tap: str, middle: list[Expression], tail: Expression, sample: list[bytes]) -> None:
+    """The flow in the kernel and the model say the same of the packets."""
+    graph = checked(then(Device(tap), *middle, tail))
     # A pseudonym of a pseudonym has no model.
     assume(sum(isinstance(node, Anonymise) for node in nodes(graph.expression)) <= 1)
     note(text(graph.expression))
     model = Model(graph.expression)
-    with loaded(graph.expression) as (flow,):
-        for packet in sample:
-            assert flow.run(packet) == packet, "the packet was changed"
+    with loaded(graph.expression, tap=tap) as (flow,):
+        for number, packet in enumerate(sample):
+            beside = tap != "tap0" and number % 2 and has_tag(packet)
+            assert (flow.run_tagged if beside else flow.run)(packet) == packet, "the packet was changed"
             model.packet(packet)
         statistics = flow.statistics()
         delivered = [record for batch in flow.batches() for record in recorded(batch)]
@@ -277,10 +293,11 @@ LARGE = {
 }
 
 
+@pytest.mark.parametrize("tap", ["tap0", "tap0@tc-ingress"])
 @pytest.mark.parametrize("text", LARGE.values(), ids=LARGE.keys())
-def test_large_graphs_load(text: str) -> None:
+def test_large_graphs_load(text: str, tap: str) -> None:
     """Few truths are alive at once, looks at the end have their own registers, and nothing grows with 2^n."""
-    with loaded(f"(device,tap0) -> {text}") as (flow,):
+    with loaded(f"(device,{tap}) -> {text}", tap=tap) as (flow,):
         flow.run(tcp(1000, "10.1.1.2"))
         assert flow.statistics().ledger.balances
 

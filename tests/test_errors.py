@@ -126,7 +126,7 @@ def test_primitives_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     emit._bitcode.cache_clear()
     monkeypatch.setattr(emit, "BITCODE", tmp_path)
     with pytest.raises(FfpfError, match="the kernel part `entry` is not built\nhelp: run `make build`"):
-        compiler.compile_entry.__wrapped__(7)
+        compiler._compile_entry.__wrapped__(7, compiler.XDP)
     emit._bitcode.cache_clear()
 
 

@@ -39,6 +39,7 @@ def life() -> None:
         first.pause(wait=True)
         first.activate()
         more = [Flow.create().populate(f"(device,tap0) -> (sampler,{n}) -> (packetcount)") for n in range(1, 5)]
+        more.append(Flow.create().populate("(device,tap0@tc-ingress) | (device,tap0@tc-egress) -> (bpf,udp) -> (grab)"))
         try:
             for flow in more:
                 flow.instantiate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -214,12 +215,18 @@ def test_one_flow_on_two_interfaces(network: Network) -> None:
     assert nodes["device2"] >= 3
 
 
-def test_instantiate_is_all_or_nothing() -> None:
+def test_instantiate_is_all_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second tap does not exist: the first one is left free again (and the fixture counts the kernel's objects)."""
     with pytest.raises(KernelError, match="no interface `tap7`"):
         flow("(device,tap0) | (device,tap7) -> (packetcount)")
-    with pytest.raises(KernelError, match="hook `tc-egress` is not supported yet"):
+
+    def refused(*_: int) -> int:
+        raise KernelError("no room", errno=errno.ERANGE)
+
+    monkeypatch.setattr(calls, "attach_tcx", refused)
+    with pytest.raises(KernelError, match="no room") as error:
         flow("(device,tap0) | (device,tap0@tc-egress) -> (packetcount)")
+    assert error.value.where == "tap0@tc-egress"
     assert not CHAINS._chains
 
 

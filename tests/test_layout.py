@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from ffpf_bpf.capture import layout, ring
-from ffpf_bpf.compiler import frame
+from ffpf_bpf.compiler import frame, reach
 from ffpf_bpf.flow import statistics
-from ffpf_bpf.graph import memory
+from ffpf_bpf.graph import memory, predicate
 from ffpf_bpf.graph.effect import NO_RESULT, Fate
-from ffpf_bpf.kernel import tap
+from ffpf_bpf.kernel import attachment, tap
 
 BPF_SRC = Path(__file__).parent.parent / "bpf_src"
 SLOT_BYTES = 128
@@ -34,7 +34,10 @@ STRUCTS = {
 # A macro leaves no trace in BTF, an enumerator with its value does.
 SOURCE = """
 #include "ffpf.h"
-enum macros { FILL_OPTION = FFPF_FILL_OPTION, NO_RESULT = FFPF_NO_RESULT };
+enum macros {
+	FILL_OPTION = FFPF_FILL_OPTION, NO_RESULT = FFPF_NO_RESULT, LONGEST_FRAME = FFPF_LONGEST_FRAME,
+	FRAME_BYTES = FFPF_FRAME_BYTES, FRAME_START = FFPF_FRAME_START, LONGEST_REACH = FFPF_LONGEST_REACH,
+};
 struct ffpf_flow flow;
 struct ffpf_cpu cpu;
 struct ffpf_tap tap;
@@ -190,7 +193,15 @@ def test_links(btf: Btf) -> None:
 
 
 def test_macros(btf: Btf) -> None:
-    assert btf.enumerators("macros") == {"FILL_OPTION": layout.FILL_OPTION, "NO_RESULT": NO_RESULT}
+    assert btf.enumerators("macros") == {
+        "FILL_OPTION": layout.FILL_OPTION,
+        "NO_RESULT": NO_RESULT,
+        "LONGEST_FRAME": predicate.LONGEST_FRAME,
+        "FRAME_BYTES": frame.FRAME_BYTES,
+        "FRAME_START": frame.FRAME_START,
+        "LONGEST_REACH": reach.LONGEST,
+    }
+    assert frame.FRAME_BYTES == tap.FRAME_BYTES
 
 
 def test_a_tagged_slot_ends_in_the_tag() -> None:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json as json_module
+from typing import Annotated
 
 import typer
 
 from ffpf_bpf.cli import options
 from ffpf_bpf.compiler import versions
 from ffpf_bpf.errors import FfpfError
-from ffpf_bpf.kernel import probes
+from ffpf_bpf.kernel import filters, probes
 from ffpf_bpf.kernel.probes import Finding
 
 NOT_ALLOWED = 4
 
 
-def doctor(json: options.Json = False) -> None:
+def doctor(
+    json: options.Json = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Remove the filters at tc that flows left whose host or guardian crashed.")
+    ] = False,
+) -> None:
     """Try everything a flow needs, and say what is missing."""
-    findings = [*_compilers(), *probes.examine(), *probes.examine_interfaces()]
+    left = [_removed(found) if clean else _stale(found) for found in filters.stale()]
+    findings = [*_compilers(), *probes.examine(), *probes.examine_interfaces(), *left]
     if json:
         fields = ("name", "works", "seen", "mend", "needed")
         print(json_module.dumps([{name: getattr(finding, name) for name in fields} for finding in findings]))
@@ -29,6 +36,20 @@ def doctor(json: options.Json = False) -> None:
             if not finding.works and finding.mend:
                 print(f"      {'':<{width}}  help: {finding.mend}")
     raise typer.Exit(0 if all(finding.works or not finding.needed for finding in findings) else NOT_ALLOWED)
+
+
+def _stale(found: filters.Stale) -> Finding:
+    return Finding(
+        found.tap, False, f"a filter of process {found.pid}, which has died, still runs", "ffpf doctor --clean"
+    )
+
+
+def _removed(found: filters.Stale) -> Finding:
+    try:
+        filters.clean(found)
+    except FfpfError as error:
+        return Finding(found.tap, False, error.message, error.help)
+    return Finding(found.tap, True, f"the filter of process {found.pid}, which has died, was removed")
 
 
 def _compilers() -> list[Finding]:

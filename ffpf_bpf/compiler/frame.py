@@ -116,8 +116,8 @@ class Frame:
     def _frame_bounds(self, pinned: bool) -> tuple[ir.Value, ir.Value, ir.Value]:
         """The same at tc, and the length: where the entry program has put the frame, if it has.
 
-        The verifier goes both ways, with a packet's address and with a map's: either is looked at by the comparison with
-        the end, which it needs for the one, and the other is inside the map whatever the comparison says.
+        The verifier goes both ways, with a packet's address and with a map's. Comparisons with the end tell it of the
+        one how far it may go; the other is inside its map however they come out.
         """
         b, scratch = self.builder, self.scratch()
         direct, elsewhere, both = (b.append_basic_block(name) for name in ("direct", "elsewhere", "frame"))
@@ -130,7 +130,9 @@ class Frame:
         b.branch(both)
         b.position_at_end(elsewhere)
         at = b.add(b.mul(self.cpu, I64(FRAME_BYTES)), I64(FRAME_START))
-        frame = opaque(b, b.ptrtoint(b.gep(external(self.module, FRAME_MAP), [at], source_etype=I8), I64), pinned=pinned)
+        frame = opaque(
+            b, b.ptrtoint(b.gep(external(self.module, FRAME_MAP), [at], source_etype=I8), I64), pinned=pinned
+        )
         size = b.and_(opaque(b, b.zext(copied, I64), pinned=pinned), I64(FRAME_BYTES - 1))
         noted = b.load(b.gep(scratch, [I64(LENGTH)], source_etype=I8), typ=I32)
         ways.append((frame, b.add(frame, size), opaque(b, b.zext(noted, I64), pinned=pinned)))

@@ -1,8 +1,8 @@
 """What the hooks differ in: how their programs get at a frame, how they end, and what they may call for it.
 
-At XDP a frame is read where it lies. At tc (`struct __sk_buff`) its outer VLAN tag may be beside its bytes, and its bytes
-in several pieces; then the entry program copies as much of it as the chain looks at (`reach.py`) to the map `ffpf_frame`,
-with the tag in its place, and what follows reads it there: by the same instructions, so a filter is one program.
+At XDP a frame is read where it lies. At tc (`struct __sk_buff`) its outer VLAN tag may be beside its bytes, and its
+bytes in several pieces; then the entry program copies as much of it as the chain looks at (`reach.py`) to the map
+`ffpf_frame`, with the tag in its place, and what follows reads it there, by the same instructions.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Primitive:
     65,535, NO_RESULT for a packet that goes on without one, or -1 to stop the packet.
 
     `tells` is the most of a packet that its verdicts, results and memory tell the application. COUNTS, if what they
-    depend on is no payload.
+    depend on is no payload. Where it is not ALL, it may find the headers of a packet and no more (compiler/reach.py).
 
     `calls` are the names of what it calls of the kernel: of `ktime_get_ns`, `jiffies64`, `get_prandom_u32` and
     `bpf_iter_num`. The compiled program is held against it before it is loaded (compiler/audit.py).
@@ -95,6 +95,8 @@ class Transform:
     What is rewritten is not in the ring, which the application sees, but at first in a `struct ffpf_copy` with room for
     `copy_bytes` (a multiple of 4) at the beginning of the mbuf: of the first node, if several rewrite. It is as long as
     the nodes that rewrite keep, however little of it the sink takes, so that they find whole headers.
+
+    Of the packet itself they may find the headers and no more (compiler/reach.py); the copy has the rest.
 
     `leaves` is the most of a packet that the copy shows then. `calls` as those of a `Primitive`.
     """

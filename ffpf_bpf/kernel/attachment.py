@@ -61,8 +61,8 @@ class _Link:
 
 
 def attach(program: Descriptor, interface: Interface, hook: str) -> Attachment:
-    """Attach a program: at XDP native, or generic where the driver has no native mode; at tc by a tcx link, or as a filter
-    where the kernel has none.
+    """Attach a program: at XDP native, or generic where the driver has no native mode; at tc by a tcx link, or as a
+    filter where the kernel has none, in front of the programs that are there.
 
     Raises TapBusy, naming the holder, if XDP is taken. At tc any number of programs stand behind each other.
     """
@@ -89,9 +89,7 @@ def is_forced() -> bool:
         case "cls_bpf":
             return True
         case other:
-            raise KernelError(
-                f"{FORCED} is `{other}`", errno=errno.EINVAL, help=f"`{FORCED}=cls_bpf`, or leave it out"
-            )
+            raise KernelError(f"{FORCED} is `{other}`", errno=errno.EINVAL, help=f"`{FORCED}=cls_bpf`, or leave it out")
 
 
 def has_tcx() -> bool:

@@ -23,6 +23,7 @@ MAP_ARRAY, MAP_PROG_ARRAY, MAP_ARRAY_OF_MAPS = 2, 3, 12
 PROG_SCHED_CLS, PROG_XDP = 3, 6
 ATTACH_XDP, ATTACH_TCX_INGRESS, ATTACH_TCX_EGRESS = 37, 46, 47
 F_MMAPABLE = 1 << 10
+F_BEFORE = 1 << 3
 XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 LICENSE = b"GPL"
 LOG_BYTES = 1 << 24
@@ -95,8 +96,9 @@ def attach_xdp(program: int, interface_index: int, flags: int) -> int:
 
 @_call
 def attach_tcx(program: int, interface_index: int, kind: int) -> int:
-    """The descriptor of a link that holds `program` at tc, behind those that are there: `kind` is the direction."""
-    options = structures.LinkOptions(sz=ctypes.sizeof(structures.LinkOptions))
+    """The descriptor of a link that holds `program` at tc, in front of those that are there: `kind` is the direction.
+    One behind them would not run where one of them says that it is the last (TCX_PASS)."""
+    options = structures.LinkOptions(sz=ctypes.sizeof(structures.LinkOptions), flags=F_BEFORE)
     return _checked(
         library().bpf_link_create(program, interface_index, kind, ctypes.byref(options)), "cannot attach at tc"
     )
@@ -208,8 +210,8 @@ def map_word(map_id: int, name: str, offset: int) -> int | None:
 
 
 def test_run(program: int, packet: bytes, repeat: int = 1, context: bytes = b"") -> TestRun:
-    """Run a program on a packet (at least 14 bytes) without any interface: BPF_PROG_TEST_RUN. `context` is what it finds
-    in its context, as far as the kernel lets it be chosen."""
+    """Run a program on a packet (at least 14 bytes) without any interface: BPF_PROG_TEST_RUN. `context` is what it
+    finds in its context, as far as the kernel lets it be chosen."""
     out = ctypes.create_string_buffer(len(packet) + 256)
     options = structures.TestOptions(
         sz=ctypes.sizeof(structures.TestOptions),

@@ -31,8 +31,8 @@ MOST_SEGMENTS = 15  # entry -> 15 x (segment -> deliver) stays within the kernel
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A loaded segment of a chain: closing it before it is unlinked breaks the chain. `reach` is how many bytes of a frame
-    it looks at, of most and of those with IPv6 extension headers."""
+    """A loaded segment of a chain: closing it before it is unlinked breaks the chain. `reach` is how many bytes of a
+    frame it looks at, of most and of those with IPv6 extension headers."""
 
     links: ProgArray
     program: Descriptor

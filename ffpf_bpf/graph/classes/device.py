@@ -14,7 +14,8 @@ HOOKS = ("xdp", "tc-ingress", "tc-egress")
 
 @dataclass(frozen=True, slots=True)
 class Device(Node):
-    """A tap: `NAME` or `NAME@HOOK`, the hook one of `xdp` (default), `tc-ingress`, `tc-egress`.
+    """A tap: `NAME` or `NAME@HOOK`, the hook one of `xdp` (default) and `tc-ingress`, which see what arrives, and
+    `tc-egress`, which sees what is sent.
 
     Text `(device,eth0)`, Python `device("eth0")`. Every path of a flow begins with one. The interface need not exist
     before the flow is instantiated. Raises ExpressionError for a name the kernel would not take (1 to 15 bytes, no
