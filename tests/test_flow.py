@@ -15,6 +15,7 @@ from ffpf_bpf.flow.chains import CHAINS
 from ffpf_bpf.graph.classes.bpf import Bpf
 from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.classes.grab import Grab
+from ffpf_bpf.kernel import calls
 from tests.network import Network, udp
 
 pytestmark = pytest.mark.root

@@ -187,6 +187,13 @@ def test_a_skip_is_a_failure_where_the_kernel_has_the_feature() -> None:
     assert failures(report("6.6.1-cloud", tcx(Result.PASSED), tcx(Result.FAILED))) == ["tcx: test_tc::test_links: why"]
 
 
+def test_a_skip_for_another_feature_is_that_ones() -> None:
+    both = Outcome("test_tc::test_all", ("cls_bpf", "tcx"), Result.SKIPPED, "tcx: none")
+    passed = Outcome("test_tc::test_filter", ("cls_bpf",), Result.PASSED)
+    assert failures(report("6.1.0", both, passed)) == []
+    assert len(failures(report("6.6.0", both, passed))) == 2
+
+
 def test_a_skip_for_no_feature_is_a_failure() -> None:
     assert failures(report("6.1.0", Outcome("test_x::test_y", (), Result.SKIPPED, "lazy"))) == [
         "all other tests: test_x::test_y was skipped, and Linux gives no reason to: lazy"

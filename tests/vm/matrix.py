@@ -74,7 +74,11 @@ def _outcome(case: ElementTree.Element) -> Outcome:
 
 def cell(report: Report, feature: Feature) -> Cell:
     """What a kernel's tests say of a feature."""
-    outcomes = [outcome for outcome in report.outcomes if feature.name in outcome.features]
+    outcomes = [
+        outcome
+        for outcome in report.outcomes
+        if feature.name in outcome.features and not _excused(outcome, feature, report.release)
+    ]
     found = _judged(outcomes, feature, report.release)
     if found.result is Result.FAILED or not feature.finding:
         return found
@@ -86,6 +90,12 @@ def cell(report: Report, feature: Feature) -> Cell:
         whether = "works" if said else "does not work"
         return replace(found, result=Result.FAILED, why=f"`ffpf doctor` says that it {whether}, against what was found")
     return found
+
+
+def _excused(outcome: Outcome, feature: Feature, release: str) -> bool:
+    """Whether a test was skipped for another feature, which this kernel is too old for."""
+    newer = {other.name for other in FEATURES if other is not feature and version(release) < other.since}
+    return outcome.result is Result.SKIPPED and not newer.isdisjoint(outcome.features)
 
 
 def _judged(outcomes: Sequence[Outcome], feature: Feature | None, release: str) -> Cell:
