@@ -18,8 +18,9 @@ FRAME_MAP = "ffpf_frame"
 class Hook:
     """A hook's programs: `section` begins the names of their sections in an object, `passes_on` is what they end with,
     `load_bytes` the number of the helper that copies a frame, if there is one. `entry` and `frame` are modules of
-    bpf_src/: the entry program, and how the deliver program copies. `data` and `end` are the context's fields of the packet's bounds, and
-    `addresses` the parts of it that hold addresses, these and others: from, and up to. `maps` hold copies of frames."""
+    bpf_src/: the entry program, and how the deliver program copies. `data` and `end` are the context's fields of the
+    packet's bounds, and `addresses` the parts of it that hold addresses, these and others: from, and up to. `maps` hold
+    copies of frames."""
 
     section: str
     passes_on: int

@@ -46,6 +46,7 @@ LEFT_OUT = (
     "test_hooks::test_frames_in_several_pieces?20*",
     "test_hooks::test_frames_in_several_pieces?37*",
     "test_hooks::test_a_transfer*",
+    "test_hooks::test_frames_longer*",
 )
 # What tests try that not every kernel has. Others say so themselves, and are in the matrix for it.
 FEATURES = {
