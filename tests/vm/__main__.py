@@ -113,7 +113,9 @@ async def _run(wanted: Sequence[Wanted], job: Job) -> list[Report]:
     """Each kernel, AT_A_TIME of them; Ctrl-C and SIGTERM end them all."""
     this = asyncio.current_task()
     assert this is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # SIGINT as well: a shell has what runs in the background ignore it.
+        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     room = asyncio.Semaphore(AT_A_TIME)
 
     async def one(wanted: Wanted) -> Report:

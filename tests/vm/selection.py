@@ -39,6 +39,7 @@ LEFT_OUT = (
     "test_flow::test_another_name*",
     "test_flow::test_a_forgotten*",
     "test_flow::test_exceptions*",
+    "test_flow::test_closing_many*",
     "test_flow::test_the_final_counts*",
     "test_filters::test_sigkill_at_every_word*",
     "test_filters::test_unknown_words*",
