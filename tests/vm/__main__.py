@@ -35,7 +35,7 @@ SELECTION = "vm"
 # Each takes a guest time to import, and none has work to do there.
 WITHOUT = ("-p", "no:cacheprovider", "-p", "no:xdist")
 # So the console of a machine that hung says in which test.
-PRINTS = ("-v", "--color=no", "--tb=short", "--durations=10", "--timeout=60")
+PRINTS = ("-v", "--color=no", "--tb=short", "--durations=10", "--timeout=120")
 AT_A_TIME = 2
 LIMIT_S = 300.0
 LAST_LINES = 40
