@@ -92,7 +92,7 @@ def test_the_verifiers_refusal_names_the_node_and_shows_its_last_lines(network: 
     ("log", "missing"),
     [
         ("41: (85) call unknown#189\ninvalid func unknown#189", "helper `unknown`"),
-        ("7: (db) r1 = atomic64_fetch_add\nBPF_XADD uses reserved fields", "atomic operations that give a result"),
+        ("7: (db) r1 = atomic64_fetch_add\nBPF_STX uses reserved fields", "atomic operations that give a result"),
     ],
 )
 def test_an_old_kernel_is_named_by_what_it_lacks(log: str, missing: str) -> None:

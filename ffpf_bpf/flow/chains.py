@@ -377,7 +377,7 @@ def _missing(log: str) -> str | None:
     if helper is not None:
         return f"helper `{helper[1]}`"
     # Atomic operations that give a result were added to what was BPF_XADD.
-    return "atomic operations that give a result" if "BPF_XADD uses reserved fields" in log else None
+    return "atomic operations that give a result" if re.search("BPF_(XADD|STX) uses reserved", log) else None
 
 
 def _spelled(tap: str) -> str:
