@@ -26,6 +26,10 @@ BITCODE := $(patsubst bpf_src/%.c,ffpf_bpf/compiler/bitcode/%.bc,$(wildcard bpf_
 # (sysctl is of procps, capinfos of tshark, ethtool is for benchmarks). clang is added by the recipe, as one of several versions.
 PACKAGES := python3-bpfcc python3-venv libpcap0.8 libbpf-dev linux-libc-dev bpftool iproute2 ethtool procps tcpdump tshark
 
+# What the virtual machines need besides. virtiofsd came with QEMU up to Debian 12, and is a package of its own since.
+VM_PACKAGES = qemu-system-x86 busybox-static kmod debian-archive-keyring \
+	$(shell apt-cache show virtiofsd &> /dev/null && echo virtiofsd)
+
 ROOT := $(filter 0,$(shell id -u))
 SUDO := $(if $(ROOT),,sudo)
 # Through sudo nothing that belongs to root is left in the user's checkout, where it would be in the way.
@@ -55,6 +59,13 @@ test: build ## run the whole test suite (root)
 	@$(AS_ROOT) $(VENV)/bin/pytest -q -n 2 -m 'not root'
 	$(SAY) pytest 'tests that load programs, as root'
 	@$(AS_ROOT) $(VENV)/bin/pytest -q -m root
+
+# KERNELS="6.1 6.12" takes some of the matrix, PYTEST="tests/test_grab.py -k whole" other tests, whose output is shown.
+.PHONY: test-vm
+test-vm: PACKAGES += $(VM_PACKAGES)
+test-vm: build ## run the kernel tests in virtual machines, on a matrix of kernels (root)
+	$(SAY) vm '$(or $(KERNELS),all kernels), two at a time'
+	@$(AS_ROOT) $(VENV)/bin/python -m tests.vm $(KERNELS) $(if $(PYTEST),-- $(PYTEST))
 
 # Static checks and fast tests side by side.
 .PHONY: check

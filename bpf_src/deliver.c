@@ -80,7 +80,7 @@ FFPF_PRIMITIVE __s64 ffpf_copy_packet(void *ctx, void *copy, __u64 wanted, __u64
 	if (wanted > longest)
 		wanted = longest;
 	FFPF_OPAQUE(wanted);
-	if (wanted >= 1 && ffpf_load_frame(ctx, copy, wanted, longest))
+	if (!ffpf_is_none(wanted) && ffpf_load_frame(ctx, copy, wanted, longest))
 		return -1;
 	return wanted;
 }

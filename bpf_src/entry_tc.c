@@ -21,7 +21,7 @@ static __always_inline __u64 copy(struct __sk_buff *skb, __u8 *frame, __u64 byte
 	if (bytes > length)
 		bytes = length;
 	FFPF_OPAQUE(bytes);
-	if (bytes < 1 || bytes > FFPF_LONGEST_REACH)
+	if (ffpf_is_none(bytes) || bytes > FFPF_LONGEST_REACH)
 		return 0;
 	if (skb->vlan_present ? ffpf_load_tagged(skb, frame, bytes, FFPF_LONGEST_REACH)
 			      : bpf_skb_load_bytes(skb, 0, frame, bytes))

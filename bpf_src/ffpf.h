@@ -207,6 +207,15 @@ struct ffpf_copy {
 /* Keeps the optimiser from deriving one register from another, so that the verifier sees the check on the value used. */
 #define FFPF_OPAQUE(value) asm volatile("" : "+r"(value))
 
+/* Whether `count` is 0, by a comparison with a register: from one with 0 older verifiers (5.10) learn no lower bound. */
+static __always_inline int ffpf_is_none(__u64 count)
+{
+	__u64 one = 1;
+
+	FFPF_OPAQUE(one);
+	return count < one;
+}
+
 /*
  * Publishes what was stored before. Stores are not reordered on x86-64 (TSO), so keeping the compiler in order is
  * enough; elsewhere an atomic exchange is the one full barrier every kernel's JIT has.

@@ -29,7 +29,7 @@ static __always_inline __s64 ffpf_load_tagged(struct __sk_buff *skb, __u8 *to, _
 	if (macs > FFPF_MACS_BYTES)
 		macs = FFPF_MACS_BYTES;
 	FFPF_OPAQUE(macs);
-	if (macs < 1 || macs > longest || bpf_skb_load_bytes(skb, 0, to, macs))
+	if (ffpf_is_none(macs) || macs > longest || bpf_skb_load_bytes(skb, 0, to, macs))
 		return -1;
 #pragma clang loop unroll(full)
 	for (__u64 number = 0; number < FFPF_TAG_BYTES; number++) {
@@ -40,7 +40,7 @@ static __always_inline __s64 ffpf_load_tagged(struct __sk_buff *skb, __u8 *to, _
 		return 0;
 	rest = wanted - FFPF_MACS_BYTES - FFPF_TAG_BYTES;
 	FFPF_OPAQUE(rest);
-	if (rest < 1 || rest > longest - FFPF_MACS_BYTES - FFPF_TAG_BYTES)
+	if (ffpf_is_none(rest) || rest > longest - FFPF_MACS_BYTES - FFPF_TAG_BYTES)
 		return -1;
 	return bpf_skb_load_bytes(skb, FFPF_MACS_BYTES, to + FFPF_MACS_BYTES + FFPF_TAG_BYTES, rest);
 }

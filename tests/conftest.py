@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from ffpf_bpf.kernel import calls
 from tests.network import Network, two_namespaces
+from tests.vm import features, selection
 
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
@@ -24,11 +25,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        selection.mark(item)
     if os.geteuid() == 0:
         return
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root: loads programs into the kernel"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of what this kernel lacks are skipped; the matrix of kernels knows which may be."""
+    for name in features.of(item):
+        lacking = features.lacking(name)
+        if lacking:
+            pytest.skip(f"{name}: {lacking}")
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,8 +48,20 @@ class Network:
     def send(self, frames: Sequence[bytes]) -> None:
         """All on one CPU: what counts per CPU, such as a sampler, counts exactly."""
         with one_cpu(), self.sender() as raw:
-            for frame in frames:
+            send(raw, frames)
+
+
+def send(raw: socket.socket, frames: Sequence[bytes]) -> None:
+    """Each once: what found the receiver's queue full, as on a slow machine, was dropped before it came to the tap."""
+    for frame in frames:
+        while True:
+            try:
                 raw.send(frame)
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                time.sleep(0.001)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ffpf_bpf.graph.expression import Node
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.printer import python, text
 from tests.corpus.packets import EVERYBODY, arp, authentication, ether, extension, ipv4, ipv6, vlan
-from tests.network import Network
+from tests.network import Network, send
 from tests.segment import LoadedFlow
 
 CPUS = tuple(sorted(os.sched_getaffinity(0))[:2])
@@ -110,14 +110,13 @@ def send_at_once(network: Network, frames: Mapping[int, Sequence[bytes]]) -> Non
     """Each CPU sends its frames, all CPUs at the same time; a veth pair delivers them where they were sent."""
     sockets = {cpu: network.sender() for cpu in frames}
 
-    def send(cpu: int) -> None:
+    def send_from(cpu: int) -> None:
         os.sched_setaffinity(0, {cpu})
-        for frame in frames[cpu]:
-            sockets[cpu].send(frame)
+        send(sockets[cpu], frames[cpu])
 
     try:
         with ThreadPoolExecutor(len(frames)) as threads:
-            list(threads.map(send, frames))
+            list(threads.map(send_from, frames))
     finally:
         for each in sockets.values():
             each.close()

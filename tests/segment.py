@@ -18,6 +18,7 @@ from ffpf_bpf.capture.ring import Batch, MappedRing, RingReader
 from ffpf_bpf.compiler import DELIVER_PROGRAM, SEGMENT_PROGRAM, SegmentFlow
 from ffpf_bpf.flow import Statistics
 from ffpf_bpf.flow import statistics as statistics_module
+from ffpf_bpf.flow.chains import hook_here
 from ffpf_bpf.flow.store import NodeMemory, Store
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.expression import Expression
@@ -166,8 +167,11 @@ def _preparing(entry: Descriptor) -> Iterator[Descriptor]:
 
 
 @contextmanager
-def loaded(*expressions: str | Expression, snaplen: int = 96, tap: str = "tap0") -> Iterator[list[LoadedFlow]]:
+def loaded(
+    *expressions: str | Expression, snaplen: int = 96, tap: str = "tap0", hook: compiler.Hook | None = None
+) -> Iterator[list[LoadedFlow]]:
     """The flows in one segment, behind an entry program, switched on. Everything happens on one CPU."""
+    hook = hook or hook_here(tap)
     cpus = calls.possible_cpus()
     graphs = [build(parse(text) if isinstance(text, str) else text) for text in expressions]
     parts = []
@@ -177,12 +181,11 @@ def loaded(*expressions: str | Expression, snaplen: int = 96, tap: str = "tap0")
         at_home = homes(graph, memory, number)
         predicates = compiler.compile_predicates(graph)
         parts.append(SegmentFlow(graph, predicates, memory, ring, number, at_home, RingHome(number, memory)))
-    objects = compiler.compile_segment(tuple(parts), tap, cpus)
+    objects = compiler.compile_segment(tuple(parts), tap, cpus, hook=hook)
     with ExitStack() as stack:
         stack.enter_context(one_cpu())
         control = stack.enter_context(MappedArray("ffpf_tap", TAP_BYTES + cpus * SCRATCH_BYTES))
         control.memory[0] = 1
-        hook = compiler.hook_of(tap)
         passes_on = hook.passes_on & 0xFFFFFFFF
         control.memory[REACH_OFFSET : REACH_OFFSET + 8] = struct.pack("<II", *compiler.segment_reach(parts))
         control.memory[SEED_OFFSET : SEED_OFFSET + 8] = SEED.to_bytes(8, "little")

@@ -491,7 +491,7 @@ def test_doctor_finds_everything_here(network: Network) -> None:
     shown = ffpf("doctor", network=network).stdout
     assert "FAIL" not in shown
     findings = json.loads(ffpf("doctor", "--json", network=network).stdout)
-    assert {"name": "interface tap0", "works": True, "seen": "free at XDP", "mend": ""} in findings
+    assert {"name": "interface tap0", "works": True, "seen": "free at XDP", "mend": "", "needed": True} in findings
 
 
 @root

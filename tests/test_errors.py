@@ -89,12 +89,17 @@ def test_the_verifiers_refusal_names_the_node_and_shows_its_last_lines(network: 
     assert len(error.value.log) > len(text)
 
 
-def test_an_old_kernel_is_named_by_what_it_lacks() -> None:
-    refusal = VerifierError(
-        "the verifier refused it", log="41: (85) call unknown#189\ninvalid func unknown#189", errno=22
-    )
+@pytest.mark.parametrize(
+    ("log", "missing"),
+    [
+        ("41: (85) call unknown#189\ninvalid func unknown#189", "helper `unknown`"),
+        ("7: (db) r1 = atomic64_fetch_add\nBPF_STX uses reserved fields", "atomic operations that give a result"),
+    ],
+)
+def test_an_old_kernel_is_named_by_what_it_lacks(log: str, missing: str) -> None:
+    refusal = VerifierError("the verifier refused it", log=log, errno=22)
     error = chains._explained(refusal, (), "tap0")
-    assert str(error).startswith("tap0@xdp: this kernel has no helper `unknown`\nhelp: 5.18 is the oldest kernel")
+    assert str(error).startswith(f"tap0@xdp: this kernel has no {missing}\nhelp: `ffpf doctor` tells")
 
 
 def test_bcc_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ffpf_bpf import compiler
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.classes.grab import Grab
 from tests.corpus.packets import ether, ipv4, packets, udp
@@ -59,12 +60,14 @@ def test_refused_in_python(snaplen: object, message: str) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("by", ["helper", "words"])
 @settings(max_examples=40)
-@given(st.integers(1, 2_000), st.lists(st.integers(14, 3_400), min_size=1, max_size=12))
-def test_so_many_bytes_and_the_length_on_the_wire(snaplen: int, lengths: list[int]) -> None:
+@given(snaplen=st.integers(1, 2_000), lengths=st.lists(st.integers(14, 3_400), min_size=1, max_size=12))
+def test_so_many_bytes_and_the_length_on_the_wire(by: str, snaplen: int, lengths: list[int]) -> None:
     frames = [bytes(range(256)) * 14 for _ in lengths]
     frames = [frame[:length] for frame, length in zip(frames, lengths, strict=True)]
-    with loaded(f"(device,tap0) -> (grab,snaplen={snaplen})") as (flow,):
+    hook = compiler.XDP if by == "helper" else compiler.XDP_BY_WORDS
+    with loaded(f"(device,tap0) -> (grab,snaplen={snaplen})", hook=hook) as (flow,):
         for frame in frames:
             assert flow.run(frame) == frame
         found = [(packet.data, packet.length) for batch in flow.batches() for packet in batch.packets(("tap0",))]
@@ -77,6 +80,24 @@ def test_whole_packets_of_every_kind() -> None:
         for frame in packets(17)[::3]:
             flow.run(frame)
             assert grabbed(flow) == [frame]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "hook",
+    [
+        pytest.param(compiler.XDP, id="by helper", marks=pytest.mark.feature("copy by helper")),
+        pytest.param(compiler.XDP_BY_WORDS, id="by words"),
+    ],
+)
+def test_copies_are_as_long_as_the_longest_frames(hook: compiler.Hook) -> None:
+    """By words as on kernels before 5.18: in pieces of 8 to 1 bytes, up to the end of the packet."""
+    frame = bytes(range(256)) * 14
+    for snaplen in (1, 7, 96, 9_216):
+        with loaded("(device,tap0) -> (grab)", snaplen=snaplen, hook=hook) as (flow,):
+            for length in (14, 15, 16, 17, 18, 19, 20, 21, 60, 95, 96, 97, 1_514, 3_400):
+                assert flow.run(frame[:length]) == frame[:length]
+                assert grabbed(flow) == [frame[: min(length, snaplen)]]
 
 
 @pytest.mark.root

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "examples" / "demo.py"
-TARGETS = ["help", "setup", "build", "demo", "test", "check", "bench", "clean"]
+TARGETS = ["help", "setup", "build", "demo", "test", "test-vm", "check", "bench", "clean"]
 
 
 def make(*words: str) -> str:
@@ -36,10 +36,17 @@ def test_every_documented_target_can_be_planned() -> None:
 
 
 def test_demo_and_test_set_up_all_they_need() -> None:
-    for target in ("demo", "test", "check", "bench"):
+    for target in ("demo", "test", "test-vm", "check", "bench"):
         planned = make("-n", "--always-make", target)
         for step in ("dpkg-query", "venv --system-site-packages", "install", "-emit-llvm"):
             assert step in planned, f"{target} without {step}"
+
+
+def test_virtual_machines_are_installed_for_their_target_only() -> None:
+    for target, wanted in (("test-vm", True), ("test", False)):
+        assert ("qemu-system-x86 busybox-static" in make("-n", "--always-make", target)) is wanted
+    planned = make("-n", "test-vm", "KERNELS=6.1 6.12", "PYTEST=tests/test_grab.py -k whole")
+    assert "-m tests.vm 6.1 6.12 -- tests/test_grab.py -k whole" in planned
 
 
 def test_bitcode_is_rebuilt_for_a_changed_header_and_only_then() -> None:
@@ -52,7 +59,12 @@ def test_bitcode_is_rebuilt_for_a_changed_header_and_only_then() -> None:
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    assert re.findall(r"^run (.*)$", script, re.MULTILINE) == ["make check", "make test", "make demo"]
+    assert re.findall(r"^run (.*)$", script, re.MULTILINE) == [
+        "make check",
+        "make test",
+        "make test-vm KERNELS=6.1",
+        "make demo",
+    ]
     assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -62,14 +74,17 @@ def test_vagrant_provisions_by_make() -> None:
     assert '".venv/"' in text
 
 
-def test_vagrantfile_is_valid(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kernel", "valid"), [("", True), ("6.12", True), ("2.4", False)])
+def test_vagrantfile_is_valid(kernel: str, valid: bool, tmp_path: Path) -> None:
     if shutil.which("vagrant") is None:
         pytest.skip("vagrant is missing")
     environment = {**os.environ, "VAGRANT_HOME": str(tmp_path), "VAGRANT_DOTFILE_PATH": str(tmp_path / "dot")}
+    environment |= {"FFPF_VM_KERNEL": kernel} if kernel else {}
     done = subprocess.run(
         ["vagrant", "validate", "-p"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.returncode == 0) is valid, done.stdout + done.stderr
+    assert valid or "FFPF_VM_KERNEL=2.4: there are 6.1, 6.12" in done.stderr
 
 
 @pytest.mark.root

@@ -26,15 +26,16 @@ def doctor(
     left = [_removed(found) if clean else _stale(found) for found in filters.stale()]
     findings = [*_compilers(), *probes.examine(), *probes.examine_interfaces(), *left]
     if json:
-        fields = ("name", "works", "seen", "mend")
+        fields = ("name", "works", "seen", "mend", "needed")
         print(json_module.dumps([{name: getattr(finding, name) for name in fields} for finding in findings]))
     else:
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            print(f"{'ok  ' if finding.works else 'FAIL'}  {finding.name:<{width}}  {finding.seen}")
+            mark = "ok  " if finding.works else "FAIL" if finding.needed else "no  "
+            print(f"{mark}  {finding.name:<{width}}  {finding.seen}")
             if not finding.works and finding.mend:
                 print(f"      {'':<{width}}  help: {finding.mend}")
-    raise typer.Exit(0 if all(finding.works for finding in findings) else NOT_ALLOWED)
+    raise typer.Exit(0 if all(finding.works or not finding.needed for finding in findings) else NOT_ALLOWED)
 
 
 def _stale(found: filters.Stale) -> Finding:

@@ -15,7 +15,7 @@ from ffpf_bpf.compiler.audit import audit
 from ffpf_bpf.compiler.deliver import DELIVER_PROGRAM, generate_deliver
 from ffpf_bpf.compiler.frame import Generated, SegmentFlow, new_module, segment_rings, segment_stores
 from ffpf_bpf.compiler.grant import Grant, deliver_grant, entry_grant, segment_grant
-from ffpf_bpf.compiler.hook import HOOKS, XDP, Hook, hook_of
+from ffpf_bpf.compiler.hook import HOOKS, XDP, XDP_BY_WORDS, Hook, hook_of
 from ffpf_bpf.compiler.lines import node_before
 from ffpf_bpf.compiler.object import Object, ObjectProgram, read, with_functions
 from ffpf_bpf.compiler.pcap import compile_filter
@@ -33,6 +33,7 @@ __all__ = [
     "HOOKS",
     "SEGMENT_PROGRAM",
     "XDP",
+    "XDP_BY_WORDS",
     "Hook",
     "Object",
     "Reach",
@@ -62,26 +63,32 @@ def compile_predicates(graph: Graph) -> dict[str, Program]:
     return {text: compile_filter(text) for text in sorted(graph.filters)}
 
 
-def compile_segment(flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool = False) -> dict[str, Object]:
+def compile_segment(
+    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, hook: Hook | None = None, debug: bool = False
+) -> dict[str, Object]:
     """The objects of a segment that holds `flows` at `tap`, by program: the segment, and its deliver program if
-    something is grabbed. `cpus` is the number of possible CPUs; with `debug` they carry a line for each node. Raises
-    AuditError if one of them would do more than the effects of the flows grant."""
+    something is grabbed. `cpus` is the number of possible CPUs; `hook` is the tap's, unless given; with `debug` they
+    carry a line for each node. Raises AuditError if one of them would do more than the effects of the flows grant."""
+    hook = hook or hook_of(tap)
     with _without_collection():
-        compiled = {part.programs[0]: _compile(part) for part in generate(flows, tap, cpus, debug=debug)}
-        return {name: _passed(name, found, flows, tap, cpus, debug) for name, found in compiled.items()}
+        generated = generate(flows, tap, cpus, hook=hook, debug=debug)
+        compiled = {part.programs[0]: _compile(part) for part in generated}
+        return {name: _passed(name, found, flows, tap, cpus, hook, debug) for name, found in compiled.items()}
 
 
-def _passed(name: str, found: Object, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, debug: bool) -> Object:
+def _passed(
+    name: str, found: Object, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, hook: Hook, debug: bool
+) -> Object:
     """The object, audited."""
     grants = {SEGMENT_PROGRAM: segment_grant, DELIVER_PROGRAM: deliver_grant}
     try:
-        return audited(found, grants[name](flows, hook_of(tap)))
+        return audited(found, grants[name](flows, hook))
     except AuditError as error:
         if debug and (node := node_before(found.lines(name), error.at)) is not None:
             where = f"node `{flows[node[0]].graph.ids[node[1]]}`, {error.where}"
             raise AuditError(error.message, at=error.at, where=where, help=error.help) from None
         if not debug and name == SEGMENT_PROGRAM:
-            compile_segment(flows, tap, cpus, debug=True)  # with lines, it says which node
+            compile_segment(flows, tap, cpus, hook=hook, debug=True)  # with lines, it says which node
         raise
 
 
@@ -96,7 +103,13 @@ def fit_together(flows: Sequence[SegmentFlow]) -> bool:
 
 
 def generate(
-    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool = False, offline: bool = False
+    flows: tuple[SegmentFlow, ...],
+    tap: str,
+    cpus: int,
+    *,
+    hook: Hook | None = None,
+    debug: bool = False,
+    offline: bool = False,
 ) -> list[Generated]:
     """The modules of a segment before the primitives are linked in; `offline` for packets of a file."""
     if _size(flows) > LARGEST_SIZE:
@@ -108,7 +121,8 @@ def generate(
             help=f"at most {LARGEST_SIZE:,}; make several flows of it (this node, the largest, has {nodes[largest]:,})",
         )
     segment, sinks = generate_segment(flows, tap, cpus, debug=debug, offline=offline)
-    return [segment, generate_deliver(flows, tap, cpus, sinks, offline=offline)] if sinks else [segment]
+    hook = XDP if offline else hook or hook_of(tap)
+    return [segment, generate_deliver(flows, tap, cpus, sinks, hook, offline=offline)] if sinks else [segment]
 
 
 def ir_text(generated: Generated) -> str:

@@ -29,7 +29,7 @@ from ffpf_bpf.compiler.frame import (
     segment_rings,
     segment_stores,
 )
-from ffpf_bpf.compiler.hook import XDP, hook_of
+from ffpf_bpf.compiler.hook import Hook
 from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER
 from ffpf_bpf.graph.effect import NO_RESULT, Fate, Transform
 from ffpf_bpf.graph.graph import Graph, Leaf
@@ -99,10 +99,10 @@ class _PacketRing:
 
 
 def generate_deliver(
-    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks: tuple[Sink, ...], *, offline: bool = False
+    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks: tuple[Sink, ...], hook: Hook, *, offline: bool = False
 ) -> Generated:
     """The program that stores the packet for each flow that has a sink it reached."""
-    deliver = _Deliver(flows, tap, cpus, offline)
+    deliver = _Deliver(flows, tap, cpus, hook, offline)
     for home, first in segment_rings(flows).items():
         using = [number for number, flow in enumerate(flows) if flow.graph.sinks and flow.ring_home.store == home]
         deliver.ring(first, {number: [sink for sink in sinks if sink.flow == number] for number in using})
@@ -113,8 +113,7 @@ def generate_deliver(
 class _Deliver:
     """The deliver program."""
 
-    def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, offline: bool) -> None:
-        hook = XDP if offline else hook_of(tap)
+    def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, hook: Hook, offline: bool) -> None:
         self.result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), hook, {"chain", "deliver", hook.frame})
         self.program = Frame(self.result.module, DELIVER_PROGRAM, cpus, hook, offline=offline)
         self.builder = self.program.builder

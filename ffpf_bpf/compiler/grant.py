@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ffpf_bpf.compiler.frame import DELIVER, NEXT, SegmentFlow, segment_rings, segment_stores
-from ffpf_bpf.compiler.hook import TC, XDP, Hook
+from ffpf_bpf.compiler.hook import XDP, Hook
 from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.graph.effect import Arrival, Delivery, Effect, Predicate, Primitive, Transform
 
@@ -24,8 +24,8 @@ HELPERS = {
     "get_smp_processor_id": THIS_CPU,
     "tail_call": TAIL_CALL,
     "jiffies64": 118,
-    "xdp_load_bytes": XDP.load_bytes,
-    "skb_load_bytes": TC.load_bytes,
+    "xdp_load_bytes": 189,
+    "skb_load_bytes": 26,
 }
 ALL = frozenset({TAIL_CALL, THIS_CPU})  # what every program calls
 DELIVERS = frozenset({LOOK_UP, NOW})
@@ -68,7 +68,7 @@ class Grant:
 
 def entry_grant(hook: Hook = XDP) -> Grant:
     """What the program at a tap may do: at tc, copy frames as well."""
-    copying = frozenset({hook.load_bytes} if hook.maps else ())
+    copying = _copying(hook) if hook.maps else frozenset()
     return Grant(frozenset({"ffpf_tap"}), frozenset(), ALL | copying, frozenset(), frozenset({NEXT}), hook, copies=True)
 
 
@@ -84,8 +84,12 @@ def deliver_grant(flows: Sequence[SegmentFlow], hook: Hook = XDP) -> Grant:
     """What the program that stores their packets may do: into the rings of those that have a sink."""
     rings = frozenset(f"ffpf_ring_{number}" for number in segment_rings(flows).values())
     helpers, functions = _calls(effect for effect in _effects(flows) if isinstance(effect, Transform))
-    granted = ALL | DELIVERS | {hook.load_bytes} | helpers
+    granted = ALL | DELIVERS | _copying(hook) | helpers
     return Grant(_values(flows), rings, granted, functions, frozenset({NEXT}), hook)
+
+
+def _copying(hook: Hook) -> frozenset[int]:
+    return frozenset() if hook.load_bytes is None else frozenset({hook.load_bytes})
 
 
 def _values(flows: Sequence[SegmentFlow]) -> frozenset[str]:

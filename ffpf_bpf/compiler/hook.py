@@ -7,7 +7,7 @@ bytes in several pieces; then the entry program copies as much of it as the chai
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ffpf_bpf.errors import FfpfError
 
@@ -17,14 +17,15 @@ FRAME_MAP = "ffpf_frame"
 @dataclass(frozen=True, slots=True)
 class Hook:
     """A hook's programs: `section` begins the names of their sections in an object, `passes_on` is what they end with,
-    `load_bytes` the number of the helper that copies a frame. `entry` and `frame` are modules of bpf_src/: the entry
-    program, and how the deliver program copies. `data` and `end` are the context's fields of the packet's bounds, and
-    `addresses` the parts of it that hold addresses, these and others: from, and up to. `maps` hold copies of frames."""
+    `load_bytes` the number of the helper that copies a frame, if there is one. `entry` and `frame` are modules of
+    bpf_src/: the entry program, and how the deliver program copies. `data` and `end` are the context's fields of the
+    packet's bounds, and `addresses` the parts of it that hold addresses, these and others: from, and up to. `maps` hold
+    copies of frames."""
 
     section: str
     passes_on: int
     verdict: str
-    load_bytes: int
+    load_bytes: int | None
     entry: str
     frame: str
     data: int
@@ -34,6 +35,8 @@ class Hook:
 
 
 XDP = Hook("xdp", 2, "XDP_PASS", 189, "entry", "xdp", 0, 4, ((0, 12),))
+# Where the kernel has no bpf_xdp_load_bytes, before 5.18.
+XDP_BY_WORDS = replace(XDP, load_bytes=None, frame="xdp_words")
 # data and data_end; data_meta and flow_keys; sk (include/uapi/linux/bpf.h, struct __sk_buff)
 TC_ADDRESSES = ((76, 84), (140, 152), (168, 176))
 TC = Hook("tc", -1, "TC_ACT_UNSPEC", 26, "entry_tc", "tc", 76, 80, TC_ADDRESSES, frozenset({FRAME_MAP}))

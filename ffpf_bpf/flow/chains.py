@@ -26,7 +26,7 @@ from ffpf_bpf.graph.expression import Role
 from ffpf_bpf.graph.graph import sources
 from ffpf_bpf.graph.memory import SCRATCH_BYTES, TAP_BYTES, Home
 from ffpf_bpf.graph.sharing import Key
-from ffpf_bpf.kernel import calls, interfaces, tap
+from ffpf_bpf.kernel import calls, interfaces, probes, tap
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.programs import Binding
 
@@ -68,8 +68,9 @@ class _Shared:
 class Chain:
     """The chain of one tap."""
 
-    def __init__(self, name: str, attached: tap.Tap) -> None:
+    def __init__(self, name: str, hook: compiler.Hook, attached: tap.Tap) -> None:
         self.name = name
+        self.hook = hook
         self.tap = attached
         self.active = 0
         self._shared: list[_Shared] = []
@@ -163,7 +164,7 @@ class Chain:
 
     def _load(self, members: tuple[Member, ...], before_load: BeforeLoad | None) -> tap.Segment:
         parts = tuple(member.part for member in members)
-        compiled = compiler.compile_segment(parts, self.name, calls.possible_cpus())
+        compiled = compiler.compile_segment(parts, self.name, calls.possible_cpus(), hook=self.hook)
         stores = {number: store.map for member in members for number, store in member.stores.items()}
         bindings = {
             f"ffpf_flow_{place}": Binding(stores[number], True)
@@ -179,7 +180,7 @@ class Chain:
             reach = compiler.segment_reach(parts)
             return self.tap.load_segment(programs[SEGMENT_PROGRAM], programs.get(DELIVER_PROGRAM), bindings, reach)
         except VerifierError as error:
-            raise _explained(error, parts, self.name) from None
+            raise _explained(error, parts, self.name, self.hook) from None
 
 
 class Chains:
@@ -328,26 +329,35 @@ def _fit(parts: list[SegmentFlow]) -> bool:
     return len(parts) <= MOST_FLOWS_IN_SEGMENT and maps <= MOST_MAPS and compiler.fit_together(parts)
 
 
+def hook_here(name: str) -> compiler.Hook:
+    """The hook of a tap, as this kernel has it."""
+    hook = compiler.hook_of(name)
+    return compiler.XDP_BY_WORDS if hook is compiler.XDP and probes.lacks_load_bytes() else hook
+
+
 def _attach(interface: Interface, hook: str) -> Chain:
     cpus = calls.possible_cpus()
     control_bytes = TAP_BYTES + cpus * SCRATCH_BYTES
     name = interfaces.tap_name(interface.name, hook)
-    entry = compiler.compile_entry(cpus, compiler.hook_of(name)).audited(compiler.ENTRY_PROGRAM)
-    return Chain(name, tap.attach(interface, hook, entry, control_bytes, FLOW_SEED))
+    compiled_for = hook_here(name)
+    entry = compiler.compile_entry(cpus, compiled_for).audited(compiler.ENTRY_PROGRAM)
+    return Chain(name, compiled_for, tap.attach(interface, hook, entry, control_bytes, FLOW_SEED))
 
 
-def _explained(error: VerifierError, parts: tuple[SegmentFlow, ...], name: str) -> VerifierError:
+def _explained(
+    error: VerifierError, parts: tuple[SegmentFlow, ...], name: str, hook: compiler.Hook | None = None
+) -> VerifierError:
     """The verifier's refusal in terms of the graph: compiled once more with lines, to find the node."""
-    missing = re.search(r"(?:unknown|invalid) func (\w+)#\d+", error.log)
+    missing = _missing(error.log)
     if missing is not None:
         return VerifierError(
-            f"this kernel has no helper `{missing[1]}`",
+            f"this kernel has no {missing}",
             log=error.log,
             errno=error.errno,
             where=_spelled(name),
-            help="5.18 is the oldest kernel that has all that is needed; `ffpf doctor` tells what is missing",
+            help="`ffpf doctor` tells what this kernel lacks, and which nodes take it",
         )
-    with_lines = compiler.compile_segment(parts, name, calls.possible_cpus(), debug=True)
+    with_lines = compiler.compile_segment(parts, name, calls.possible_cpus(), hook=hook, debug=True)
     lines = [line for line in error.log.splitlines() if line.strip()]
     useful = [line for line in lines if not line.startswith(("processed ", "max_states", "verification time"))]
     node = (
@@ -363,6 +373,15 @@ def _explained(error: VerifierError, parts: tuple[SegmentFlow, ...], name: str) 
         where=node or _spelled(name),
         help=TOO_LARGE if "too large" in error.log or "too many" in error.log else DEFECT,
     )
+
+
+def _missing(log: str) -> str | None:
+    """What the verifier does not know, as older kernels say it."""
+    helper = re.search(r"(?:unknown|invalid) func (\w+)#\d+", log)
+    if helper is not None:
+        return f"helper `{helper[1]}`"
+    # Atomic operations that give a result were added to what was BPF_XADD.
+    return "atomic operations that give a result" if re.search("BPF_(XADD|STX) uses reserved", log) else None
 
 
 def _spelled(tap: str) -> str:

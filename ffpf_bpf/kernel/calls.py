@@ -145,10 +145,11 @@ def wait_for_programs() -> None:
     number = MEMBARRIER_NUMBER.get(platform.machine())
     libc = ctypes.CDLL(None, use_errno=True)
     if number is None or libc.syscall(number, MEMBARRIER_CMD_GLOBAL, 0, 0) != 0:
-        _wait_by_map_of_maps()
+        wait_by_map_of_maps()
 
 
-def _wait_by_map_of_maps() -> None:
+def wait_by_map_of_maps() -> None:
+    """As `wait_for_programs`, on kernels since 4.18 without membarrier."""
     inner = create_map(MAP_ARRAY, "ffpf_wait", 4, 4, 1)
     try:
         options = structures.MapOptions(sz=ctypes.sizeof(structures.MapOptions), inner_map_fd=inner)

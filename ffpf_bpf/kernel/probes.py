@@ -9,15 +9,19 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
-from ffpf_bpf.errors import FfpfError, KernelError
-from ffpf_bpf.kernel import calls, functions
+from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
+from ffpf_bpf.kernel import calls, functions, hooks
 from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
 
 CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
 CAP_SYS_ADMIN = 21
+F_XDP_HAS_FRAGS = 1 << 5
+RING_BYTES = 4 << 20
+NODES_WITH_ATOMICS = "(limit), (head), (newflow) and the gaps of (histogram)"
 # r0 = XDP_PASS; exit
 PASS_PROGRAM = bytes.fromhex("b700000002000000") + bytes.fromhex("9500000000000000")
 # w2 = 0; r3 = r10; r3 += -8; *(u64 *)(r10 - 8) = 0; w4 = 8; call bpf_xdp_load_bytes; r0 = 2; exit
@@ -27,14 +31,22 @@ LOAD_BYTES_PROGRAM = bytes.fromhex(
 )
 
 
+# *(u64 *)(r10 - 8) = 0; r1 = 1; r1 = atomic_fetch_add((u64 *)(r10 - 8), r1); r0 = 2; exit
+ATOMIC_PROGRAM = bytes.fromhex("7a0af8ff00000000 b701000001000000 db1af8ff01000000 b700000002000000 9500000000000000")
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was tried: whether it works, what was seen, and the command that mends it if not."""
+    """One thing that was tried: whether it works, what was seen, and the command that mends it if not.
+
+    What is not `needed` only some nodes or modes use; flows work without it.
+    """
 
     name: str
     works: bool
     seen: str
     mend: str = ""
+    needed: bool = True
 
 
 def examine() -> Iterator[Finding]:
@@ -44,17 +56,59 @@ def examine() -> Iterator[Finding]:
     yield _tried("bcc", "libbpf through bcc's library", _load_bcc, "apt-get install python3-bpfcc")
     yield _jit()
     yield _tried("XDP programs", "loads", lambda: _loads(PASS_PROGRAM), ROOT)
-    yield _tried("bpf_xdp_load_bytes", "loads", lambda: _loads(LOAD_BYTES_PROGRAM), "a kernel of 5.18 or newer")
     yield _tried("mapped arrays", "a map shared as memory", _map_array, ROOT)
+    yield _locked_memory()
     yield _tried("tail calls", "a prog array", _prog_array, ROOT)
-    yield _tried(
-        "loops of (scan)", "bpf_iter_num", lambda: functions.number("bpf_iter_num_new"), "a kernel of 6.4 or newer"
-    )
-    yield _tried("waiting pause", "membarrier", calls.wait_for_programs, "a kernel built with CONFIG_MEMBARRIER")
+    yield _tried("waiting pause", "membarrier, or a map of maps", calls.wait_for_programs, ROOT)
+    yield from _optional()
+    for trial in hooks.examine():
+        yield Finding(trial.name, trial.works, trial.seen, HOOK_HELP.get(trial.name, ""), needed=False)
     yield _bitcode_compiler()
 
 
 ROOT = "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+HOOK_HELP = {
+    "native XDP": "generic XDP is used instead, which is slower",
+    "tcx": "filters of tc are used instead; links take Linux 6.6 or newer",
+}
+
+
+def _optional() -> Iterator[Finding]:
+    for name, seen, attempt, mend in (
+        (
+            "bpf_xdp_load_bytes",
+            "loads",
+            lambda: _loads(LOAD_BYTES_PROGRAM),
+            "packets are copied by words instead; it takes Linux 5.18 or newer",
+        ),
+        ("waiting pause, map of maps", "waits", calls.wait_by_map_of_maps, ROOT),
+        (
+            "multi-buffer frames",
+            "programs load",
+            lambda: _loads(PASS_PROGRAM, F_XDP_HAS_FRAGS),
+            "native mode for large MTUs takes Linux 5.18",
+        ),
+        ("atomic operations", "load", lambda: _loads(ATOMIC_PROGRAM), f"{NODES_WITH_ATOMICS} take Linux 5.12 or newer"),
+        (
+            "loops of (scan)",
+            "bpf_iter_num",
+            lambda: functions.number("bpf_iter_num_new"),
+            "it takes Linux 6.4 or newer",
+        ),
+    ):
+        yield replace(_tried(name, seen, attempt, mend), needed=False)
+
+
+@cache
+def lacks_load_bytes() -> bool:
+    """Whether this kernel knows no `bpf_xdp_load_bytes`: only then, not where it cannot be found out."""
+    try:
+        _loads(LOAD_BYTES_PROGRAM)
+    except VerifierError:
+        return True
+    except FfpfError:
+        return False
+    return False
 
 
 def examine_interfaces() -> Iterator[Finding]:
@@ -111,14 +165,22 @@ def _jit() -> Finding:
     return Finding("JIT", enabled, "on" if enabled else "off: programs run several times slower", f"echo 1 > {path}")
 
 
-def _loads(instructions: bytes) -> None:
-    with Descriptor(calls.load_program("ffpf_probe", instructions)):
+def _loads(instructions: bytes, flags: int = 0) -> None:
+    with Descriptor(calls.load_program("ffpf_probe", instructions, flags=flags)):
         pass
 
 
-def _map_array() -> None:
-    with MappedArray("ffpf_probe", 64):
+def _map_array(value_bytes: int = 64) -> None:
+    with MappedArray("ffpf_probe", value_bytes):
         pass
+
+
+def _locked_memory() -> Finding:
+    """Before Linux 5.11 maps count against RLIMIT_MEMLOCK, which libbpf raises if it may (CAP_SYS_RESOURCE)."""
+    mend = "`ulimit -l unlimited`, or CAP_SYS_RESOURCE: before Linux 5.11 maps count as locked memory"
+    found = _tried("locked memory", "enough for a ring", lambda: _map_array(RING_BYTES), mend)
+    lacks_right = not found.works and not _capabilities().works
+    return replace(found, mend=ROOT if lacks_right else mend if not found.works else "")
 
 
 def _prog_array() -> None:
