@@ -27,6 +27,7 @@ from ffpf_bpf.authorise.means import (
 from ffpf_bpf.authorise.policy import Policies, Rule
 from ffpf_bpf.authorise.proof.prover import Execute, Prover
 from ffpf_bpf.authorise.proof.solvers import Clock, apart
+from ffpf_bpf.authorise.proof.terms import OutOfTime
 from ffpf_bpf.authorise.sentences import ordered
 from ffpf_bpf.authorise.shape import check_order, check_sampling
 from ffpf_bpf.authorise.subject import Subject
@@ -35,6 +36,7 @@ from ffpf_bpf.graph.graph import check
 from ffpf_bpf.graph.predicate import run
 
 DECISION_S = 5.0
+OUT_OF_TIME = "undecided: out of time"
 UNDECIDED_HELP = "say it in smaller filters, in several nodes, or in several flows"
 
 
@@ -47,11 +49,13 @@ def decide(
     limit_s: float = DECISION_S,
     executors: Sequence[Execute] = (run,),
 ) -> Decision:
-    """The decision on the complete definition, in at most about `limit_s`. `executors` are what filters are tried on
-    before a packet is shown. Never raises: what goes wrong in here rejects."""
+    """The decision on the complete definition, in at most `limit_s` and half a second; what was not decided by then is
+    an obligation that is refused. `executors` are what filters are tried on before a packet is shown. Never raises:
+    what goes wrong in here rejects."""
     try:
-        with apart():
-            return _decide(definition, policies, subject, live_flows, Clock(limit_s), executors)
+        clock = Clock(limit_s)
+        with apart(clock):
+            return _decide(definition, policies, subject, live_flows, clock, executors)
     except Exception as error:  # fails closed, whatever it is
         reason = f"the decision failed: {type(error).__name__}: {shown(str(error))}"
         return Decision(False, (reason,), (), _digest(definition))
@@ -87,6 +91,8 @@ def _decide(
             expiries = [rule.limits.expires_s for rule in rules if rule.limits.expires_s is not None]
             said = f"rule {names} allows it" if len(rules) == 1 else f"rules {names} together allow it"
             return Decision(True, (said,), tuple(obligations), digest, names, min(expiries, default=None))
+        if not clock.left_ms:
+            break
     return _rejected(obligations, digest)
 
 
@@ -129,12 +135,21 @@ def bounds(rule: Rule, prover: Prover, live_flows: int) -> Iterator[Claim]:
 
 
 def examined(claims: Iterable[Claim]) -> tuple[Obligation, ...]:
-    return tuple(_examine(*claim) for claim in claims)
+    """Each claim, until the time is over: the one that it ended is the last."""
+    found: list[Obligation] = []
+    for claim in claims:
+        found.append(_examine(*claim))
+        if found[-1].evidence == OUT_OF_TIME:
+            break
+    return tuple(found)
 
 
 def _examine(rule: str, kind: Kind, text: str, examine: Callable[[], Finding]) -> Obligation:
     start = perf_counter_ns()
-    finding = examine()
+    try:
+        finding = examine()
+    except OutOfTime:
+        finding = Finding(Result.REFUSED, OUT_OF_TIME)
     help = finding.help or (UNDECIDED_HELP if finding.result is Result.REFUSED else "")
     ms = (perf_counter_ns() - start) / 1e6
     path = " -> ".join(finding.path)

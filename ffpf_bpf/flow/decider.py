@@ -31,6 +31,7 @@ from pydantic import TypeAdapter
 from ffpf_bpf import authorise, compiler
 from ffpf_bpf.authorise import Decision, Policies, Subject
 from ffpf_bpf.authorise.policy import Allow, PacketClass, Rule
+from ffpf_bpf.authorise.proof.prefixes import prepare
 from ffpf_bpf.compiler.pcap import offline_filter
 from ffpf_bpf.errors import ExpressionError, FfpfError
 from ffpf_bpf.flow import seccomp
@@ -245,6 +246,7 @@ class _Zygote:
         try:
             if shared and request["policies"] != self._known[0]:
                 self._known = (request["policies"], _unpickled(shared[0]))
+                prepare(self._known[1])
                 gc.freeze()
             pid = os.fork()
             if pid == 0:
