@@ -9,7 +9,8 @@ from ipaddress import IPv4Network, IPv6Network
 import pytest
 
 from ffpf_bpf.authorise import Decision, Kind, Policies, Result, Rule, Subject
-from ffpf_bpf.authorise.judgement import OUT_OF_TIME, UNDECIDED_HELP, decide
+from ffpf_bpf.authorise.decision import OUT_OF_TIME, UNDECIDED_HELP
+from ffpf_bpf.authorise.judgement import decide
 from ffpf_bpf.authorise.policy import HIDDEN_BY, IGNORED_BY_DEFAULT, Allow, Network, Never, PacketClass
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.prefixes import prepare, tables
