@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks import meter
 from benchmarks.frames import ACK, SYN, TCP, UDP, ipv4, ipv6, tcp, udp
@@ -85,10 +85,15 @@ def _grabbing(name: str, snaplen: int, slots: int, *options: str, **maps: Global
 
 
 def _anonymise(work: str, packet: bytes, vary: Vary | None = None) -> Work:
-    memory = Global(CPUS_TOLD_APART * PSEUDONYM_BYTES)
-    rivals = _grabbing(
-        "anonymise", 256, 8_192, f"-DPOSSIBLE_CPUS={CPUS_TOLD_APART}", key=Global(len(KEY), KEY), memory=memory
-    )
+    options = (f"-DPOSSIBLE_CPUS={CPUS_TOLD_APART}",)
+    maps = {"key": Global(len(KEY), KEY), "memory": Global(CPUS_TOLD_APART * PSEUDONYM_BYTES)}
+    *in_place, own = _grabbing("anonymise", 256, 8_192, *options, **maps)
+    assert own.records is not None
+    apart = replace(
+        own, options=(*options, f"-DAPART={CPUS_TOLD_APART}"), how="own ring, rewritten apart",
+        maps={**maps, "apart": Global(CPUS_TOLD_APART * own.records.record_bytes)},
+    )  # fmt: skip
+    rivals = (*in_place, own, apart)
     flow = f"(anonymise,key={KEY.hex()}) -> (grab,snaplen=256)"
     return Work(f"anonymise, {work}", flow, rivals, packet, vary, most_packets=8_000)
 

@@ -17,13 +17,14 @@
 #define FEISTEL_ROUNDS 4
 #define BROADCAST 0xffffffffffffull
 #define NOPS 0x01010101
+#define CHECKSUM 0xffff0000ull /* of the second word of an IPv4 header */
 
 /* What a message to SipHash is about: its last byte. Messages of different kinds differ in length, too. */
 enum kind { KIND_MAC = 1, KIND_PORT = 2, KIND_IP4 = 4, KIND_IP6 = 6 };
 
 /* Where rewrite_extensions() is goes through memory, so that the verifier goes on with one state. */
 struct memory {
-	__u8 copy[sizeof(struct ffpf_copy) + COPY_BYTES];
+	__u8 copy[FFPF_COPY_BYTES(COPY_BYTES)];
 	volatile __u64 extension; /* where the next extension header begins */
 	volatile __u32 protocol;  /* and which it is */
 	volatile __u32 whole;     /* whether the one before it is shown whole */
@@ -198,19 +199,18 @@ static __always_inline const struct address *address_pseudonym(const struct anon
 	return &entry->pseudonym;
 }
 
-static __always_inline void rewrite_macs(const struct anonymiser *a, __u16 *ethernet)
+/* The destination is all of the copy's first word but 2 bytes, the source the beginning of the second. */
+static __always_inline void rewrite_macs(const struct anonymiser *a, void *ethernet)
 {
-#pragma clang loop unroll(disable)
-	for (int place = 0; place < 6; place += 3) {
-		__u16 *at = ethernet + place;
-		__u64 mac = at[0] | (__u64)at[1] << 16 | (__u64)at[2] << 32;
+	__u64 *words = ethernet - 2;
 
-		if (mac == BROADCAST)
-			continue;
-		mac = value_pseudonym(a, KIND_MAC, mac);
-		at[0] = mac;
-		at[1] = mac >> 16;
-		at[2] = mac >> 32;
+#pragma clang loop unroll(disable)
+	for (int shift = 16; shift >= 0; shift -= 16) {
+		__u64 mac = *words >> shift & BROADCAST;
+
+		if (mac != BROADCAST)
+			*words = (*words & ~(BROADCAST << shift)) | value_pseudonym(a, KIND_MAC, mac) << shift;
+		words++;
 	}
 }
 
@@ -218,14 +218,18 @@ static __always_inline void rewrite_macs(const struct anonymiser *a, __u16 *ethe
 static __always_inline int rewrite_ip4(const struct anonymiser *a, const struct ffpf_copy *copy, known_headers headers)
 {
 	__u64 sum = 0, offset = headers->l3 + 20;
-	__u32 *ip = copy_at(copy, headers->l3, 20), *option;
-	__u16 *halves = (__u16 *)ip;
+	__u64 *ip = copy_at(copy, headers->l3, 20), *word = ip;
+	__u32 *option;
 
 	if (!ip)
 		return 0;
 #pragma clang loop unroll(disable)
-	for (int word = 3; word < 5; word++)
-		ip[word] = __builtin_bswap32(value_pseudonym(a, KIND_IP4, __builtin_bswap32(ip[word])));
+	for (int shift = 32; shift >= 0; shift -= 32) {
+		__u64 address = __builtin_bswap32(*++word >> shift);
+
+		address = __builtin_bswap32(value_pseudonym(a, KIND_IP4, address));
+		*word = (*word & 0xffffffffull << (32 - shift)) | address << shift;
+	}
 #pragma clang loop unroll(disable)
 	for (int word = 0; word < MOST_OPTION_WORDS && offset < headers->l4; word++) {
 		option = copy_at(copy, offset, 4);
@@ -235,12 +239,11 @@ static __always_inline int rewrite_ip4(const struct anonymiser *a, const struct 
 		sum += 2 * (NOPS & 0xffff);
 		offset += 4;
 	}
-	halves[5] = 0;
-#pragma clang loop unroll(full)
-	for (int half = 0; half < 10; half++)
-		sum += halves[half];
+	ip[1] &= ~CHECKSUM;
+	sum += (ip[0] >> 32) + (__u32)ip[0] + (ip[1] >> 32) + (__u32)ip[1] + (__u32)ip[2];
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
-	halves[5] = ~(sum + (sum >> 16));
+	ip[1] |= (~(sum + (sum >> 16)) & 0xffff) << 16;
 	return 1;
 }
 

@@ -30,25 +30,57 @@ FFPF_PRIMITIVE __s64 ffpf_copy_packet(struct xdp_md *ctx, void *copy, __u64 want
 	return wanted;
 }
 
-/* Copies the packet's first `whole` bytes, at most `most`, to where they are rewritten. Whether that worked. */
-FFPF_PRIMITIVE int ffpf_begin_copy(struct xdp_md *ctx, struct ffpf_copy *copy, __u64 whole, __u64 most, __u64 wanted)
+/* Copies the packet's first `whole` bytes, at most `most`. 0 if they do not all lie where packet bytes can be read. */
+static __always_inline int copy_words(const struct ffpf_packet *packet, struct ffpf_copy *copy, __u64 whole, __u64 most)
 {
-	__s64 captured = ffpf_copy_packet(ctx, copy->data, whole, most);
+	const void *from = packet->data;
+	__u64 *to = (void *)&copy->before, at;
 
+	if (from + 8 > packet->end)
+		return 0;
+	*to = *(const __u64 *)from << 16;
+	from += 6;
+#pragma clang loop unroll(disable)
+	for (at = 6; at < most && at + 8 <= whole; at += 8) {
+		if (from + 8 > packet->end)
+			return 0;
+		*++to = *(const __u64 *)from;
+		from += 8;
+	}
+	if (at < whole) {
+		from = ffpf_at(packet, whole - 8, 8);
+		if (!from)
+			return 0;
+		*++to = *(const __u64 *)from >> 8 * (at + 8 - whole);
+	}
+	return 1;
+}
+
+/*
+ * Copies the packet's first `whole` bytes, at most `most`, to where they are rewritten. Whether that worked. Few bytes, as
+ * headers are, are there sooner without the kernel's help.
+ */
+FFPF_PRIMITIVE int ffpf_begin_copy(struct xdp_md *ctx, const struct ffpf_packet *packet, struct ffpf_copy *copy,
+				   __u64 whole, __u64 most, __u64 wanted)
+{
+	__s64 captured = whole < most ? whole : most;
+
+	copy->wanted = wanted < most ? wanted : most;
+	if (!copy_words(packet, copy, captured, most))
+		captured = ffpf_copy_packet(ctx, copy->data, whole, most);
 	copy->captured = captured;
-	copy->wanted = wanted;
 	return captured >= 0;
 }
 
 /*
  * Copies what was rewritten into the slot, at most `longest` bytes, and zeros up to a multiple of 4. Returns how many.
- * `longest` and `most`, what the copy's memory has room for, are multiples of 4.
+ * `longest` is a multiple of 4, `most`, what the copy's memory has room for, of 8.
  */
 FFPF_PRIMITIVE __s64 ffpf_end_copy(struct ffpf_slot *slot, struct ffpf_copy *copy, __u64 longest, __u64 most)
 {
-	__u64 captured = copy->captured, wanted = copy->wanted, left;
-	const __u64 *from = (const void *)copy->data;
-	__u64 *to = (void *)(slot + 1);
+	__u64 captured = copy->captured, wanted = copy->wanted, left, at;
+	const void *from = &copy->before;
+	void *to = (void *)(slot + 1) - 2; /* the end of `original`, which is not stored yet */
 
 	if (longest > most)
 		longest = most;
@@ -58,22 +90,30 @@ FFPF_PRIMITIVE __s64 ffpf_end_copy(struct ffpf_slot *slot, struct ffpf_copy *cop
 	if (captured > longest)
 		captured = longest;
 	FFPF_OPAQUE(captured);
+	if (captured & 3)
+		*(__u32 *)((void *)(slot + 1) + (captured & ~3ull)) = 0;
 	/* What is left goes through memory, or the verifier would tell apart the turns after which the loop may end. */
 	copy->captured = captured;
-	left = copy->captured;
+	left = copy->captured + 2;
 #pragma clang loop unroll(disable)
-	for (__u64 at = 0; at < longest && left; at += 8) {
-		__u64 word = *from++;
-
-		if (left < 8)
-			word &= (1ull << 8 * left) - 1;
-		if (left <= 4) {
-			*(__u32 *)to = word;
-			break;
-		}
-		*to++ = word;
-		left -= left < 8 ? left : 8;
+	for (at = 6; at <= longest && left >= 8; at += 8) {
+		*(__u64 *)to = *(const __u64 *)from;
+		to += 8;
+		from += 8;
+		left -= 8;
 	}
+	if (left & 4 && at <= longest + 4) {
+		*(__u32 *)to = *(const __u32 *)from;
+		to += 4;
+		from += 4;
+	}
+	if (left & 2) {
+		*(__u16 *)to = *(const __u16 *)from;
+		to += 2;
+		from += 2;
+	}
+	if (left & 1)
+		*(__u8 *)to = *(const __u8 *)from;
 	return captured;
 }
 

@@ -130,12 +130,19 @@ struct ffpf_packet {
 /*
  * A packet's copy before it comes into the ring, at the beginning of a node's memory: `captured` bytes, which a rewriting
  * primitive changes, or makes fewer. Volatile, so that the verifier forgets how they came about.
+ *
+ * It is copied in words that begin at `before`, as an IP header behind an Ethernet header does: the CPU hands what was just
+ * stored on to whoever loads the same word, or a part of it, but whoever loads more waits. So store whole words.
  */
 struct ffpf_copy {
-	volatile __u64 captured;
-	volatile __u64 wanted; /* of which so many go into the ring at most */
+	volatile __u32 captured;
+	volatile __u32 wanted; /* of which so many go into the ring at most */
+	__u16 before;
 	__u8 data[];
 };
+
+/* Memory for a copy of so many bytes, a multiple of 8: its last word may be half its own. */
+#define FFPF_COPY_BYTES(bytes) (16 + (bytes))
 
 /* A primitive is inlined where the graph calls it. */
 #define FFPF_PRIMITIVE __attribute__((always_inline))

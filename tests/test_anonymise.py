@@ -224,6 +224,22 @@ def test_what_the_record_does_not_take_never_was_in_the_ring() -> None:
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("snaplens", [(1, 2, 3, 5), (6, 7, 29, 256)])
+def test_frames_and_records_of_every_length(snaplens: tuple[int, ...]) -> None:
+    frames = [ether(0x0800, ipv4(6, tcp(1, 2, b"\xab" * 9))), ether(0x86DD, ipv6(6, tcp(1, 2, b"\xab" * 9)))]
+    with loaded(*(flow_text(node(), snaplen=snaplen) for snaplen in snaplens)) as flows:
+        for frame in (whole[:length] for whole in frames for length in range(14, len(whole) + 1)):
+            flows[0].run(frame)
+            for flow, snaplen in zip(flows, snaplens, strict=True):
+                (batch,) = flow.batches()
+                slot, expected = batch.records[0].tobytes(), anonymised(frame, KEY)[:snaplen]
+                assert int.from_bytes(slot[20:24], "little") == len(expected)
+                assert int.from_bytes(slot[24:28], "little") == len(frame)
+                assert slot[28:].startswith(expected + bytes(-len(expected) % 4))
+                assert slot[-4:] == slot[4:8] == len(slot).to_bytes(4, "little")
+
+
+@pytest.mark.root
 def test_checksums_are_valid_and_addresses_keep_their_order_of_bits() -> None:
     with loaded(flow_text(node())) as (flow,):
         for address in ("10.0.0.1", "10.0.0.2", "10.0.1.1", "255.255.255.255", "0.0.0.0"):

@@ -137,6 +137,34 @@ class TestKeys:
     def test_classes(self, tmp_path: Path, classes: str, text: str, accepted: bool) -> None:
         assert decided(tmp_path, "", text, classes=classes).accepted is accepted
 
+    @pytest.mark.parametrize(
+        ("front", "idle"),
+        [
+            ('(bpf,"")', True),
+            ('(bpf,"ether[0] >= 0")', True),
+            ('(bpf,"ip or not ip")', True),
+            ('(bpf,"")(bpf,"less 100000")', True),
+            ("(bpf,ip)", False),
+            ('(bpf,"")(bpf,ip)', False),
+            ('(bpf,"greater 15")', False),
+        ],
+    )
+    def test_a_filter_that_stops_nothing_meets_no_order(self, tmp_path: Path, front: str, idle: bool) -> None:
+        keys = 'order = [{ function = "grab", after = "bpf" }]'
+        flow = f"(device,eth0) -> {front.replace(')(', ') -> (')} -> (grab)"
+        decision = decided(tmp_path, keys, flow, classes='["bpf", "grab"]')
+        assert decision.accepted is not idle, decision.text()
+        if idle:
+            assert "no `bpf` that stops any packet on this path" in decision.text()
+
+    def test_an_order_is_met_by_a_node_that_lets_everything_pass(self, tmp_path: Path) -> None:
+        """What is to be asked then is in policies/README.md."""
+        for name, front in (("sampler", "1"), ("limit", "1000000000/s"), ("head", "100000000000")):
+            keys = f'order = [{{ function = "grab", after = "{name}" }}]'
+            flow = f"(device,eth0) -> ({name},{front}) -> (grab)"
+            assert decided(tmp_path, keys, flow, classes=f'["{name}", "grab"]').accepted
+            assert f"({name},{front})" in (SHIPPED / "README.md").read_text()
+
     def test_order(self, tmp_path: Path) -> None:
         keys = 'order = [{ function = "grab", after = "sampler" }, { function = "bytecount", before = "grab" }]'
         assert decided(tmp_path, keys, "(device,eth0) -> (sampler,2) -> (bytecount) -> (grab)").accepted

@@ -70,6 +70,7 @@ ROWS = {
             )
             for rival in ("BPF ring buffer", "own ring")
         ),
+        *(f"anonymise, IPv{version} source new / own ring, rewritten apart" for version in (4, 6)),
         *(f"scan 1,514 bytes for {count} patterns, {kind}" for count in ("10", "1,000") for kind in ("requests", "worst")),
         "scan for 1,000 / 10 patterns, requests",
         *(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
 
+import llvmlite.binding as llvm
 import pytest
 
 from ffpf_bpf import compiler
@@ -123,6 +124,19 @@ def test_primitives_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(FfpfError, match="the kernel part `entry` is not built\nhelp: run `make build`"):
         compiler.compile_entry.__wrapped__(7)
     emit._bitcode.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "assembly", ['call void asm sideeffect "r1 = 0", ""()', 'call void asm "r1 = 0", "~{memory}"()']
+)
+def test_inline_assembly_in_a_primitive(assembly: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    function = f'define void @ffpf_slow() {{ call void asm sideeffect "", ""()\n{assembly}\nret void }}'
+    (tmp_path / "slow.bc").write_bytes(llvm.parse_assembly(function).as_bitcode())
+    monkeypatch.setattr(emit, "BITCODE", tmp_path)
+    with pytest.raises(
+        FfpfError, match="^bpf_src/slow.c: inline assembly `r1 = 0`\nhelp: write it in C; an empty `asm`"
+    ):
+        emit.link("", {"slow"}, ())
 
 
 @pytest.mark.parametrize("number", [1, 13])

@@ -19,12 +19,14 @@ import dpkt.pcapng
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from ffpf_bpf import bpf, callback, device
 from ffpf_bpf.authorise import Decision, Narrowing, Policies, Subject, decide, inserted, narrow
 from ffpf_bpf.authorise.narrow import narrow as narrowing
 from ffpf_bpf.authorise.proof.witness import tags_of
 from ffpf_bpf.authorise.schema import parse_policy
+from ffpf_bpf.cli import app, deciding
 from ffpf_bpf.compiler import compile_predicates
 from ffpf_bpf.flow import Flow, questions
 from ffpf_bpf.flow.sandbox import Sandbox
@@ -32,8 +34,9 @@ from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.expression import Expression, nodes
 from ffpf_bpf.graph.parser import parse
+from ffpf_bpf.graph.predicate import run
 from tests import wire
-from tests.corpus.packets import ether, ipv4, tcp
+from tests.corpus.packets import ether, ipv4, tcp, udp
 from tests.flows import Walk, coins
 from tests.fuzz_proofs import Case, Report, _rows, _shown, made
 from tests.network import Network
@@ -242,6 +245,23 @@ class TestBounds:
         assert not found.text
         assert "nothing would be left" in found.why
 
+    @pytest.mark.parametrize("keys", ["", ", ignore = []", ', ignore = ["vxlan"]'])
+    def test_a_guard_lets_no_tunnel_pass_for_a_service(self, keys: str) -> None:
+        """Whoever says `udp port 4789` means the tunnel."""
+        mail = ruled(f"allow = [{{}}]\nnever = [{{ tcp_port = 25{keys} }}]")
+        found = narrowed('(bpf,"udp port 4789 or udp port 53") -> (grab)', mail)
+        assert decided(found.text, mail).accepted
+        (guard, *_) = [each for each in define(parse(found.text)).predicates.items() if "not (udp port" in each[0]]
+        for source, target in ((53, 4789), (4789, 443), (54, 4789), (53, 51820)):
+            is_ignored = "vxlan" in keys and 4789 in (source, target) and not {53, 443} & {source, target}
+            frame = ether(0x0800, ipv4(17, udp(source, target, bytes(40))))
+            assert bool(run(guard[1], frame)) is is_ignored, (source, target)
+        assert run(guard[1], ether(0x0800, ipv4(17, udp(40_000, 53, bytes(40)))))
+
+    def test_of_a_tunnel_nothing_would_be_left(self) -> None:
+        found = narrowed('(bpf,"udp port 4789") -> (grab)', ruled("allow = [{}]\nnever = [{ tcp_port = 25 }]"))
+        assert "nothing would be left" in found.why
+
     def test_policies_that_are_too_large(self) -> None:
         nets = ", ".join(f'"10.{number // 256}.{number % 256}.0/30"' for number in range(2_000))
         found = narrowed("(bpf,ip) -> (grab)", ruled(f"allow = [{{ net = [{nets}] }}]"))
@@ -398,6 +418,16 @@ class TestCommands:
     def test_check_helps(self, directory: Path) -> None:
         words = ("check", "(device,eth0) -> (bpf,tcp) -> (grab)", "--policies", str(directory))
         assert ffpf(*words, code=3).stdout.splitlines()[-1] == 'help: `--narrow` puts in (bpf as guard,"tcp port 80")'
+
+    def test_check_says_so_if_there_was_no_time_to_find_help(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        words = ["check", "(device,eth0) -> (bpf,tcp) -> (grab)", "--policies", str(directory)]
+        said = {0.0: "looks for what to put in for longer", 60.0: 'puts in (bpf as guard,"tcp port 80")'}
+        for help_s, last in said.items():
+            monkeypatch.setattr(deciding, "HELP_S", help_s)
+            done = CliRunner().invoke(app, words, catch_exceptions=False)
+            assert done.stdout.splitlines()[-1] == f"help: `--narrow` {last}"
 
     def test_check_says_why_not(self, directory: Path) -> None:
         done = ffpf("check", "(device,lo)", "--policies", str(directory), "--narrow", code=3)

@@ -270,12 +270,20 @@ Of each flow it wants:
   at most 1,000 packets per second
   closed after 90 min
 Whatever any rule allows, they are never shown more than this:
-  packets by TCP port 25, and what may carry them: no more than counts"""
+  packets by TCP port 25, and what may carry them: no more than counts
+  But datagrams between a tunnel's port and a service's (53, 67, 68, 69, 88, 123, 137, 138, 161, 162, 389, 443, 500, 514,\
+ 520, 521, 546, 547, 853) are taken for the service's, unless `ignore = []`."""
 
 
 class TestSentences:
     def test_rule(self) -> None:
         assert "\n".join(explained(only(SAMPLE))) == EXPLAINED
+
+    @pytest.mark.parametrize("keys", ["tcp_port = 25, ignore = []", 'tcp_port = 25, ignore = ["*"]', ""])
+    def test_services_are_not_told_of_where_nothing_depends_on_them(self, keys: str) -> None:
+        rule = only(SAMPLE.replace("tcp_port = 25", keys))
+        assert rule.never
+        assert "service" not in "\n".join(explained(rule))
 
     @pytest.mark.parametrize(
         ("keys", "sentence"),
@@ -304,6 +312,14 @@ class TestSentences:
     )
     def test_packets(self, keys: str, sentence: str) -> None:
         assert packets(packet_class(keys)) == sentence
+
+    def test_lists_of_ten_are_told_in_full_and_explained_ones_always(self) -> None:
+        ports = tuple((port, port) for port in range(25, 45, 2))
+        assert packets(PacketClass(tcp_port=ports)).endswith("25, 27, 29, 31, 33, 35, 37, 39, 41 or 43")
+        assert packets(PacketClass(tcp_port=(*ports, (99, 99)))).endswith("25 and 10 more")
+        many = "tcp_port = [" + ", ".join(str(port) for port in range(25, 65, 2)) + "]"
+        rule = only(SAMPLE.replace("tcp_port = 25", many).replace('net = "10.0.0.0/8"', many))
+        assert "\n".join(explained(rule)).count(", 57, 59, 61 or 63") == 2
 
     def test_long_lists_are_cut_short(self) -> None:
         some = tuple(IPv4Network((0x0A000000 + 512 * i, 24)) for i in range(2_000))

@@ -37,12 +37,12 @@ PROTOCOLS = {
     108: "ipcomp",
 }  # fmt: skip
 UDP_PORTS = {
-    6635: "mpls", 6636: "mpls", 1701: "l2tp", 4500: "esp", 10000: "esp", 434: "ipip", 4754: "gre", 4755: "gre",
+    6635: "mpls", 6636: "mpls", 1701: "l2tp", 3653: "6in4", 41641: "wireguard", 9993: "zerotier", 4500: "esp", 10000: "esp", 434: "ipip", 4754: "gre", 4755: "gre",
     4789: "vxlan", 8472: "vxlan", 4790: "vxlan", 6081: "geneve", 2152: "gtp", 3386: "gtp", 3544: "teredo", 6080: "gue",
     5555: "gue", 4341: "lisp", 4342: "lisp", 5247: "capwap", 12222: "capwap", 51820: "wireguard", 1194: "openvpn",
     2268: "amt", 6343: "mirror", 37008: "mirror", 7932: "mirror", 9899: "sctp",
 }  # fmt: skip
-LOWEST_OTHER_PORT = 1024  # of the other end of a tunnel
+SERVICES = frozenset({53, *range(67, 70), 88, 123, 137, 138, 161, 162, 389, 443, 500, 514, 520, 521, 546, 547, 853})
 ICMP_ERRORS = (3, 4, 5, 11, 12)
 ICMP6_ERRORS = (*range(128), 137)
 PLAIN_ETHERTYPES = (ARP, RARP, 0x0842, 0x8809, 0x8863, 0x888E, 0x88CC, 0x88F7)
@@ -251,8 +251,9 @@ def _tunnels(port: int | None, other: int | None) -> frozenset[str]:
     names = set(UDP_PORTS.values()) if port is None else {UDP_PORTS[port]} if port in UDP_PORTS else set()
     if not names:
         return frozenset()
-    high = names if other is None or other >= LOWEST_OTHER_PORT else set()
-    return frozenset(high | ({"service"} if other is None or other < LOWEST_OTHER_PORT else set()))
+    if other is None:
+        return frozenset(names | {"service"})
+    return frozenset({"service"} if other in SERVICES else names)
 
 
 def _holds(wanted: PacketClass, seen: Seen, frame: bytes, ignored: frozenset[str] | None) -> Three:

@@ -2,7 +2,8 @@
 /*
  * Rivals that give packets to user space: `shape_of(data, end)` says what of them, and `rewrite(record, shape)` may
  * change it and make it less. Through a BPF ring buffer, without waking anybody; or, with -DOWN_RING=SLOTS, through the
- * flow's kind of ring: slots of an array for each CPU.
+ * flow's kind of ring: slots of an array for each CPU. With -DAPART=CPUS a record is rewritten in memory of this CPU (a
+ * power of two of them) before it is stored, so that whoever maps the ring never sees what it was.
  */
 #ifndef RING_H
 #define RING_H
@@ -75,12 +76,51 @@ INLINE int fill(struct xdp_md *ctx, struct record *record, __u64 original, __u64
 	return wanted < 1 ? 0 : bpf_xdp_load_bytes(ctx, 0, record->data, wanted);
 }
 
+#ifdef APART
+extern struct record apart[APART];
+
+INLINE struct record *place_apart(struct record *record)
+{
+	__u64 cpu = bpf_get_smp_processor_id();
+
+	asm volatile("" : "+r"(cpu));
+	return &apart[cpu & (APART - 1)];
+}
+
+/* Whole words, and of the last one what is captured. */
+INLINE void store(struct record *record, const struct record *from)
+{
+	const volatile __u32 *known = &from->captured; /* again, so that the verifier walks on only once */
+	__u64 left = *known;
+	const __u64 *words = (const void *)from->data;
+	__u64 *to = (void *)record->data;
+
+	record->time_ns = from->time_ns;
+	record->captured = from->captured;
+	record->original = from->original;
+#pragma clang loop unroll(disable)
+	for (int word = 0; word < SNAPLEN / 8 && left >= 8; word++, left -= 8)
+		*to++ = *words++;
+	if (left & 7 && to < (__u64 *)(record->data + SNAPLEN))
+		*to = *words & ((1ull << 8 * (left & 7)) - 1);
+}
+#else
+INLINE struct record *place_apart(struct record *record)
+{
+	return record;
+}
+
+INLINE void store(struct record *record, const struct record *from)
+{
+}
+#endif
+
 #define GRABBER(shape_of, rewrite)                                                                        \
 	INLINE void run(struct xdp_md *ctx)                                                               \
 	{                                                                                                 \
 		void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;                 \
 		struct counts *counts = counts_if_active();                                               \
-		struct record *record;                                                                    \
+		struct record *record, *copy;                                                             \
 		struct shape shape;                                                                       \
 		if (!counts)                                                                              \
 			return;                                                                           \
@@ -91,12 +131,14 @@ INLINE int fill(struct xdp_md *ctx, struct record *record, __u64 original, __u64
 			counts->filtered++;                                                               \
 			return;                                                                           \
 		}                                                                                         \
-		if (fill(ctx, record, end - data, shape.wanted)) {                                        \
+		copy = place_apart(record);                                                               \
+		if (fill(ctx, copy, end - data, shape.wanted)) {                                          \
 			discard(record);                                                                  \
 			counts->filtered++;                                                               \
 			return;                                                                           \
 		}                                                                                         \
-		rewrite(record, &shape);                                                                  \
+		rewrite(copy, &shape);                                                                    \
+		store(record, copy);                                                                      \
 		submit(counts, record);                                                                   \
 		counts->passed++;                                                                         \
 	}                                                                                                 \

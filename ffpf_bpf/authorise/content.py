@@ -14,12 +14,13 @@ from ffpf_bpf.authorise.proof.paths import depths
 from ffpf_bpf.authorise.proof.prover import Prover
 from ffpf_bpf.authorise.proof.terms import Term
 from ffpf_bpf.authorise.proof.wire import Wire
-from ffpf_bpf.authorise.sentences import packets
+from ffpf_bpf.authorise.sentences import OF_SERVICES, packets, trusts_services
 from ffpf_bpf.graph.effect import Depth
 
 Claim = tuple[str, Kind, str, "partial[Finding]"]
 SHOWN = {Depth.ANONYMISED: "headers with pseudonyms", Depth.HEADERS: "headers", Depth.ALL: "payload"}
 HIDING = {Depth.HEADERS: "`(snap)`", Depth.ANONYMISED: "`(anonymise)`"}
+SERVICE_MS = 500  # to find out whether a word about services is due
 MOST_ALLOWS = 2  # told of what a rule allows
 
 
@@ -90,6 +91,8 @@ def _remedy(name: str, depth: Depth, carrying: Sequence[Rule]) -> str:
 
 def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:
     def why(frame: bytes) -> str:
+        if prover.holds_of(prover.wire.must(never.packets), frame):
+            return "it is one"
         carriers = [
             name
             for name, truth in prover.wire.carriers.items()
@@ -97,7 +100,9 @@ def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:
         ]
         return f"it may carry one ({', '.join(carriers)})" if carriers else "it may be one"
 
-    finding = _none_comes(prover, step, lambda wire: wire.may(never), why)
+    finding = _none_comes(prover, step, lambda wire: wire.may(never), why, lambda wire: wire.must(never.packets))
+    if finding.result is Result.PROVED and trusts_services(never) and _shows_service_tunnels(prover, step):
+        return replace(finding, evidence=f"{finding.evidence}; {OF_SERVICES}")
     if finding.result is not Result.REFUTED:
         return finding
     name = prover.definition.graph.ids[step]
@@ -107,10 +112,25 @@ def _is_not_forbidden(prover: Prover, step: int, never: Never) -> Finding:
     )
 
 
-def _none_comes(prover: Prover, step: int, violates: Callable[[Wire], Term], why: Callable[[bytes], str]) -> Finding:
-    """That no packet comes to the node for which `violates` holds."""
+def _shows_service_tunnels(prover: Prover, step: int) -> bool:
+    """Whether there may be datagrams among what comes to the node that are tunnels, or a service's."""
+    try:
+        return prover.may_be(prover.arriving(step), lambda wire: wire.carriers["service"], SERVICE_MS)
+    except Undecided:
+        return True
+
+
+def _none_comes(
+    prover: Prover,
+    step: int,
+    violates: Callable[[Wire], Term],
+    why: Callable[[bytes], str],
+    rather: Callable[[Wire], Term] = lambda _: t.TRUE,
+) -> Finding:
+    """That no packet comes to the node for which `violates` holds; one for which `rather` holds is shown, if there is
+    one."""
     try:
         arriving = prover.arriving(step)
     except Undecided as error:
         return Finding(Result.REFUSED, f"undecided: {error}", (prover.definition.graph.ids[step],))
-    return prover.none(arriving, violates, why)
+    return prover.none(arriving, violates, why, rather)

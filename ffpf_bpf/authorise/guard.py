@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from ffpf_bpf.authorise.policy import CARRIERS, Network, Never, PacketClass, Span
+from ffpf_bpf.authorise.policy import CARRIERS, SERVICE_PORTS, Network, Never, PacketClass, Span
 from ffpf_bpf.authorise.proof.wire import (
     ALONE_PROTOCOLS,
     ALONE_TYPES,
@@ -23,7 +23,6 @@ from ffpf_bpf.authorise.proof.wire import (
     ICMP_ERRORS,
     LARGEST_LLC,
     LOWEST_ICMP6_ANSWER,
-    LOWEST_OTHER_PORT,
     PROTOCOL_CARRIERS,
     TAG_TYPES,
     UDP_CARRIERS,
@@ -129,16 +128,13 @@ def without(never: Never, tags: int) -> Iterator[str]:
 
 
 def _no_tunnel(carriers: frozenset[str]) -> Iterator[str]:
-    """No UDP port of a tunnel, but for those whose other end is a service's, unless these are looked for as well."""
-    low, high = f"portrange 0-{LOWEST_OTHER_PORT - 1}", f"portrange {LOWEST_OTHER_PORT}-65535"
-    ports = [port for name in UDP_CARRIERS if name in carriers for port in UDP_CARRIERS[name]]
-    if usual := [port for port in ports if port >= LOWEST_OTHER_PORT]:
-        yield f"not (udp src {high} and udp dst {high} and ({_udp(usual)}))"
-    if rare := [port for port in ports if port < LOWEST_OTHER_PORT]:
-        yield f"not (udp {high} and ({_udp(rare)}))"
-    if "service" in carriers:
-        every = [port for ports in UDP_CARRIERS.values() for port in ports]
-        yield f"not (udp {low} and ({_udp(every)}))"
+    """No UDP port of a tunnel, whatever the other end is: that a service's is let pass is no reason to let it."""
+    looked_into = [port for name in UDP_CARRIERS if name in carriers for port in UDP_CARRIERS[name]]
+    ignored = [port for name in UDP_CARRIERS if name not in carriers for port in UDP_CARRIERS[name]]
+    if looked_into:
+        yield f"not ({_udp(looked_into)})"
+    if ignored and "service" in carriers:
+        yield f"not ({_udp(SERVICE_PORTS)} and ({_udp(ignored)}))"
 
 
 def _udp(ports: Sequence[int]) -> str:

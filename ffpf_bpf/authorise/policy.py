@@ -61,6 +61,9 @@ class Part(StrEnum):
 
 # Tunnels by UDP whose other end has the port of a service: not looked for, unless `ignore` is given without it.
 IGNORED_BY_DEFAULT = frozenset({"service"})
+# Services by UDP that hosts ask from any port, a tunnel's too: DNS, DHCP, TFTP, Kerberos, NTP, NetBIOS, SNMP, LDAP,
+# QUIC, IKE, syslog, RIP, RIPng, DHCPv6, DNS over QUIC. https://www.iana.org/assignments/service-names-port-numbers
+SERVICE_PORTS = (53, 67, 68, 69, 88, 123, 137, 138, 161, 162, 389, 443, 500, 514, 520, 521, 546, 547, 853)
 HIDDEN_BY: dict[Depth, frozenset[Part]] = {
     Depth.ALL: frozenset(),
     Depth.HEADERS: frozenset({Part.PAYLOAD}),
@@ -70,7 +73,7 @@ HIDDEN_BY: dict[Depth, frozenset[Part]] = {
 CARRIERS = (
     "fragment", "extension", "tags", "llc", "mpls", "pppoe", "macsec", "pbb", "trill", "nsh", "ipip", "6in4", "gre",
     "etherip", "l2tp", "pim", "esp", "ah", "ipcomp", "vxlan", "geneve", "gtp", "teredo", "gue", "lisp", "capwap",
-    "amt", "wireguard", "openvpn", "sctp", "mirror", "service", "icmp-error", "other",
+    "amt", "wireguard", "zerotier", "openvpn", "sctp", "mirror", "service", "icmp-error", "other",
 )  # fmt: skip
 
 

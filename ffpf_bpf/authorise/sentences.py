@@ -9,6 +9,7 @@ from ffpf_bpf.authorise.policy import (
     CARRIERS,
     HIDDEN_BY,
     IGNORED_BY_DEFAULT,
+    SERVICE_PORTS,
     Allow,
     Limits,
     Never,
@@ -21,7 +22,8 @@ from ffpf_bpf.authorise.policy import (
 from ffpf_bpf.authorise.protocols import SCTP, TCP, UDP, ethertype_word, protocol_word
 from ffpf_bpf.graph.effect import Depth
 
-MOST_LISTED = 4
+MOST_LISTED = 10
+NO_END = 1 << 31  # where all is listed
 SHOWN = {
     Depth.ALL: "with payload",
     Depth.HEADERS: "headers only",
@@ -48,29 +50,33 @@ LIMITS = {
     "sample_at_least": "a sampler of 1 in {:,} or more on every path to a sink",
     "packets_per_second": "at most {:,} packets per second",
 }
+OF_SERVICES = (
+    f"datagrams between a tunnel's port and a service's ({', '.join(map(str, SERVICE_PORTS))}) are taken for the "
+    "service's, unless `ignore = []`"
+)
 UNITS_S = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
-def packets(one: PacketClass) -> str:
-    """`packets from or to 10.1.0.0/16 by TCP port 80 or 443`; lists are cut short."""
-    parts = [f"from {_any(map(str, one.src))}"] if one.src else []
-    parts += [f"to {_any(map(str, one.dst))}"] if one.dst else []
-    parts += [f"from or to {_any(map(str, one.net))}"] if one.net else []
-    parts += _transport(one)
-    tags = [f"in VLAN {_spans(one.vlan)}"] if one.vlan else []
+def packets(one: PacketClass, most: int = MOST_LISTED) -> str:
+    """`packets from or to 10.1.0.0/16 by TCP port 80 or 443`; lists of more than `most` are cut short."""
+    parts = [f"from {_any(one.src, most)}"] if one.src else []
+    parts += [f"to {_any(one.dst, most)}"] if one.dst else []
+    parts += [f"from or to {_any(one.net, most)}"] if one.net else []
+    parts += _transport(one, most)
+    tags = [f"in VLAN {_spans(one.vlan, most)}"] if one.vlan else []
     tags += ["without a VLAN tag"] if one.untagged else []
     parts += [" or ".join(tags)] if tags else []
     return " ".join(["packets", *parts]) if parts else "every packet"
 
 
-def allowed(allow: Allow) -> str:
+def allowed(allow: Allow, most: int = MOST_LISTED) -> str:
     """`packets to 10.1.0.0/16: headers only`."""
     hidden = f"; counters must not tell {_all(sorted(allow.hide))}" if allow.hide else "; counters may tell all of it"
     hidden = "" if allow.hide == HIDDEN_BY[allow.show] else hidden
-    return f"{packets(allow.packets)}: {SHOWN[allow.show]}{hidden}"
+    return f"{packets(allow.packets, most)}: {SHOWN[allow.show]}{hidden}"
 
 
-def forbidden(never: Never) -> str:
+def forbidden(never: Never, most: int = MOST_LISTED) -> str:
     """`packets by TCP port 25, and what may carry them: no more than counts`."""
     if never.packets == PacketClass():
         return f"every packet: {LEFT_BY[never.show]}"
@@ -78,11 +84,18 @@ def forbidden(never: Never) -> str:
     if len(never.ignore) == len(CARRIERS):
         carriers = "but not what may carry them"
     else:
-        carriers = "and what may carry them" + (f", but for {_all(f'`{name}`' for name in ignored)}" if ignored else "")
-    return f"{packets(never.packets)}, {carriers}: {LEFT_BY[never.show]}"
+        carriers = "and what may carry them" + (
+            f", but for {_all((f'`{name}`' for name in ignored), most)}" if ignored else ""
+        )
+    return f"{packets(never.packets, most)}, {carriers}: {LEFT_BY[never.show]}"
 
 
-def ordered(order: Order) -> str:
+def trusts_services(never: Never) -> bool:
+    """Whether tunnels whose other end has a service's port are not looked for, though others are."""
+    return never.packets != PacketClass() and "service" in never.ignore and len(never.ignore) < len(CARRIERS)
+
+
+def ordered(order: Order, most: int = MOST_LISTED) -> str:
     """The claim of one order."""
     match order.required:
         case str(name):
@@ -90,7 +103,7 @@ def ordered(order: Order) -> str:
         case int(one_in):
             required = f"a sampler of 1 in {one_in:,} or more"
         case PacketClass() as one:
-            return f"`{order.function}` sees only {packets(one)} on every path"
+            return f"`{order.function}` sees only {packets(one, most)} on every path"
     return f"`{order.function}` comes {'after' if order.after else 'before'} {required} on every path"
 
 
@@ -102,48 +115,50 @@ def limited(limits: Limits) -> dict[str, str]:
 
 
 def explained(rule: Rule) -> tuple[str, ...]:
-    """The rule as lines of text, those about packets indented."""
+    """The rule as lines of text, those about packets indented: nothing is left out."""
     where = f" ({rule.where})" if rule.where else ""
     lines = [f"Rule {rule.name}{where} is about {_subjects(rule.subjects)} at {_taps(rule.taps)}."]
     if rule.classes:
         lines.append(f"Flows may use {_classes(rule.classes)}, and show:")
-        lines += [f"  {allowed(allow)}" for allow in rule.allow]
-    bounds = [*map(ordered, rule.order), *limited(rule.limits).values()]
+        lines += [f"  {allowed(allow, NO_END)}" for allow in rule.allow]
+    bounds = [*(ordered(order, NO_END) for order in rule.order), *limited(rule.limits).values()]
     if bounds:
         lines += ["Of each flow it wants:", *(f"  {bound}" for bound in bounds)]
     if rule.never:
         lines.append("Whatever any rule allows, they are never shown more than this:")
-        lines += [f"  {forbidden(never)}" for never in rule.never]
+        lines += [f"  {forbidden(never, NO_END)}" for never in rule.never]
+        if any(map(trusts_services, rule.never)):
+            lines.append(f"  But {OF_SERVICES}.")
     return tuple(lines)
 
 
-def _transport(one: PacketClass) -> list[str]:
+def _transport(one: PacketClass, most: int) -> list[str]:
     """What is said of protocols and ports: `by TCP port 80`."""
-    said = [f"by {_protocols(one.protocols, one.ethertypes)}"] if one.protocols or one.ethertypes else []
+    said = [f"by {_protocols(one.protocols, one.ethertypes, most)}"] if one.protocols or one.ethertypes else []
     keys = [key for key in PORTS if getattr(one, key)]
     if not keys:
         return said
     protocols = frozenset.intersection(WITH_PORTS, *(PORTS[key][1] for key in keys))
     if one.protocols and not one.ethertypes:
         said, protocols = [], protocols & set(one.protocols)
-    ports = " and ".join(f"{PORTS[key][0]} {_spans(getattr(one, key))}" for key in keys)
-    return [" and ".join([*said, f"by {_protocols(tuple(sorted(protocols)), ()) or 'no protocol'} {ports}"])]
+    ports = " and ".join(f"{PORTS[key][0]} {_spans(getattr(one, key), most)}" for key in keys)
+    return [" and ".join([*said, f"by {_protocols(tuple(sorted(protocols)), (), most) or 'no protocol'} {ports}"])]
 
 
-def _protocols(protocols: tuple[int, ...], ethertypes: tuple[int, ...]) -> str:
-    return _any([*map(ethertype_word, ethertypes), *map(protocol_word, protocols)])
+def _protocols(protocols: tuple[int, ...], ethertypes: tuple[int, ...], most: int) -> str:
+    return _any([*map(ethertype_word, ethertypes), *map(protocol_word, protocols)], most)
 
 
 def _subjects(texts: tuple[str, ...]) -> str:
-    return "everybody" if ANY in texts else _all(text.replace(":", " ", 1) for text in texts)
+    return "everybody" if ANY in texts else _all((text.replace(":", " ", 1) for text in texts), NO_END)
 
 
 def _taps(globs: tuple[str, ...]) -> str:
-    return _all(f"`{'@'.join(split_tap(glob))}`" for glob in globs)
+    return _all((f"`{'@'.join(split_tap(glob))}`" for glob in globs), NO_END)
 
 
 def _classes(names: tuple[str, ...]) -> str:
-    return "every class of node" if ANY in names else _all((f"`{name}`" for name in names), len(names))
+    return "every class of node" if ANY in names else _all((f"`{name}`" for name in names), NO_END)
 
 
 def _duration(seconds: float) -> str:
@@ -151,12 +166,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds / size:,g} {unit}"
 
 
-def _spans(spans: tuple[Span, ...]) -> str:
-    return _any(f"{first}" if first == last else f"{first}-{last}" for first, last in spans)
+def _spans(spans: tuple[Span, ...], most: int) -> str:
+    return _any((f"{first}" if first == last else f"{first}-{last}" for first, last in spans), most)
 
 
-def _any(texts: Iterable[str]) -> str:
-    return _list(tuple(texts), "or", MOST_LISTED)
+def _any(texts: Iterable[object], most: int) -> str:
+    return _list(tuple(texts), "or", most)
 
 
 def _all(texts: Iterable[str], most: int = MOST_LISTED) -> str:
@@ -168,11 +183,11 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _list(texts: tuple[str, ...], word: str, most: int) -> str:
+def _list(texts: tuple[object, ...], word: str, most: int) -> str:
     """`a, b or c`, or the first and `1,999 more`."""
     if not texts:
         return ""
     if len(texts) > most:
         return f"{texts[0]} and {len(texts) - 1:,} more"
-    *others, last = texts
+    *others, last = map(str, texts)
     return f"{', '.join(others)} {word} {last}" if others else last

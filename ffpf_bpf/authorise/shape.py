@@ -19,7 +19,7 @@ nodes in there count for nothing, and a path out of them leads on from the NOT.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ffpf_bpf.authorise.decision import Finding, Result
@@ -28,6 +28,7 @@ from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import Undecided
 from ffpf_bpf.authorise.proof.prover import Prover
 from ffpf_bpf.authorise.sentences import packets
+from ffpf_bpf.graph.classes.bpf import Bpf
 from ffpf_bpf.graph.classes.sampler import Sampler
 from ffpf_bpf.graph.expression import Node, Role
 from ffpf_bpf.graph.graph import Case, Complement, Graph, Intersection, Leaf, Union, sources
@@ -64,7 +65,9 @@ def _check_order(prover: Prover, order: Order) -> Finding:
         case int():
             wanted, missing = _sampler_of(required), f"sampler of 1 in {required:,} or more"
         case _:
-            wanted, missing = _of_class(required), f"`{required}`"
+            idle = [leaf.node for _, leaf in graph.leaves() if _is(leaf.node, required) and _is_idle(prover, leaf.node)]
+            wanted = _of_class(required, idle)
+            missing = f"`{required}` that stops any packet" if idle else f"`{required}`"
     if not order.after:
         if path := path_out(graph, targets, wanted):
             return Finding(Result.REFUTED, f"no {missing} on this path", _names(graph, path))
@@ -106,8 +109,18 @@ def _check_packets(prover: Prover, targets: tuple[int, ...], wanted: PacketClass
     return Finding(finding.result, finding.evidence, names[:1], finding.packets)
 
 
-def _of_class(class_name: str) -> Wanted:
-    return lambda node: _is(node, class_name) and node.serves_policy
+def _of_class(class_name: str, idle: Sequence[Node]) -> Wanted:
+    return lambda node: _is(node, class_name) and node.serves_policy and node not in idle
+
+
+def _is_idle(prover: Prover, node: Node) -> bool:
+    """A filter that stops no packet."""
+    if not isinstance(node, Bpf) or node.filter not in prover.definition.predicates:
+        return False
+    try:
+        return prover.accepts_all(node.filter)
+    except Undecided:
+        return False
 
 
 def _sampler_of(one_in: int) -> Wanted:

@@ -53,7 +53,7 @@ def check(
         decision = flow.authorise()
         said = options.narrowing(flow)
         if not (narrow or json or decision.accepted):
-            said = _help(flow, decision, HELP_S - (time.monotonic() - start_s))
+            said = _help(flow, decision, start_s + HELP_S)
         verdicts.append(_Verdict(flow.definition.text, decision, flow.narrowed, said))
     if json:
         documents = [each.as_json() for each in verdicts]
@@ -83,10 +83,15 @@ class _Verdict:
         return {"expression": self.expression, "narrowed": self.narrowed, **self.decision.as_json()}
 
 
-def _help(flow: Flow, decision: Decision, left_s: float) -> str:
-    """What narrowing would put into a flow that is refused for its packets, where that is found in time."""
+def _help(flow: Flow, decision: Decision, end_s: float) -> str:
+    """What narrowing would put into a flow that is refused for its packets, if that is found before `end_s`."""
     refuted = (Kind.CONTENT, Result.REFUTED)
-    if left_s < LEAST_HELP_S or not any((each.kind, each.result) == refuted for each in decision.obligations):
+    if not any((each.kind, each.result) == refuted for each in decision.obligations):
         return ""
-    remedy = flow.remedy(left_s)
-    return f"help: `--narrow` puts in {remedy}" if remedy else ""
+    left_s = end_s - time.monotonic()
+    if left_s >= LEAST_HELP_S:
+        if remedy := flow.remedy(left_s):
+            return f"help: `--narrow` puts in {remedy}"
+        if end_s - time.monotonic() >= LEAST_HELP_S:
+            return ""  # it was not for want of time
+    return "help: `--narrow` looks for what to put in for longer"

@@ -36,7 +36,7 @@ DELIVER_PROGRAM = "ffpf_deliver_all"
 HAS_ROOM = ir.FunctionType(I32, [POINTER, I64, I32])
 NEXT_SLOT = ir.FunctionType(POINTER, [POINTER, POINTER, I32, I32])
 COPY_PACKET = ir.FunctionType(I64, [POINTER, POINTER, I64, I64])
-BEGIN_COPY = ir.FunctionType(I32, [POINTER, POINTER, I64, I64, I64])
+BEGIN_COPY = ir.FunctionType(I32, [POINTER, POINTER, POINTER, I64, I64, I64])
 END_COPY = ir.FunctionType(I64, [POINTER, POINTER, I64, I64])
 PUBLISH_SLOT = ir.FunctionType(ir.VoidType(), [*[POINTER] * 4, I64, *[I32] * 4, I64])
 PACKET_LENGTH = 16  # offset in struct ffpf_packet
@@ -160,7 +160,8 @@ class _Deliver:
         most = I64(min(hook.effect.copy_bytes for hook in rewriting))
         captured = self._variable(I64)
         b.store(I64(-1), captured)
-        begun = self._call("ffpf_begin_copy", BEGIN_COPY, self.program.context, copy, whole, most, wanted)
+        arguments = (self.program.context, self.packet, copy, whole, most, wanted)
+        begun = self._call("ffpf_begin_copy", BEGIN_COPY, *arguments)
         with b.if_then(b.icmp_unsigned("!=", begun, I32(0))):
             for hook in rewriting:
                 kind = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, *hook.kinds])

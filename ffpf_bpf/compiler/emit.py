@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from ffpf_bpf.errors import FfpfError
 
 BITCODE = Path(__file__).parent / "bitcode"
 CPU = "v3"
+ASSEMBLY = re.compile(r'\basm (?:\w+ )*"([^"]+)"')  # but the empty one
 FEW_ASKING = 2  # so many primitives that ask for headers have plain.c inlined
 Module: TypeAlias = llvm.ModuleRef
 
@@ -85,8 +87,16 @@ def _target_machine() -> llvm.TargetMachine:
 @cache
 def _bitcode(name: str) -> bytes:
     try:
-        return (BITCODE / f"{name}.bc").read_bytes()
+        bitcode = (BITCODE / f"{name}.bc").read_bytes()
     except OSError:
         raise FfpfError(
             f"the kernel part `{name}` is not built", where=str(BITCODE), help="run `make build` in the checkout"
         ) from None
+    if assembly := ASSEMBLY.search(str(llvm.parse_bitcode(bitcode))):
+        # LLVM would end the process.
+        raise FfpfError(
+            f"inline assembly `{assembly[1]}`",
+            where=f"bpf_src/{name}.c",
+            help="write it in C; an empty `asm`, as in FFPF_OPAQUE, may stay",
+        )
+    return bitcode

@@ -93,7 +93,7 @@ class Transform:
     behind `mbuf` in both.
 
     What is rewritten is not in the ring, which the application sees, but at first in a `struct ffpf_copy` with room for
-    `copy_bytes` (a multiple of 4) at the beginning of the mbuf: of the first node, if several rewrite. It is as long as
+    `copy_bytes` (a multiple of 8) at the beginning of the mbuf: of the first node, if several rewrite. It is as long as
     the nodes that rewrite keep, however little of it the sink takes, so that they find whole headers.
 
     `leaves` is the most of a packet that the copy shows then. `calls` as those of a `Primitive`.

@@ -1,8 +1,9 @@
 """A flow as formulas: for each step of its graph, the packets for which it is true.
 
-Filters are exact. So are `classify` and `tcpflags` on ordinary headers. What else decides, by chance, state or payload,
-is a free variable, one for each step: both answers are thought possible. So what is proved holds whatever it answers;
-a packet that is found may be one that such a node would never let pass: `prover.py` shows none that hangs on that.
+Filters are exact. So are `classify` and `tcpflags`, but behind IPv6 extension headers. What else decides, by chance,
+state or payload, is a free variable, one for each step: both answers are thought possible. So what is proved holds
+whatever it answers; a packet that is found may be one that such a node would never let pass: `prover.py` shows none
+that hangs on that.
 """
 
 from __future__ import annotations
@@ -12,28 +13,31 @@ from dataclasses import dataclass, field
 
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import accepts
+from ffpf_bpf.authorise.proof.headers import OF_TRANSPORT, RESULT_BITS, Headers
 from ffpf_bpf.authorise.proof.terms import Term
-from ffpf_bpf.authorise.proof.wire import TCP, WITH_PORTS, Wire
+from ffpf_bpf.authorise.proof.wire import Wire
 from ffpf_bpf.graph.classes.classify import FIELDS
 from ffpf_bpf.graph.definition import Definition
-from ffpf_bpf.graph.effect import NO_RESULT, Depth, Primitive, Transform
+from ffpf_bpf.graph.effect import Depth, Primitive, Transform
 from ffpf_bpf.graph.effect import Predicate as Filter
 from ffpf_bpf.graph.expression import Node, Ranges, Role
 from ffpf_bpf.graph.graph import Case, Complement, Graph, Intersection, Leaf, Union
 from ffpf_bpf.graph.views import views
 
-RESULT_BITS = 17
-# Next headers behind which the program looks on for the transport header, which the formula does not.
-WALKED = (0, 43, 44, 51, 60, 135)
-
 
 @dataclass(slots=True)
 class Paths:
-    """The steps of a definition as truths about the packet `p` that arrives at one of its taps."""
+    """The steps of a definition as truths about the packet `p` that arrives at one of its taps. `told` says of some
+    nodes, by name, which packets and answers are known to go together."""
 
     definition: Definition
     wire: Wire
     filters: dict[str, Term] = field(default_factory=dict)
+    told: dict[str, Term] = field(default_factory=dict)
+    headers: Headers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.headers = Headers(self.wire)
 
     @property
     def graph(self) -> Graph:
@@ -79,13 +83,15 @@ class Paths:
         if node.role is Role.DEVICE:
             return self._arrives(node)
         if isinstance(effect, Filter):
-            return self._accepted(effect.filter)
+            return self.accepted(effect.filter)
         if not isinstance(effect, Primitive) or (node.role is not Role.DECIDES and not effect.selects):
             return t.TRUE
         if effect.selects:
-            exact = self._classified(effect, name) if effect.function == "ffpf_classify" else None
-            results[index] = t.free(f"{name}.result", RESULT_BITS) if exact is None else exact
-            return t.TRUE if exact is not None else t.free(name)
+            if effect.function == "ffpf_classify":
+                results[index] = self._classified(effect, name)
+                return t.TRUE
+            results[index] = t.free(f"{name}.result", RESULT_BITS)
+            return t.free(name)
         return self._flagged(effect, name) if effect.function == "ffpf_tcpflags" else t.free(name)
 
     def _arrives(self, device: Node) -> Term:
@@ -96,64 +102,47 @@ class Paths:
         number = taps.index((device.interface, device.hook))  # type: ignore[attr-defined]
         return t.equal(t.free("tap", 8), t.const(number, 8))
 
-    def _accepted(self, filter_text: str) -> Term:
+    def accepted(self, filter_text: str) -> Term:
+        """The packets that a filter of the definition accepts. Raises Undecided."""
         if filter_text not in self.filters:
             self.filters[filter_text] = accepts(self.definition.predicates[filter_text])
         return self.filters[filter_text]
 
-    def _told(self) -> tuple[Term, Term, Term]:
-        """The packets whose IP headers the dissector of the program takes for what the reference does; those that are
-        no IP to it; and those with a fragment header that is cut, behind which it sees nothing. What is left it walks
-        through, extension header by extension header."""
-        wire = self.wire
-        first = wire.behind_ethernet(0, 1)
-        version, words = t.extract(first.value, 7, 4), t.extract(first.value, 3, 0)
-        valid4 = t.all_of((wire.behind_ethernet(16, 4).there, t.equal(version, t.const(4, 4)), t.at_least(words, 5)))
-        valid6 = t.all_of((wire.behind_ethernet(24, 16).there, t.equal(version, t.const(6, 4))))
-        walked = t.any_of(t.equal(wire.protocol6.value, t.const(each, 8)) for each in WALKED)
-        whole = t.any_of((t.negated(wire.has_fragment_header), wire.behind_ethernet(44, 4).there))
-        straight = t.all_of((whole, t.any_of((t.negated(walked), wire.later6))))
-        other = t.all_of((wire.ethertype.there, t.negated(wire.is_ip4), t.negated(wire.is_ip6)))
-        no_ip = (t.all_of((wire.is_ip4, t.negated(valid4))), t.all_of((wire.is_ip6, t.negated(valid6))), other)
-        plain = t.any_of((t.all_of((wire.is_ip4, valid4)), t.all_of((wire.is_ip6, valid6, straight))))
-        return plain, t.any_of(no_ip), t.all_of((wire.is_ip6, valid6, t.negated(whole)))
-
-    def _classified(self, effect: Primitive, name: str) -> Term | None:
-        """The result of `classify`, where the formula knows it."""
-        wire, unknown = self.wire, t.free(f"{name}.result", RESULT_BITS)
-        none = t.const(NO_RESULT, RESULT_BITS)
-        plain, no_ip, cut = self._told()
-        protocol = t.ite(wire.is_ip4, wire.protocol4.value, wire.protocol6.value)
-        match FIELDS[effect.arguments[0]]:
-            case "dport" | "sport" as side:
-                port = wire.ports[side == "dport"]
-                with_ports = t.any_of(t.equal(protocol, t.const(each, 8)) for each in WITH_PORTS)
-                has = t.all_of((plain, with_ports, t.negated(wire.is_later), wire.ports[1].there))
-                is_known = t.any_of((plain, no_ip, cut))
-                return t.ite(has, t.widened(port.value, RESULT_BITS), t.ite(is_known, none, unknown))
-            case "proto":
-                return t.ite(plain, t.widened(protocol, RESULT_BITS), t.ite(no_ip, none, unknown))
-            case "version":
-                number = t.ite(wire.is_ip4, t.const(4, RESULT_BITS), t.const(6, RESULT_BITS))
-                return t.ite(plain, number, t.ite(no_ip, none, unknown))
-            case "ethertype":
-                return t.ite(wire.ethertype.there, t.widened(wire.ethertype.value, RESULT_BITS), unknown)
-        return None
+    def _classified(self, effect: Primitive, name: str) -> Term:
+        """The result of `classify`."""
+        result = t.free(f"{name}.result", RESULT_BITS)
+        field, parts = FIELDS[effect.arguments[0]], effect.arguments[1]
+        known = self.headers.field(field)
+        if known is None:
+            self.told[name] = t.less(result, t.const(parts, RESULT_BITS))
+            return result
+        if field not in OF_TRANSPORT:
+            return known
+        self._tell(name, t.equal(result, self.headers.behind_extension(field)))
+        return t.ite(self.headers.is_told, known, result)
 
     def _flagged(self, effect: Primitive, name: str) -> Term:
-        """The verdict of `tcpflags`, where the formula knows it."""
-        wire = self.wire
-        flags = wire.behind_ip(13, 1)
-        ways, packed = effect.arguments
-        holds = []
-        for way in range(ways):
-            matter, wanted = packed >> (16 * way + 8) & 0xFF, packed >> 16 * way & 0xFF
-            masked = t.bit_and(flags.value, t.const(matter, 8))
-            holds.append(t.equal(masked, t.const(wanted, 8)))
-        protocol = t.ite(wire.is_ip4, wire.protocol4.value, wire.protocol6.value)
-        segment = (t.equal(protocol, t.const(TCP, 8)), t.negated(wire.is_later), wire.behind_ip(19, 1).there)
-        plain, no_ip, cut = self._told()
-        return t.ite(t.any_of((plain, no_ip, cut)), t.all_of((plain, *segment, t.any_of(holds))), t.free(name))
+        """The verdict of `tcpflags`."""
+        headers, verdict = self.headers, t.free(name)
+        known = t.all_of((headers.is_segment, _flags_are(headers.flags, effect)))
+        extended = t.all_of((headers.is_extended_segment, _flags_are(headers.extended_flags, effect)))
+        self._tell(name, t.negated(t.differ(verdict, extended)))
+        return t.ite(headers.is_told, known, verdict)
+
+    def _tell(self, name: str, extended: Term) -> None:
+        one = t.all_of((self.headers.has_one_extension, extended))
+        self.told[name] = t.any_of((self.headers.is_told, one))
+
+
+def _flags_are(flags: Term, effect: Primitive) -> Term:
+    """One of the ways holds that `tcpflags` was given."""
+    ways, packed = effect.arguments
+    holds = []
+    for way in range(ways):
+        matter, wanted = packed >> (16 * way + 8) & 0xFF, packed >> 16 * way & 0xFF
+        masked = t.bit_and(flags, t.const(matter, 8))
+        holds.append(t.equal(masked, t.const(wanted, 8)))
+    return t.any_of(holds)
 
 
 def depths(graph: Graph) -> dict[int, Depth]:

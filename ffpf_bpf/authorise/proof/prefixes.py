@@ -76,7 +76,9 @@ def prepare(policies: Policies) -> None:
 @lru_cache(MOST_KEPT)
 def _tables(same: _Same) -> tuple[tuple[int, int, Table], ...]:
     found: dict[tuple[int, int], list[Prefix]] = {}
-    for net in same.nets:
+    for number, net in enumerate(same.nets):
+        if not number % t.LOOK:
+            t.check_time()
         found.setdefault((net.version, -(-net.prefixlen // 8)), []).append((int(net.network_address), net.prefixlen))
     return tuple(
         (version, size, Table(_octet(sorted(prefixes), 32 if version == 4 else 128, {})))

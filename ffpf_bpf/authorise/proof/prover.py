@@ -9,7 +9,7 @@ from ffpf_bpf.authorise.decision import Finding, Result
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.cases import Case, has_tag, tagged, untagged
 from ffpf_bpf.authorise.proof.paths import Paths
-from ffpf_bpf.authorise.proof.solvers import Answer, Clock, Solvers, Verdict
+from ffpf_bpf.authorise.proof.solvers import Answer, Clock, Solvers, Verdict, first_opinion
 from ffpf_bpf.authorise.proof.terms import Term
 from ffpf_bpf.authorise.proof.wire import Wire
 from ffpf_bpf.authorise.proof.witness import described, fields_of, is_byte, ordinary, packet_of
@@ -20,6 +20,9 @@ from ffpf_bpf.graph.predicate import Program, run
 
 Execute = Callable[[Program, bytes], int]
 Twin = Mapping[Term, Term]
+PORTS_FILTER = "tcp or udp or sctp"
+# What leaves a node no packet of which it is unknown what it finds.
+FILTERS = {"tcpflags": "tcp", "dport": PORTS_FILTER, "sport": PORTS_FILTER, "proto": "tcp or udp or icmp or icmp6"}
 
 
 class Prover:
@@ -44,15 +47,21 @@ class Prover:
         assert isinstance(leaf, Leaf)
         return t.TRUE if leaf.source is None else self.truths[leaf.source]
 
-    def none(self, concerned: Term, violates: Callable[[Wire], Term], why: Callable[[bytes], str]) -> Finding:
+    def none(
+        self,
+        concerned: Term,
+        violates: Callable[[Wire], Term],
+        why: Callable[[bytes], str],
+        rather: Callable[[Wire], Term] = lambda _: t.TRUE,
+    ) -> Finding:
         """That no packet exists of those `concerned` for which `violates` holds. `why` says of one that does what is
-        wrong with it."""
+        wrong with it; one for which `rather` holds is shown, if there is one."""
 
         def question(case: Case) -> tuple[Term, Twin]:
             known = t.replaced([concerned], case.known)[0]
             return (t.FALSE if known is t.FALSE else t.all_of((known, violates(case.wire)))), {}
 
-        return self._none(concerned, question, lambda frame, _: f"{described(frame)}: {why(frame)}")
+        return self._none(concerned, question, lambda frame, _: f"{described(frame)}: {why(frame)}", rather)
 
     def no_pair(
         self,
@@ -65,22 +74,31 @@ class Prover:
         return self._none(concerned, question, why)
 
     def _none(
-        self, concerned: Term, question: Callable[[Case], tuple[Term, Twin]], why: Callable[[bytes, bytes], str]
+        self,
+        concerned: Term,
+        question: Callable[[Case], tuple[Term, Twin]],
+        why: Callable[[bytes, bytes], str],
+        rather: Callable[[Wire], Term] = lambda _: t.TRUE,
     ) -> Finding:
         confirmed = True
+        doubt: Finding | None = None
         for case in self._cases(concerned):
             if not case.known and self.is_none(t.all_of((concerned, case.holds))):
                 continue
             truth, twin = question(case)
             truth = t.all_of((truth, case.holds))
-            answer = self._solvers.solve(truth, self.clock, ordinary(case.wire))
+            preferences = [each for each in (rather(case.wire), *ordinary(case.wire)) if each is not t.TRUE]
+            answer = self._solvers.solve(truth, self.clock, preferences)
             confirmed &= answer.confirmed
             match answer.verdict:
                 case Verdict.UNKNOWN:
-                    return Finding(Result.REFUSED, f"undecided: {answer.why}")
+                    return doubt or Finding(Result.REFUSED, f"undecided: {answer.why}")
                 case Verdict.SOME:
-                    return self._shown(truth, twin, answer, case, why)
-        return Finding(Result.PROVED, "of every packet" + (", two solvers agree" if confirmed else ""))
+                    found = self._shown(truth, twin, answer, case, why)
+                    if found.result is Result.REFUTED:
+                        return found
+                    doubt = doubt or found
+        return doubt or Finding(Result.PROVED, "of every packet" + (", two solvers agree" if confirmed else ""))
 
     def _cases(self, concerned: Term) -> Iterator[Case]:
         yield from self._untagged
@@ -102,17 +120,70 @@ class Prover:
         answer = self._solvers.solve(truth, self.clock)
         return answer.verdict is Verdict.NONE and answer.confirmed
 
+    def accepts_all(self, filter_text: str) -> bool:
+        """Whether it is certain that a filter of the definition accepts every packet. Raises Undecided."""
+        return self.is_none(t.negated(self.paths.accepted(filter_text)))
+
+    def may_be(self, concerned: Term, what: Callable[[Wire], Term], limit_ms: int) -> bool:
+        """Whether `what` holds of any of the packets `concerned`, or that is not known in time: by one solver, for what
+        is only said."""
+        clock = Clock(min(self.clock.left_ms, limit_ms) / 1000)
+        for case in self._cases(concerned):
+            known = t.replaced([concerned], case.known)[0]
+            truth = t.FALSE if known is t.FALSE else t.all_of((known, case.holds, what(case.wire)))
+            if first_opinion(truth, clock) is not Verdict.NONE:
+                return True
+        return False
+
     def _shown(
         self, truth: Term, twin: Twin, answer: Answer, case: Case, why: Callable[[bytes, bytes], str]
     ) -> Finding:
-        """The packets that show it, if they do."""
+        """The packets that show it, if they do: where a node may or may not let them pass, others for which that is
+        known."""
+        shown, doubtful = self._tried(truth, twin, answer, case, why)
+        if not doubtful:
+            return shown
+        told = list(self.paths.told.values())
+        known = (t.equal(variable, value) for variable, value in case.known.items())
+        truth = t.all_of((truth, *known, *told, *t.replaced(told, twin)))
+        answer = self._solvers.solve(truth, self.clock, ordinary(case.wire))
+        if answer.verdict is Verdict.SOME and doubtful in self.paths.told:
+            return self._tried(truth, twin, answer, case, why, is_told=True)[0]
+        return shown
+
+    def _tried(
+        self,
+        truth: Term,
+        twin: Twin,
+        answer: Answer,
+        case: Case,
+        why: Callable[[bytes, bytes], str],
+        *,
+        is_told: bool = False,
+    ) -> tuple[Finding, str]:
+        """What the packets of an answer show, and the node of which it is doubtful whether it lets them pass: if what
+        nodes answer is told, none of those that the paths tell of."""
         known = {variable: t.value_of(value) or 0 for variable, value in case.known.items()}
         values = self._plainest(truth, {**answer.values, **known}, set(known))
         frame = packet_of(values)
+        if twin:
+            frame, values = self._nearest(truth, twin, values, frame)
         frames = (frame, self._second(twin, values, frame)) if twin else (frame,)
         if trouble := self._replayed(truth, values, frames):
-            return Finding(Result.REFUSED, f"undecided: {trouble}", packets=frames)
-        return Finding(Result.REFUTED, why(frame, frames[-1]), packets=frames)
+            return Finding(Result.REFUSED, f"undecided: {trouble}", packets=frames), ""
+        sure = frozenset(self.paths.told) if is_told else frozenset()
+        if doubtful := self._doubtful(truth, self._values(values, frame), sure):
+            trouble = f"undecided: whether `{doubtful}` lets {described(frame)} pass cannot be told"
+            return Finding(Result.REFUSED, trouble, packets=frames, help=self._filter_for(doubtful)), doubtful
+        return Finding(Result.REFUTED, why(frame, frames[-1]), packets=frames), ""
+
+    def _filter_for(self, name: str) -> str:
+        """What makes it known what the node lets pass."""
+        graph = self.definition.graph
+        node = next(leaf.node for index, leaf in graph.leaves() if graph.ids[index] == name)
+        text = FILTERS.get(node.expression.lower()) if node.class_name == "classify" else FILTERS.get(node.class_name)
+        filter_text = f'`(bpf,"{text}")`' if text else "a filter, as `(bpf,...)`,"
+        return f"put {filter_text} in front of {name}, or one that passes less"
 
     def _second(self, twin: Twin, values: Mapping[Term, int], frame: bytes) -> bytes:
         found = bytearray(frame)
@@ -121,6 +192,21 @@ class Prover:
         for (offset, _), result in zip(told, results, strict=True):
             found[offset] = result
         return bytes(found)
+
+    def _nearest(
+        self, truth: Term, twin: Twin, values: Mapping[Term, int], frame: bytes
+    ) -> tuple[bytes, Mapping[Term, int]]:
+        """The first packet and the values with which the two differ in few bytes: one byte after the other is made that
+        of the first, or else that of the second, where they still show it, as long as there is time."""
+        second = self._second(twin, values, frame)
+        for offset in [at for at, (one, other) in enumerate(zip(frame, second, strict=True)) if one != other]:
+            nearer = {**values, t.byte(offset, "q"): frame[offset]}
+            changed = frame[:offset] + second[offset : offset + 1] + frame[offset + 1 :]
+            for ends, other_values in ((frame, nearer), (changed, values)):
+                if self.clock.left_ms and t.evaluate([truth], self._values(other_values, ends))[0]:
+                    frame, values = ends, other_values
+                    break
+        return frame, values
 
     def _plainest(self, truth: Term, values: Mapping[Term, int], kept: set[Term]) -> Mapping[Term, int]:
         """The values without those of fields that may as well be as usual."""
@@ -149,12 +235,11 @@ class Prover:
                 expected = self.holds_of(accepted, frame)
                 if any(bool(execute(program, frame)) != expected for execute in self._executors):
                     return "the formula of a filter and the filter disagree"
-        if doubtful := self._doubtful(truth, values):
-            return f"whether `{doubtful}` lets {described(frames[0])} pass cannot be told"
         return ""
 
-    def _doubtful(self, truth: Term, values: dict[Term, int]) -> str:
-        """A node whose verdict depends on the packet, in a way that the formula does not know, and decides here."""
+    def _doubtful(self, truth: Term, values: dict[Term, int], sure: frozenset[str]) -> str:
+        """A node whose verdict depends on the packet, in a way that the formula does not know, and decides here; none
+        of those that are sure."""
         for index, step in enumerate(self.definition.graph.steps):
             if not isinstance(step, Leaf) or not isinstance(step.node.effect, Primitive):
                 continue
@@ -162,6 +247,8 @@ class Prover:
             if effect.tells is Depth.COUNTS and not effect.selects and effect.function != "ffpf_tcpflags":
                 continue  # by chance or by what came before: it may let pass any packet
             name = self.definition.graph.ids[index]
+            if name in sure:
+                continue
             own = [
                 term for term in t.variables([truth]) if term.op == "free" and str(term.args[0]).split(".")[0] == name
             ]

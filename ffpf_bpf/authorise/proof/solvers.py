@@ -68,6 +68,13 @@ def solve(truth: Term, clock: Clock, preferences: Sequence[Term] = ()) -> Answer
     return Solvers().solve(truth, clock, preferences)
 
 
+def first_opinion(truth: Term, clock: Clock) -> Verdict:
+    """z3's alone."""
+    if truth is t.FALSE:
+        return Verdict.NONE
+    return _z3().solve(t.all_of((truth, frame_lengths())), clock, ()).verdict
+
+
 class Solvers:
     """Both solvers, and what they have answered: for the questions of one decision, which share terms."""
 

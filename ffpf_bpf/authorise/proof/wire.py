@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ffpf_bpf.authorise.policy import CARRIERS, Network, Never, PacketClass, Part, Span
+from ffpf_bpf.authorise.policy import CARRIERS, SERVICE_PORTS, Network, Never, PacketClass, Part, Span
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import there
 from ffpf_bpf.authorise.proof.prefixes import tables
@@ -26,7 +26,6 @@ EXTENSIONS = (0, 43, 51, 60, 135, 139, 140)
 LARGEST_LLC = 1_535
 ICMP_ERRORS = (3, 4, 5, 11, 12)
 LOWEST_ICMP6_ANSWER, ICMP6_REDIRECT = 128, 137
-LOWEST_OTHER_PORT = 1024
 TRANSPORT_BYTES = {UDP: 8, SCTP: 12, ICMP: 8, ICMP6: 8}  # and TCP, which says it
 
 ETHERTYPE_CARRIERS = {
@@ -37,11 +36,12 @@ PROTOCOL_CARRIERS = {
     "mpls": (137,), "ipip": (4,), "6in4": (41,), "gre": (47,), "etherip": (97,), "l2tp": (115,), "pim": (103,),
     "esp": (50,), "ah": (51,), "ipcomp": (108,),
 }  # fmt: skip
+# https://tailscale.com/kb/1082 (41641), RFC 5572 (3653)
 UDP_CARRIERS = {
-    "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500, 10000), "ipip": (434,), "gre": (4754, 4755),
+    "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500, 10000), "ipip": (434,), "6in4": (3653,), "gre": (4754, 4755),
     "vxlan": (4789, 8472, 4790), "geneve": (6081,), "gtp": (2152, 3386), "teredo": (3544,), "gue": (6080, 5555),
-    "lisp": (4341, 4342), "capwap": (5247, 12222), "wireguard": (51820,), "openvpn": (1194,), "amt": (2268,),
-    "mirror": (6343, 37008, 7932), "sctp": (9899,),
+    "lisp": (4341, 4342), "capwap": (5247, 12222), "wireguard": (51820, 41641), "zerotier": (9993,),
+    "openvpn": (1194,), "amt": (2268,), "mirror": (6343, 37008, 7932), "sctp": (9899,),
 }  # fmt: skip
 ALONE_TYPES = (IPV4, ARP, RARP, IPV6, *TAG_TYPES, 0x0842, 0x8809, 0x8863, 0x888E, 0x88CC, 0x88F7)
 ALONE_PROTOCOLS = (ICMP, 2, TCP, UDP, 33, 46, ICMP6, 59, 88, 89, 112, SCTP)
@@ -321,13 +321,15 @@ class Wire:
         found["fragment"].append(t.all_of((ip, self.is_later, t.negated(self.is_protocol(*harmless)))))
         first = t.negated(self.is_later)
         datagram = t.all_of((first, self.is_protocol(UDP)))
-        for name, ports in UDP_CARRIERS.items():
-            spans = [(port, port) for port in ports]
-            for port, other in (self.ports, self.ports[::-1]):
-                tunnel = t.all_of((datagram, self._may_have(port, spans)))
-                # The other end of a tunnel has no port of a service, as a rule.
-                found[name].append(t.all_of((tunnel, self._may_have(other, [(LOWEST_OTHER_PORT, 0xFFFF)]))))
-                found["service"].append(t.all_of((tunnel, self._may_have(other, [(0, LOWEST_OTHER_PORT - 1)]))))
+        for port, other in (self.ports, self.ports[::-1]):
+            # The other end of a tunnel has no port of a service, as a rule.
+            served = one_of(other.value, SERVICE_PORTS)
+            services = t.any_of((t.negated(other.there), served))
+            others = t.any_of((t.negated(other.there), t.negated(served)))
+            for name, ports in UDP_CARRIERS.items():
+                tunnel = t.all_of((datagram, self._may_have(port, [(each, each) for each in ports])))
+                found[name].append(t.all_of((tunnel, others)))
+                found["service"].append(t.all_of((tunnel, services)))
         kind = self.behind_ip(0, 1)
         errors = t.any_of((t.negated(kind.there), one_of(kind.value, ICMP_ERRORS)))
         error6 = t.any_of(
