@@ -175,6 +175,12 @@ def _nets(count: int, prefix: int) -> tuple[IPv4Network, ...]:
     return tuple(IPv4Network((start + number * step, prefix)) for number in range(count))
 
 
+def _scattered(count: int) -> tuple[IPv4Network, ...]:
+    """So many small nets, all over 10.0.0.0/8."""
+    places = sorted({number * 40_503 % 65_536 for number in range(count)})
+    return tuple(IPv4Network((10 << 24 | place << 8 | place * 7 % 16 << 4, 28)) for place in places)
+
+
 def _rule(*allows: Allow, never: tuple[Never, ...] = (), order: tuple[Order, ...] = (), **limits: Any) -> Rule:
     return Rule("rule", ("*",), ("*@*",), ("*",), allows, never, order, Limits(**limits))
 
@@ -218,6 +224,12 @@ GRAPH_RULE = _rule(
     order=ORDERS,
     sample_at_least=10,
 )
+SCATTERED = _scattered(20_000)
+WEB = f'(bpf,"tcp src port 80 and dst port 81 and src net {SCATTERED[7]}") -> (snap) -> (grab)'
+LONG = _rule(
+    Allow(PacketClass(net=SCATTERED), Depth.HEADERS, frozenset({Part.PAYLOAD})),
+    never=(Never(PacketClass(dst=TEN, tcp_port=_ports(25)), ignore=IGNORED),),
+)
 
 QUESTIONS = (
     Question("host in a /16", _grabbing("ip host 10.1.2.3"), _rule(Allow(PacketClass(net=SIXTEEN))), goal_ms=30),
@@ -243,6 +255,14 @@ QUESTIONS = (
         "a net, 20,000 prefixes",
         _grabbing("src net 10.0.2.0/25"),
         _rule(Allow(PacketClass(src=_nets(20_000, 24)))),
+    ),
+    Question("a net, 20,000 prefixes, headers, never mail", WEB, LONG, goal_ms=5_000),
+    Question(
+        "20,000 prefixes that do not suffice",
+        '(bpf,"tcp port 80 and net 10.0.0.0/16") -> (snap) -> (grab)',
+        LONG,
+        Result.REFUTED,
+        goal_ms=5_000,
     ),
     Question("20 nodes with orders and sampling", GRAPH, GRAPH_RULE, goal_ms=500),
     Question(

@@ -10,11 +10,12 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ffpf_bpf import authorise
-from ffpf_bpf.authorise import Decision, Narrowing, Policies, Subject
+from ffpf_bpf.authorise import Decision, Narrowing, Obligation, Policies, Subject
 from ffpf_bpf.flow import decider
 from ffpf_bpf.graph.definition import Definition
 
@@ -37,6 +38,8 @@ def act(definition: Definition, policies: Policies | None, subject: Subject, **m
     what, _, argument = subject.user.partition(":")
     if what in ACTS:
         ACTS[what](argument, definition)
+    if what == "stall":
+        return really_decide(definition, policies, subject, **{**more, "tell": partial(stall, argument, more["tell"])})
     if what == "state":
         return Decision(False, (json.dumps(state()),), (), definition.digest)
     return really_decide(definition, policies, subject, **more)
@@ -47,6 +50,13 @@ def act_instead(definition: Definition, policies: Policies, subject: Subject, *r
     if what in ACTS:
         ACTS[what](argument, definition)
     return really_narrow(definition, policies, subject, *rest, **more)
+
+
+def stall(evidence: str, tell: decider.Tell, obligation: Obligation) -> None:
+    """Sleep as soon as this is told."""
+    tell(obligation)
+    if evidence in obligation.claim:
+        time.sleep(60)
 
 
 def spin(_argument: str, _definition: Definition) -> None:

@@ -226,6 +226,18 @@ class TestWithoutAnAnswer:
         assert decision.reasons[0] in (sandbox.MALFORMED, "the decider answered about another definition")
         assert decision.digest == definition().digest
 
+    def test_what_it_found_before_it_was_killed(self, policies: Policies, bad: Sandbox) -> None:
+        decision = decide(policies, "stall:shows payload", limit_s=0.6)
+        assert not decision.accepted
+        *found, last = decision.obligations
+        assert found and all(each.result is Result.PROVED and each.kind is Kind.MEANS for each in found)
+        assert (last.kind, last.result, last.evidence) == (Kind.CONTENT, Result.REFUSED, "undecided: out of time")
+        assert "shows payload" in last.claim and last.help in decision.text()
+
+    @pytest.mark.parametrize("line", [b"{}", b"no", b"[]", b'{"rule": "all"}'])
+    def test_what_it_told_is_malformed(self, line: bytes) -> None:
+        assert questions._told([line]) == ()
+
     def test_what_it_says_is_harmless_to_a_terminal(self, policies: Policies, bad: Sandbox, tmp_path: Path) -> None:
         said = {
             "accepted": False,

@@ -7,11 +7,15 @@ character through to a terminal or a log.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
 from ffpf_bpf.authorise.proof.witness import described
+
+OUT_OF_TIME = "undecided: out of time"
+UNDECIDED_HELP = "say it in smaller filters, in several nodes, or in several flows"
 
 
 class Kind(StrEnum):
@@ -129,6 +133,23 @@ class Decision:
         else:
             lines += [f"REJECTED: {reason}" for reason in self.reasons]
         return "\n".join(lines)
+
+
+def rejected(obligations: Sequence[Obligation], digest: str) -> Decision:
+    """For these, of which one at least does not hold."""
+    reasons = tuple(_reason(obligation) for obligation in obligations if obligation.result is not Result.PROVED)
+    return Decision(False, reasons, tuple(obligations), digest)
+
+
+def told(obligations: Sequence[Obligation]) -> tuple[Obligation, ...]:
+    """Of what `decide` told until it was ended: what was found, and what it was at."""
+    *before, last = obligations
+    return (*(each for each in before if each.evidence != OUT_OF_TIME), last)
+
+
+def _reason(obligation: Obligation) -> str:
+    path = f"{obligation.path}: " if obligation.path else ""
+    return f"rule {obligation.rule} wants: {obligation.claim}; {path}{obligation.evidence}"
 
 
 def shown(text: str) -> str:

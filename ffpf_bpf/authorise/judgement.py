@@ -12,7 +12,17 @@ from functools import partial
 from time import perf_counter_ns
 
 from ffpf_bpf.authorise.content import Claim, content_claims
-from ffpf_bpf.authorise.decision import Decision, Finding, Kind, Obligation, Result, shown
+from ffpf_bpf.authorise.decision import (
+    OUT_OF_TIME,
+    UNDECIDED_HELP,
+    Decision,
+    Finding,
+    Kind,
+    Obligation,
+    Result,
+    rejected,
+    shown,
+)
 from ffpf_bpf.authorise.inference import inference_claims
 from ffpf_bpf.authorise.means import (
     check_buffer,
@@ -27,6 +37,7 @@ from ffpf_bpf.authorise.means import (
 from ffpf_bpf.authorise.policy import Policies, Rule
 from ffpf_bpf.authorise.proof.prover import Execute, Prover
 from ffpf_bpf.authorise.proof.solvers import Clock, apart
+from ffpf_bpf.authorise.proof.terms import OutOfTime
 from ffpf_bpf.authorise.sentences import ordered
 from ffpf_bpf.authorise.shape import check_order, check_sampling
 from ffpf_bpf.authorise.subject import Subject
@@ -35,7 +46,6 @@ from ffpf_bpf.graph.graph import check
 from ffpf_bpf.graph.predicate import run
 
 DECISION_S = 5.0
-UNDECIDED_HELP = "say it in smaller filters, in several nodes, or in several flows"
 
 
 def decide(
@@ -46,12 +56,16 @@ def decide(
     live_flows: int = 0,
     limit_s: float = DECISION_S,
     executors: Sequence[Execute] = (run,),
+    tell: Callable[[Obligation], None] = lambda _: None,
 ) -> Decision:
-    """The decision on the complete definition, in at most about `limit_s`. `executors` are what filters are tried on
-    before a packet is shown. Never raises: what goes wrong in here rejects."""
+    """The decision on the complete definition, in at most `limit_s` and half a second; what was not decided by then is
+    an obligation that is refused. `executors` are what filters are tried on before a packet is shown. Each
+    obligation is told twice, before it is examined as it is if the time is over, and then as it is. Never raises: what
+    goes wrong in here rejects."""
     try:
-        with apart():
-            return _decide(definition, policies, subject, live_flows, Clock(limit_s), executors)
+        clock = Clock(limit_s)
+        with apart(clock):
+            return _decide(definition, policies, subject, live_flows, clock, executors, tell)
     except Exception as error:  # fails closed, whatever it is
         reason = f"the decision failed: {type(error).__name__}: {shown(str(error))}"
         return Decision(False, (reason,), (), _digest(definition))
@@ -64,6 +78,7 @@ def _decide(
     live_flows: int,
     clock: Clock,
     executors: Sequence[Execute],
+    tell: Callable[[Obligation], None],
 ) -> Decision:
     check(definition.graph)
     digest = definition.digest
@@ -72,31 +87,28 @@ def _decide(
     if not allowing:
         return Decision(False, (f"no policy allows user {shown(subject.user)}: no rule names them",), (), digest)
     prover = Prover(definition, clock, executors)
-    within = {rule.name: examined(bounds(rule, prover, live_flows)) for rule in allowing}
+    within = {rule.name: examined(bounds(rule, prover, live_flows), tell) for rule in allowing}
     carrying = [rule for rule in allowing if hold(within[rule.name])]
     if not carrying:
-        return _rejected([each for obligations in within.values() for each in obligations], digest)
+        return rejected([each for obligations in within.values() for each in obligations], digest)
     forbidding = [rule for rule in naming if any(map(rule.allows_tap, definition.graph.taps))]
     tries = [*([rule] for rule in carrying), *([carrying] if len(carrying) > 1 else [])]
     for rules in tries:
         claims = (*content_claims(prover, rules, forbidding), *inference_claims(prover, rules, forbidding))
-        shown_ = examined(claims)
+        shown_ = examined(claims, tell)
         obligations = [*(each for rule in rules for each in within[rule.name]), *shown_]
         if hold(shown_):
             names = " + ".join(rule.name for rule in rules)
             expiries = [rule.limits.expires_s for rule in rules if rule.limits.expires_s is not None]
             said = f"rule {names} allows it" if len(rules) == 1 else f"rules {names} together allow it"
             return Decision(True, (said,), tuple(obligations), digest, names, min(expiries, default=None))
-    return _rejected(obligations, digest)
+        if not clock.left_ms:
+            break
+    return rejected(obligations, digest)
 
 
 def hold(obligations: Iterable[Obligation]) -> bool:
     return all(obligation.result is Result.PROVED for obligation in obligations)
-
-
-def _rejected(obligations: Sequence[Obligation], digest: str) -> Decision:
-    reasons = tuple(_reason(obligation) for obligation in obligations if obligation.result is not Result.PROVED)
-    return Decision(False, reasons, tuple(obligations), digest)
 
 
 def bounds(rule: Rule, prover: Prover, live_flows: int) -> Iterator[Claim]:
@@ -128,22 +140,29 @@ def bounds(rule: Rule, prover: Prover, live_flows: int) -> Iterator[Claim]:
         yield means(claim, check_sampling, prover, one_in)
 
 
-def examined(claims: Iterable[Claim]) -> tuple[Obligation, ...]:
-    return tuple(_examine(*claim) for claim in claims)
+def examined(claims: Iterable[Claim], tell: Callable[[Obligation], None] = lambda _: None) -> tuple[Obligation, ...]:
+    """Each claim, until the time is over: the one that it ended is the last."""
+    found: list[Obligation] = []
+    for claim in claims:
+        rule, kind, text, _ = claim
+        tell(Obligation(rule, kind, text, "", Result.REFUSED, 0.0, OUT_OF_TIME, help=UNDECIDED_HELP))
+        found.append(_examine(*claim))
+        tell(found[-1])
+        if found[-1].evidence == OUT_OF_TIME:
+            break
+    return tuple(found)
 
 
 def _examine(rule: str, kind: Kind, text: str, examine: Callable[[], Finding]) -> Obligation:
     start = perf_counter_ns()
-    finding = examine()
+    try:
+        finding = examine()
+    except OutOfTime:
+        finding = Finding(Result.REFUSED, OUT_OF_TIME)
     help = finding.help or (UNDECIDED_HELP if finding.result is Result.REFUSED else "")
     ms = (perf_counter_ns() - start) / 1e6
     path = " -> ".join(finding.path)
     return Obligation(rule, kind, text, path, finding.result, ms, finding.evidence, finding.packets, help)
-
-
-def _reason(obligation: Obligation) -> str:
-    path = f"{obligation.path}: " if obligation.path else ""
-    return f"rule {obligation.rule} wants: {obligation.claim}; {path}{obligation.evidence}"
 
 
 def _quoted(texts: tuple[str, ...]) -> str:

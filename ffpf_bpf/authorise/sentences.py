@@ -59,9 +59,9 @@ UNITS_S = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 def packets(one: PacketClass, most: int = MOST_LISTED) -> str:
     """`packets from or to 10.1.0.0/16 by TCP port 80 or 443`; lists of more than `most` are cut short."""
-    parts = [f"from {_any(map(str, one.src), most)}"] if one.src else []
-    parts += [f"to {_any(map(str, one.dst), most)}"] if one.dst else []
-    parts += [f"from or to {_any(map(str, one.net), most)}"] if one.net else []
+    parts = [f"from {_any(one.src, most)}"] if one.src else []
+    parts += [f"to {_any(one.dst, most)}"] if one.dst else []
+    parts += [f"from or to {_any(one.net, most)}"] if one.net else []
     parts += _transport(one, most)
     tags = [f"in VLAN {_spans(one.vlan, most)}"] if one.vlan else []
     tags += ["without a VLAN tag"] if one.untagged else []
@@ -170,7 +170,7 @@ def _spans(spans: tuple[Span, ...], most: int) -> str:
     return _any((f"{first}" if first == last else f"{first}-{last}" for first, last in spans), most)
 
 
-def _any(texts: Iterable[str], most: int) -> str:
+def _any(texts: Iterable[object], most: int) -> str:
     return _list(tuple(texts), "or", most)
 
 
@@ -183,11 +183,11 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _list(texts: tuple[str, ...], word: str, most: int) -> str:
+def _list(texts: tuple[object, ...], word: str, most: int) -> str:
     """`a, b or c`, or the first and `1,999 more`."""
     if not texts:
         return ""
     if len(texts) > most:
         return f"{texts[0]} and {len(texts) - 1:,} more"
-    *others, last = texts
+    *others, last = map(str, texts)
     return f"{', '.join(others)} {word} {last}" if others else last

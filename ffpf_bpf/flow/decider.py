@@ -20,6 +20,7 @@ import resource
 import select
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -29,8 +30,9 @@ from typing import Any, NoReturn
 from pydantic import TypeAdapter
 
 from ffpf_bpf import authorise, compiler
-from ffpf_bpf.authorise import Decision, Policies, Subject
+from ffpf_bpf.authorise import Decision, Obligation, Policies, Subject
 from ffpf_bpf.authorise.policy import Allow, PacketClass, Rule
+from ffpf_bpf.authorise.proof.prefixes import prepare
 from ffpf_bpf.compiler.pcap import offline_filter
 from ffpf_bpf.errors import ExpressionError, FfpfError
 from ffpf_bpf.flow import seccomp
@@ -55,13 +57,16 @@ CAPABILITY_VERSION_3 = 0x2008_0522
 CLONE_NEWIPC, CLONE_NEWNET = 0x0800_0000, 0x4000_0000
 
 
+Tell = Callable[[Any], None]
+
+
 @dataclass(frozen=True, slots=True)
 class CompileQuestion:
     """The classic BPF of the filters of a flow expression."""
 
     text: str
 
-    def answer(self, policies: Policies | None, missing: str) -> Any:
+    def answer(self, policies: Policies | None, missing: str, tell: Tell) -> Any:
         try:
             predicates = compiler.compile_predicates(build(parse(self.text)))
         except ExpressionError as error:
@@ -88,14 +93,14 @@ class _PolicyQuestion:
     live_flows: int
     limit_s: float
 
-    def answer(self, policies: Policies | None, missing: str) -> Any:
+    def answer(self, policies: Policies | None, missing: str, tell: Tell) -> Any:
         if missing:
             return {"missing": missing}
         assert policies is not None
-        return self.by(policies)
+        return self.by(policies, tell)
 
-    def by(self, policies: Policies) -> Any:
-        """The answer where both solvers are there."""
+    def by(self, policies: Policies, tell: Tell) -> Any:
+        """The answer where both solvers are there. What is told goes to whoever asked at once."""
         raise NotImplementedError
 
 
@@ -104,7 +109,7 @@ class DecideQuestion(_PolicyQuestion):
 
     __slots__ = ()
 
-    def by(self, policies: Policies) -> Any:
+    def by(self, policies: Policies, tell: Tell) -> Any:
         definition = Definition(build(parse(self.text)), self.predicates, self.buffer_bytes)
         # A packet is shown only if the interpreter and libpcap agree about it.
         decision = authorise.decide(
@@ -114,6 +119,7 @@ class DecideQuestion(_PolicyQuestion):
             live_flows=self.live_flows,
             limit_s=self.limit_s,
             executors=(run, offline_filter),
+            tell=lambda obligation: tell(obligation_form().dump_python(obligation, mode="json")),
         )
         return {"decision": decision_form().dump_python(decision, mode="json")}
 
@@ -124,7 +130,7 @@ class NarrowQuestion(_PolicyQuestion):
 
     __slots__ = ()
 
-    def by(self, policies: Policies) -> Any:
+    def by(self, policies: Policies, tell: Tell) -> Any:
         known = dict(self.predicates)
 
         def define(expression: Expression) -> Definition:
@@ -146,6 +152,12 @@ Question = CompileQuestion | DecideQuestion | NarrowQuestion
 def decision_form() -> TypeAdapter[Decision]:
     """How a decision travels as JSON: by the types of its fields, whatever fields there are."""
     return TypeAdapter(Decision)
+
+
+@cache
+def obligation_form() -> TypeAdapter[Obligation]:
+    """Likewise, an obligation of it."""
+    return TypeAdapter(Obligation)
 
 
 def main(control_fd: int, parent: int) -> NoReturn:
@@ -245,6 +257,7 @@ class _Zygote:
         try:
             if shared and request["policies"] != self._known[0]:
                 self._known = (request["policies"], _unpickled(shared[0]))
+                prepare(self._known[1])
                 gc.freeze()
             pid = os.fork()
             if pid == 0:
@@ -276,7 +289,11 @@ class _Zygote:
             confine(channel, zygote, cpu_s)
             with socket.socket(fileno=CHANNEL) as connection:
                 question: Question = pickle.loads(_read_all(connection))
-                connection.sendall(json.dumps(_answered(question, policies, self._missing)).encode())
+
+                def tell(found: Any) -> None:
+                    connection.sendall(json.dumps(found).encode() + b"\n")
+
+                tell(_answered(question, policies, self._missing, tell))
             status = 0
         except MemoryError:
             status = OUT_OF_MEMORY
@@ -284,9 +301,9 @@ class _Zygote:
             os._exit(status)
 
 
-def _answered(question: Question, policies: Policies | None, missing: str) -> Any:
+def _answered(question: Question, policies: Policies | None, missing: str, tell: Tell) -> Any:
     try:
-        return question.answer(policies, missing)
+        return question.answer(policies, missing, tell)
     except MemoryError:
         raise
     except Exception as error:  # a defect of ours: it is told

@@ -15,14 +15,16 @@ libpcap is never called here. Of a narrowed flow nothing is believed: its text i
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
 from pydantic import ValidationError
 
-from ffpf_bpf.authorise import Decision, Narrowing, Policies, Subject
+from ffpf_bpf.authorise import Decision, Narrowing, Obligation, Policies, Result, Subject
+from ffpf_bpf.authorise.decision import UNDECIDED_HELP, rejected, told
 from ffpf_bpf.errors import ExpressionError, FfpfError, Rejected
-from ffpf_bpf.flow.decider import CompileQuestion, DecideQuestion, NarrowQuestion, decision_form
+from ffpf_bpf.flow.decider import CompileQuestion, DecideQuestion, NarrowQuestion, decision_form, obligation_form
 from ffpf_bpf.flow.sandbox import LIMIT_S, MALFORMED, SANDBOX, Unanswered
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.definition import Definition
@@ -68,7 +70,10 @@ def decide(
     try:
         return _decision(SANDBOX.ask(question, limit_s, policies), digest)
     except Unanswered as error:
-        return Decision(False, (str(error),), (), digest)
+        if obligations := _told(error.lines):
+            return rejected(obligations, digest)
+        why = f"{error}; {UNDECIDED_HELP}" if error.is_late else str(error)
+        return Decision(False, (why,), (), digest)
 
 
 def narrow(
@@ -144,6 +149,15 @@ def _decision(answer: dict[str, Any], digest: str) -> Decision:
     if not (decision.rule if decision.accepted else decision.reasons):
         raise Unanswered(MALFORMED)
     return decision
+
+
+def _told(lines: Sequence[bytes]) -> tuple[Obligation, ...]:
+    """What a child found before it was ended; nothing if it is malformed."""
+    try:
+        found = [obligation_form().validate_json(json.dumps(_shown(json.loads(line)))) for line in lines]
+    except (ValidationError, ValueError, RecursionError):
+        return ()
+    return told(found) if found and found[-1].result is Result.REFUSED else ()
 
 
 def _raise_unanswered(answer: dict[str, Any]) -> None:

@@ -3,8 +3,9 @@
 Each question goes to a fresh child (`ffpf_bpf/flow/decider.py`) of a zygote, which this process starts with the first
 question and keeps; so one that hung, grew or crashed says nothing about the next. An answer comes within `limit_s` and
 half a second; only the start of the zygote, which handles nothing that a user wrote, has its own time. Every way to end
-without an answer is `Unanswered`, with the reason. An answer is JSON of bounded size, from a process that may have been
-taken over: `ffpf_bpf/flow/questions.py` believes of it what it can check.
+without an answer is `Unanswered`, with the reason. An answer is lines of JSON of bounded size, of which the last one
+counts unless the time is over, from a process that may have been taken over: `ffpf_bpf/flow/questions.py` believes of
+it what it can check.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -41,7 +43,12 @@ BOOT = (
 
 
 class Unanswered(Exception):
-    """Why a question has no answer."""
+    """Why a question has no answer, and the `lines` that came before the time was over."""
+
+    def __init__(self, why: str, lines: Sequence[bytes] = (), *, is_late: bool = False) -> None:
+        super().__init__(why)
+        self.lines = lines
+        self.is_late = is_late
 
 
 class Sandbox:
@@ -208,6 +215,7 @@ class _Exchange:
         self._zygote = zygote
         self._limit_s = limit_s
         self._end_s = time.monotonic() + limit_s
+        self._answer = bytearray()
 
     def run(self, message: bytes, shared: int | None, digest: str) -> dict[str, Any]:
         ours, theirs = socket.socketpair()
@@ -223,7 +231,8 @@ class _Exchange:
                 ended = self._receive(watch)
             except TimeoutError:
                 self._kill(watch)
-                raise Unanswered(f"undecided after {self._limit_s:g} s") from None
+                *lines, _ = bytes(self._answer).split(b"\n")
+                raise Unanswered(f"undecided after {self._limit_s:g} s", lines, is_late=True) from None
             finally:
                 with suppress(OSError):
                     watch.shutdown(socket.SHUT_RDWR)  # not only closed: a fork of us may hold it as well
@@ -248,7 +257,7 @@ class _Exchange:
 
     def _talk(self, ours: socket.socket, message: bytes) -> bytes:
         """All that the child answers; as far as it came, if it ended early."""
-        answer = bytearray()
+        answer = self._answer
         try:
             ours.settimeout(self._left_s())
             ours.sendall(message)
@@ -308,7 +317,7 @@ class _Exchange:
             case _:
                 raise Unanswered(f"the decider ended without an answer (exit status {status})")
         try:
-            found = json.loads(answer)
+            found = json.loads(answer.rstrip(b"\n").rpartition(b"\n")[2])
         except (ValueError, RecursionError):
             raise Unanswered(MALFORMED) from None
         if not isinstance(found, dict):

@@ -61,6 +61,7 @@ def possible_values(term: Term) -> frozenset[int] | None:
     known: dict[Term, frozenset[int] | None] = {}
     for each in t.in_order([term]):
         if each.width != t.BOOL:
+            t.check_time()
             known[each] = _values(each, known)
     return known[term]
 

@@ -6,6 +6,7 @@ own translation of the terms. An answer of "none" that the other contradicts is 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,11 +50,11 @@ class Clock:
     """What is left of the time that a decision may take, in seconds."""
 
     def __init__(self, limit_s: float) -> None:
-        self._end = time.monotonic() + limit_s
+        self.end_s = time.monotonic() + limit_s  # by the monotonic clock
 
     @property
     def left_ms(self) -> int:
-        return max(int((self._end - time.monotonic()) * 1000), 0)
+        return max(int((self.end_s - time.monotonic()) * 1000), 0)
 
 
 def frame_lengths() -> Term:
@@ -108,10 +109,10 @@ class Solvers:
 
 
 @contextmanager
-def apart() -> Iterator[None]:
-    """For one decision: its terms are forgotten at the end, here too."""
+def apart(clock: Clock | None = None) -> Iterator[None]:
+    """For one decision: its terms are forgotten at the end, here too. Raises OutOfTime when the clock has run out."""
     try:
-        with t.apart():
+        with t.apart(math.inf if clock is None else clock.end_s):
             yield
     finally:
         if _kept.z3 is not None:
@@ -232,6 +233,8 @@ class _Z3:
                 if each not in made:
                     made[each] = self._make(each)
                     self._count += 1
+                    if not self._count % t.LOOK:
+                        t.check_time()
         return made[term]
 
     def _make(self, term: Term) -> Any:
@@ -300,6 +303,8 @@ class _Bitwuzla:
         for each in t.in_order([truth]):
             if each not in made:
                 made[each] = self._make(each)
+                if not len(made) % t.LOOK:
+                    t.check_time()
         options.set(bitwuzla.Option.TIME_LIMIT_PER, max(clock.left_ms, 1))
         solver = bitwuzla.Bitwuzla(self._manager, options)
         solver.assert_formula(made[truth])

@@ -8,13 +8,20 @@ two solvers of `solvers.py`.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 BOOL: Final = 0  # the width of a truth
 MOST_BITS: Final = 512  # no bit vector is wider
+LOOK: Final = 1 << 11  # terms, between two looks at the clock
+
+
+class OutOfTime(Exception):
+    """The time for what is done `apart` is over."""
 
 
 class Term:
@@ -36,7 +43,9 @@ class _Interned(threading.local):
 
     def __init__(self) -> None:
         self.terms: dict[tuple[object, ...], Term] = {}
+        self.made: dict[Any, Any] = {}
         self.apart = False
+        self.end_s = math.inf
 
 
 _interned = _Interned()
@@ -48,22 +57,35 @@ def _term(op: str, args: tuple[object, ...], width: int) -> Term:
     found = terms.get(key)
     if found is None:
         found = terms[key] = Term(op, args, width)
+        if not len(terms) % LOOK:
+            check_time()
     return found
 
 
+def check_time() -> None:
+    """Raises OutOfTime if the end that `apart` was given is over. What makes or walks many terms looks by itself."""
+    if time.monotonic() > _interned.end_s:
+        raise OutOfTime("out of time")
+
+
+def made() -> dict[Any, Any]:
+    """What was made of terms, to be kept as long as they are."""
+    return _interned.made
+
+
 @contextmanager
-def apart() -> Iterator[None]:
+def apart(end_s: float = math.inf) -> Iterator[None]:
     """Terms made inside are forgotten at the end, and must not be used with those made outside: for a decision, in a
-    process that makes many. A second one inside is part of the first."""
-    if _interned.apart:
-        yield
-        return
-    outside = _interned.terms
-    _interned.terms, _interned.apart = {}, True
+    process that makes many. A second one inside is part of the first. From `end_s` on, by the monotonic clock, what is
+    done inside raises OutOfTime."""
+    outside = _interned.terms, _interned.made, _interned.apart, _interned.end_s
+    if not _interned.apart:
+        _interned.terms, _interned.made, _interned.apart = {}, {}, True
+    _interned.end_s = min(end_s, _interned.end_s)
     try:
         yield
     finally:
-        _interned.terms, _interned.apart = outside, False
+        _interned.terms, _interned.made, _interned.apart, _interned.end_s = outside
 
 
 TRUE = _term("true", (), BOOL)
@@ -418,10 +440,13 @@ def any_of(truths: Iterable[Term]) -> Term:
 
 def _joined(op: str, truths: Iterable[Term], decisive: Term, neutral: Term) -> Term:
     flat: dict[Term, None] = {}
+    terms = _interned.terms
     for truth in truths:
         for part in truth.args if truth.op == op else (truth,):
             assert isinstance(part, Term)
-            if part is decisive or negated(part) in flat:
+            # A negation that was not made yet is nowhere.
+            opposite = part.args[0] if part.op == "not" else terms.get(("not", BOOL, part))
+            if part is decisive or opposite in flat:
                 return decisive
             if part is not neutral:
                 flat[part] = None
@@ -452,7 +477,7 @@ def ite(condition: Term, yes: Term, no: Term) -> Term:
 
 def differ(a: Term, b: Term) -> Term:
     """Exclusive or of truths."""
-    return ite(a, negated(b), b)
+    return FALSE if a is b else ite(a, negated(b), b)
 
 
 # What a term means and is about.
@@ -465,12 +490,15 @@ def variables(terms: Iterable[Term]) -> list[Term]:
 
 def in_order(terms: Iterable[Term]) -> list[Term]:
     """Every term that occurs, what it is made of before it."""
+    check_time()
     found: dict[Term, None] = {}
     stack: list[tuple[Term, bool]] = [(term, False) for term in terms]
     while stack:
         term, ready = stack.pop()
         if ready:
             found[term] = None
+            if not len(found) % LOOK:
+                check_time()
         elif term not in found:
             stack.append((term, True))
             stack.extend((arg, False) for arg in term.args if isinstance(arg, Term) and arg not in found)

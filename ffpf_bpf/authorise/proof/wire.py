@@ -12,6 +12,7 @@ from functools import cached_property
 from ffpf_bpf.authorise.policy import CARRIERS, SERVICE_PORTS, Network, Never, PacketClass, Part, Span
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import there
+from ffpf_bpf.authorise.proof.prefixes import tables
 from ffpf_bpf.authorise.proof.terms import Term
 
 ETHERNET_BYTES = 14
@@ -97,7 +98,9 @@ class Wire:
 
     @cached_property
     def ethertype(self) -> Field:
-        return self.behind_ethernet(-2, 2)
+        field = self.behind_ethernet(-2, 2)
+        # Of what has no tag it is there: no question is about a shorter frame.
+        return Field(field.value, t.TRUE) if self._tags == 0 else field
 
     def is_type(self, *types: int) -> Term:
         """The ethertype is there and one of these."""
@@ -208,14 +211,12 @@ class Wire:
     def _addresses(self, nets: tuple[Network, ...], side: int) -> Iterable[tuple[Term, Term, Term]]:
         """For IPv4 and ARP, and for IPv6, and nets of the same number of bytes: whether it is that, whether these bytes
         of the address are there, and whether they are of one of the nets."""
-        by_bytes: dict[tuple[int, int], list[Network]] = {}
-        for net in nets:
-            by_bytes.setdefault((net.version, -(-net.prefixlen // 8)), []).append(net)
         is_arp = self.is_type(ARP, RARP)
-        for (version, size), some in by_bytes.items():
+        for version, size, inside in tables(nets):
             if version == 6:
                 address = self.behind_ethernet(8 + 16 * side, 16)
-                yield self.is_ip6, self.behind_ethernet(8 + 16 * side, size).there, in_nets(address.value, some)
+                is_there = self.behind_ethernet(8 + 16 * side, size).there
+                yield self.is_ip6, is_there, inside(address.value)
                 continue
             in_ip, in_arp = (self.behind_ethernet(start, 4) for start in (12 + 4 * side, 14 + 10 * side))
             is_there = t.ite(
@@ -223,8 +224,7 @@ class Wire:
                 self.behind_ethernet(14 + 10 * side, size).there,
                 self.behind_ethernet(12 + 4 * side, size).there,
             )
-            inside = in_nets(t.ite(is_arp, in_arp.value, in_ip.value), some)
-            yield t.any_of((self.is_ip4, is_arp)), is_there, inside
+            yield t.any_of((self.is_ip4, is_arp)), is_there, inside(t.ite(is_arp, in_arp.value, in_ip.value))
 
     def is_protocol(self, *protocols: int) -> Term:
         """It is IP, and its protocol is there and one of these."""
@@ -420,47 +420,6 @@ def one_of(value: Term, numbers: Iterable[int]) -> Term:
 
 def _in_spans(value: Term, spans: Iterable[Span]) -> Term:
     return t.any_of(t.between(value, low, high) for low, high in spans)
-
-
-def in_nets(address: Term, nets: Sequence[Network]) -> Term:
-    """Whether an address of 32 or 128 bits is in one of the nets: a tree of decisions on its octets, from the first."""
-    prefixes = sorted({(int(net.network_address), net.prefixlen) for net in nets})
-    return _in_prefixes(address, prefixes, address.width)
-
-
-def _in_prefixes(address: Term, prefixes: list[tuple[int, int]], width: int) -> Term:
-    """`prefixes` are values and how many of their highest bits count, sorted; `width` bits of the address are left."""
-    if any(bits <= 0 for _, bits in prefixes):
-        return t.TRUE
-    if not prefixes:
-        return t.FALSE
-    octet = t.extract(address, width - 1, width - 8)
-    truths: list[Term] = []
-    short = [(value >> (width - 8), bits) for value, bits in prefixes if bits <= 8]
-    for low, high in _runs((low, low + (1 << (8 - bits)) - 1) for low, bits in short):
-        truths.append(t.between(octet, low, high))
-    below: dict[int, list[tuple[int, int]]] = {}
-    for value, bits in prefixes:
-        if bits > 8:
-            below.setdefault(value >> (width - 8), []).append((value & ((1 << (width - 8)) - 1), bits - 8))
-    same: dict[Term, list[int]] = {}  # octets behind which the same decides
-    for first, rest in below.items():
-        same.setdefault(_in_prefixes(address, rest, width - 8), []).append(first)
-    for behind, octets in same.items():
-        runs = _runs((octet_, octet_) for octet_ in sorted(octets))
-        truths.append(t.all_of((t.any_of(t.between(octet, low, high) for low, high in runs), behind)))
-    return t.any_of(truths)
-
-
-def _runs(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The spans, sorted, joined where they touch."""
-    joined: list[tuple[int, int]] = []
-    for low, high in sorted(spans):
-        if joined and low <= joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], high))
-        else:
-            joined.append((low, high))
-    return joined
 
 
 def port_keys(packets: PacketClass) -> Iterable[tuple[tuple[Span, ...], tuple[int, ...], tuple[int, ...]]]:
