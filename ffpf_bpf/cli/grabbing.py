@@ -33,6 +33,7 @@ def grab(
     ] = 0,
     duration: options.Duration = None,
     buffer: options.Buffer = "4MiB",
+    pace: options.Pace = "slow",
     policies: options.Policies = None,
     narrow: options.Narrow = False,
     audit: options.Audit = None,
@@ -46,7 +47,7 @@ def grab(
     rotation = options.rotation(write, rotate_size, rotate_period, rotate_files)
     printing = write is None and not json
     session = Session([], write, printing, count, duration, json, rotation=rotation, compress=compress)
-    _run([then(*stages)], session, options.size_in_bytes(buffer), policies, audit, narrow)
+    _run([then(*stages)], session, options.size_in_bytes(buffer), pace, policies, audit, narrow)
 
 
 def run(
@@ -61,6 +62,7 @@ def run(
     count: options.Count = None,
     duration: options.Duration = None,
     buffer: options.Buffer = "4MiB",
+    pace: options.Pace = "slow",
     policies: options.Policies = None,
     narrow: options.Narrow = False,
     audit: options.Audit = None,
@@ -71,13 +73,14 @@ def run(
     rotation = options.rotation(write, rotate_size, rotate_period, rotate_files)
     session = Session([], write, print_packets, count, duration, json, stats, rotation, compress)
     texts: list[Expression | str] = [options.expression_text(argument) for argument in expressions]
-    _run(texts, session, options.size_in_bytes(buffer), policies, audit, narrow, read)
+    _run(texts, session, options.size_in_bytes(buffer), pace, policies, audit, narrow, read)
 
 
 def _run(
     expressions: list[Expression] | list[Expression | str],
     session: Session,
     buffer_bytes: int,
+    pace: str,
     policies: options.Policies,
     audit: options.Audit,
     narrow: bool,
@@ -87,7 +90,7 @@ def _run(
     with ExitStack() as stack:
         stack.callback(Flow.close_all, session.flows)
         for expression in expressions:
-            flow = Flow.create(policies=policies, first_interface=interfaces, audit=audit, file=read)
+            flow = Flow.create(policies=policies, first_interface=interfaces, audit=audit, pace=pace, file=read)
             flow.populate(expression, buffer_bytes=buffer_bytes, narrow=narrow and read is None)
             if said := options.narrowing(flow):
                 print(f"ffpf: {flow.id}: {said}", file=sys.stderr)

@@ -71,6 +71,12 @@ Duration = Annotated[float | None, typer.Option("--duration", min=0, metavar="S"
 Buffer = Annotated[
     str, typer.Option("--buffer", metavar="SIZE", help="Packet ring for each CPU, as in 4MiB or 512KiB.")
 ]
+Pace = Annotated[
+    str,
+    typer.Option(
+        "--pace", metavar="slow|fast", help="A full ring drops new packets (slow), or overwrites old ones (fast)."
+    ),
+]
 Expressions = Annotated[
     list[str],
     typer.Argument(
