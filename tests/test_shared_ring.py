@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from ffpf_bpf.capture.ring import HEAD
-from ffpf_bpf.errors import FfpfError
+from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.flow import Flow
 from ffpf_bpf.flow.chains import CHAINS
 from tests.network import Network, two_namespaces, udp
@@ -177,7 +177,7 @@ def test_the_reader_is_changed_while_the_flow_runs(flows: Maker) -> None:
     assert ledger.overrun + ledger.ring_full + ledger.delivered == 6 * SLOTS
     flows.send(*range(7000, 7000 + SLOTS))
     assert ports(flow) == [*range(7000, 7000 + SLOTS)]
-    with pytest.raises(FfpfError, match="no reader is `rapid`"):
+    with pytest.raises(ExpressionError, match="no pace is `rapid`"):
         flow.pace = "rapid"
 
 

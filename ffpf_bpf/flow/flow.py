@@ -153,7 +153,7 @@ class Flow(Deliverer):
     def pace(self) -> str:
         """`slow`: while the ring is full of packets that were not read, new ones are dropped, counted as `ring_full`.
         `fast`: nothing waits for the reader; packets that are overwritten before they are read are its `overrun`. May
-        be set at any time. Raises FfpfError for another word.
+        be set at any time. Raises ExpressionError for another word.
 
         Flows of one group that grab the same of packets share a ring; there each slow reader holds up all of them.
         """
@@ -164,8 +164,8 @@ class Flow(Deliverer):
         try:
             self._pace = PACES[word]
         except KeyError:
-            raise FfpfError(
-                f"no reader is `{word}`", help=f"a reader is {' or '.join(f'`{each}`' for each in PACES)}"
+            raise ExpressionError(
+                f"no pace is `{word}`", help=f"it is {' or '.join(map('`{}`'.format, PACES))}"
             ) from None
         if isinstance(grabber := self._grabber, Grabber):
             grabber.reader.pace = self._pace
