@@ -164,9 +164,7 @@ class Flow(Deliverer):
         try:
             self._pace = PACES[word]
         except KeyError:
-            raise ExpressionError(
-                f"no pace is `{word}`", help=f"it is {' or '.join(map('`{}`'.format, PACES))}"
-            ) from None
+            raise ExpressionError(f"no pace is `{word}`", help="it is `slow` or `fast`") from None
         if isinstance(grabber := self._grabber, Grabber):
             grabber.reader.pace = self._pace
 
