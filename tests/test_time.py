@@ -65,9 +65,9 @@ def many_rules() -> Policies:
 
 def timed(flow: str, policies: Policies, limit_s: float) -> tuple[Decision, float]:
     asked = definition(flow)
-    start = time.monotonic()
+    start_s = time.process_time()  # so that others' work on the machine does not count
     decision = decide(asked, policies, ALICE, limit_s=limit_s)
-    return decision, time.monotonic() - start
+    return decision, time.process_time() - start_s
 
 
 def cases() -> Iterator[tuple[str, str, Policies]]:
