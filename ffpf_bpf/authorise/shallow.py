@@ -1,4 +1,4 @@
-"""Text that tomllib would take long for, or end at without a place: nested deeply, keys of many parts, endless numbers."""
+"""Text that tomllib takes long for, or ends at without a place: deeply nested, keys of many parts, endless numbers."""
 
 from __future__ import annotations
 
