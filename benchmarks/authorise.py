@@ -1,6 +1,6 @@
 """How long decisions take: what is proved, what is refuted with a packet, and what is beyond the solvers.
 
-    python -m benchmarks.authorise [--quick]
+    python -m benchmarks.authorise [--quick]          or python benchmarks/authorise.py
 
 Each decision is about a new definition, as `instantiate` asks; policies are read and filters compiled already. Minimum
 of several rounds, in a warm process and through the sandbox, a process of its own for each decision.
@@ -8,12 +8,17 @@ of several rounds, in a warm process and through the sandbox, a process of its o
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, ip_network
+from pathlib import Path
 from typing import Any
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks.table import Table, main
 from ffpf_bpf import authorise
@@ -77,7 +82,8 @@ def run(quick: bool = False) -> Table:
         lines.append(_beyond(question, 0.5 if quick else LIMIT_S))
     notes = (
         "The least of several rounds. In process: `authorise.decide`, the process being warm. Sandbox: the same in a "
-        "fresh child of the zygote, with all that is sent and checked.",
+        "fresh child of the zygote, with all that is sent and checked. The goals are about deciding, in process; what "
+        "has no answer must end in time in both.",
         "Terms: nodes of the formulas that were asked, all together. z3 and Bitwuzla: what each took of the time in "
         "process, translation included.",
         f"The last rows have no answer: they end as refused within the limit ({LIMIT_S:g} s) and {LATE_S:g} s.",

@@ -24,6 +24,8 @@ ROWS = {
         "40 /28 x 20 ports, 200 prefixes",
         "200 /28, 1,000 prefixes",
         "a net, 20,000 prefixes",
+        "a net, 20,000 prefixes, headers, never mail",
+        "20,000 prefixes that do not suffice",
         "20 nodes with orders and sampling",
         "payload at a variable offset, seen",
         *(f"{what}, never mail" for what in ("tcp port 80 and not port 25", "udp port 53", "DNS over v6")),
@@ -119,6 +121,13 @@ def test_each_benchmark_fills_its_table(name: str) -> None:
     assert lines[2].split() == HEADINGS.get(name, ["work", "ours", "rival", "ratio", "goal", "met"])
     missing = [row for row in ROWS[name] if not any(line.startswith(row) for line in lines[4:])]
     assert not missing
+
+
+def test_deciding_runs_as_a_script() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "authorise.py"), "--help"]
+    shown = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert "--quick" in shown.stdout
 
 
 def test_tables_align_and_escape() -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ffpf_bpf.authorise import Limits, Order, PolicyError, Rule, read_policies
+from ffpf_bpf.authorise.directory import LARGEST_FILE
 from ffpf_bpf.authorise.packets import PacketTable
 from ffpf_bpf.authorise.policy import CARRIERS, IGNORED_BY_DEFAULT, Allow, Never, PacketClass, Part
 from ffpf_bpf.authorise.protocols import ETHERTYPES, PROTOCOLS
@@ -61,8 +62,12 @@ def test_there_are_bad_ones() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("x = " + "[" * 5_000, "r.toml:1:1: not TOML: nested too deeply"),
-        ("x = 1" + "0" * 5_000, "r.toml:1:1: not TOML"),
+        ("x = " + "[" * 5_000, "r.toml:1:37: nested too deeply"),
+        ("\nx = [\n" + "{ a = " * 5_000, "r.toml:3:187: nested too deeply"),
+        ("a.\"b\" . " * 10_000 + "c = 1", "r.toml:1:65: a key of more than 16 parts"),
+        ("[" + "a." * 20_000 + "a]", "r.toml:1:34: a key of more than 16 parts"),
+        ("x = 1\ny = " + "9" * 5_000, "r.toml:2:5: a number of 5,000 characters"),
+        ("x = 1" + "0" * 5_000, "r.toml:1:5: a number of 5,001 characters"),
         (rule("limits.flows = 0"), "r.toml:7:1: `flows`"),
         (rule("limits.snaplen = 65536"), "r.toml:7:1: `snaplen`"),
         (rule("limits.buffer = true"), "r.toml:7:1: `buffer`"),
@@ -431,3 +436,40 @@ def test_any_text_is_rules_or_a_policy_error(text: str) -> None:
         assert all(isinstance(one, Rule) for one in parse_policy(text, "x.toml"))
     except PolicyError as error:
         assert re.fullmatch(r"x.toml:\d+:\d+", error.where)
+
+
+def test_hostile_text_is_refused_at_once() -> None:
+    start = time.process_time()
+    for text in ("a." * 500_000 + "a = 1", "x = " + "[" * 1_000_000, "x = " + "9" * 1_000_000, "'" * 1_000_001):
+        with pytest.raises(PolicyError):
+            parse_policy(text, "r.toml")
+    assert time.process_time() - start < 2
+
+
+def test_what_looks_deep_is_text() -> None:
+    deep = ".".join("a" * 40) + " " + "[" * 100 + "9" * 200
+    (one,) = parse_policy(f"# {deep}\n" + rule(name="'r'") + "", "r.toml")
+    assert one.name == "r"
+    with pytest.raises(PolicyError, match="unknown key"):
+        parse_policy(f"x = '{deep}'", "r.toml")
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(rule(), encoding="utf-8-sig")
+    (one,) = read_policies(tmp_path).rules
+    assert one.where == "a.toml:1:1"
+
+
+def test_the_largest_file_is_as_said_and_has_room_for_long_lists(tmp_path: Path) -> None:
+    said = re.search(r"A file has at most (\d+) MiB", (SHIPPED / "README.md").read_text())
+    assert said and int(said[1]) << 20 == LARGEST_FILE
+    long = (
+        f'    "2001:db8:{n:04x}:{n * 7 % 65_521:04x}:ffff:ffff:ffff:{n * 31 % 65_521:04x}/128",\n'
+        for n in range(20_000)
+    )
+    (tmp_path / "a.toml").write_text(rule(allow=f"{{ net = [\n{''.join(long)}] }}"))
+    (one,) = read_policies(tmp_path).rules
+    assert len(one.allow[0].packets.net) == 20_000
+    (tmp_path / "a.toml").write_text("#" * (LARGEST_FILE + 1))
+    with pytest.raises(PolicyError, match=r"larger than 4,194,304 bytes"):
+        read_policies(tmp_path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -195,6 +197,76 @@ def test_explanation() -> None:
     assert explanation(policies(WEB), Subject("bob", frozenset(), -1)) == (
         "`bob` may capture nothing: no rule names them.",
     )
+
+
+A = Subject("alice", frozenset({"a"}), -1)
+
+
+def many(number: int, allow: str, forbid: str = "") -> Policies:
+    """Rules with `N` in their text."""
+    text = ALL.replace('"r"', '"rN"') + allow + "\n" + forbid + "\n"
+    return policies("".join(text.replace("N", str(each)) for each in range(1, number + 1)))
+
+
+def test_explanation_of_many_rules_is_short() -> None:
+    some = many(1_500, "allow = { tcp_port = N }", "never = { udp_port = N }")
+    lines = explanation(some, A)
+    assert sum(map(len, lines)) < 1_000_000
+    together = lines[lines.index("Together:") :]
+    assert len(together) == 4
+    assert together[2].endswith("that can be at taps of any two of r1 and 1,499 more.")
+    assert together[3] == "  What r1 and 1,499 more forbid holds for flows by rules r1 and 1,499 more."
+    assert "r1500" in explanation(some, A, 10_000)[-1]
+
+
+def test_long_lists_are_cut_short() -> None:
+    nets = ", ".join(f'"10.0.{number}.0/25"' for number in range(200))
+    some = many(1, f"allow = {{ net = [{nets}] }}")
+    lines = "\n".join(explanation(some, A))
+    assert "from or to 10.0.0.0/25 and 199 more" in lines
+
+
+def test_rules_at_several_taps_are_told_together() -> None:
+    text = "".join(
+        ALL.replace("eth*@*", taps).replace('"r"', f'"{name}"') + "allow = { tcp_port = 80 }\n"
+        for name, taps in (("one", "eth*@*"), ("two", "eth*@*"), ("three", "e*@*"), ("apart", "lo@*"))
+    )
+    lines = explanation(policies(text), A)
+    assert lines[-2].endswith("at taps of one and two; any of one and two and any of three.")
+
+
+# Many rules.
+
+DISTINCT = 'allow = { net = "10.1.0.0/16", tcp_port = N }', 'never = { net = "192.168.0.0/16", udp_port = N }'
+
+
+def test_eighty_rules_are_reviewed_wholly() -> None:
+    some = many(80, *DISTINCT)
+    start = time.process_time()
+    assert review(some) == ()
+    assert time.process_time() - start < 10
+    repeated = Policies(
+        (*some.rules, *policies(ALL.replace('"r"', '"s"') + DISTINCT[0].replace("N", "7") + "\n").rules)
+    )
+    found = review(repeated)
+    assert [(remark.flaw, remark.rule) for remark in found] == [(Flaw.REPEATED, "s")]
+    assert "rule `r7`" in found[0].text
+
+
+@pytest.mark.parametrize("limit_s", [0.0, 0.5])
+def test_reviews_and_comparisons_end_in_time(limit_s: float) -> None:
+    old = many(300, *DISTINCT)
+    new = many(300, *(text.replace("= N", '= "N-600"') for text in DISTINCT))
+    for call in (lambda: review(new, limit_s=limit_s), lambda: compare(old, new, limit_s=limit_s)):
+        start = time.monotonic()
+        call()
+        assert time.monotonic() - start < limit_s + 2
+    (remark,) = review(new, limit_s=limit_s)
+    assert remark.flaw is Flaw.UNDECIDED
+    assert re.search(r"\d+ of 300 rules not wholly reviewed for want of time", remark.text)
+    assert "--limit" in remark.help
+    (said,) = compare(old, new, limit_s=limit_s).undecided
+    assert re.search(r"[\d,]+ of [\d,]+ causes not compared: out of time", said)
 
 
 # Diff.

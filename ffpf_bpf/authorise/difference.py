@@ -16,9 +16,10 @@ from ffpf_bpf.authorise.policy import ANY, Allow, Never, Policies, Rule
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import Undecided
 from ffpf_bpf.authorise.proof.search import Question, Search
-from ffpf_bpf.authorise.proof.solvers import Clock
+from ffpf_bpf.authorise.proof.solvers import Clock, apart
 from ffpf_bpf.authorise.proof.terms import Term
 from ffpf_bpf.authorise.proof.wire import Wire
+from ffpf_bpf.authorise.sentences import counted
 from ffpf_bpf.authorise.subject import NO_UID, Subject
 from ffpf_bpf.authorise.taps import told_apart
 from ffpf_bpf.graph.classes.device import Device
@@ -55,18 +56,23 @@ class Difference:
 
 
 def compare(old: Policies, new: Policies, subject: Subject | None = None, *, limit_s: float = COMPARE_S) -> Difference:
-    """For one subject, or for each that is named in either version."""
+    """For one subject, or for each that is named in either version. Takes at most about `limit_s`: what was found until
+    then is told, and how much was not compared."""
     rules = [*old.rules, *new.rules]
     subjects = {subject.user: subject} if subject else named(rules)
-    search = Search(Clock(limit_s))
     packets: list[Change] = []
     undecided: list[str] = []
-    for (before, after), names in _alike(old, new, subjects).items():
-        for devices, pair in _taps(before, after).items():
-            try:
-                packets += _changes(search, names, devices, *pair)
-            except Undecided as error:
-                undecided.append(f"{', '.join(names)} at {', '.join(devices)}: {error}")
+    clock = Clock(limit_s)
+    with apart(clock):
+        search = Search(clock)
+        for (before, after), names in _alike(old, new, subjects).items():
+            for devices, pair in _taps(before, after).items():
+                comparing = _Comparison(search, *pair)
+                try:
+                    packets += (Change(names, devices, *found) for found in comparing.changes())
+                except Undecided as error:
+                    left = f"{comparing.left:,} of {counted(comparing.all, 'cause')} not compared"
+                    undecided.append(f"{', '.join(names)} at {', '.join(devices)}: {left}: {error}")
     concerned = {rule.name for rule in rules if any(map(rule.names, subjects.values()))}
     return Difference(tuple(packets), tuple(_rewritten(old, new, concerned)), tuple(undecided))
 
@@ -124,42 +130,53 @@ def _is_about(said: Allow | Never, depth: Depth) -> bool:
     return said.show >= depth if isinstance(said, Allow) else said.show <= depth
 
 
-def _same(one: Allow | Never, other: Allow | Never) -> bool:
-    """But for depth."""
-    ignored = (each.ignore if isinstance(each, Never) else None for each in (one, other))
-    return one.packets == other.packets and len(set(ignored)) == 1
+def _but_for_depth(said: Allow | Never) -> object:
+    """Equal for those that say the same of packets."""
+    return said.packets, said.ignore if isinstance(said, Never) else None
 
 
-def _changes(
-    search: Search, subjects: tuple[str, ...], taps: tuple[str, ...], before: Rules, after: Rules
-) -> Iterator[Change]:
-    for is_allowed, more, less in ((True, after, before), (False, before, after)):
-        # What is gained is in an allow that was not there, or a never forbade it that is no longer there.
-        gaining = _causes(more, less, lambda rule: rule.allow, "allows" if is_allowed else "allowed")
-        lifted = _causes(less, more, lambda rule: rule.never, "forbade" if is_allowed else "forbids")
-        causes = (*gaining, *lifted)
-        for number, cause in enumerate(causes):
-            found: dict[bytes, list[Depth]] = {}
-            for depth in SHOWING:
-                if depth in cause.depths:
+class _Comparison:
+    """Of the rules about a subject at a kind of tap: the allows and nevers that may cause a change, and how many of
+    them are `left`."""
+
+    def __init__(self, search: Search, before: Rules, after: Rules) -> None:
+        self._search = search
+        self._sides: list[tuple[bool, Rules, Rules, list[_Cause]]] = []
+        for is_allowed, more, less in ((True, after, before), (False, before, after)):
+            # What is gained is in an allow that was not there, or a never forbade it that is no longer there.
+            gaining = _causes(more, less, lambda rule: rule.allow, "allows" if is_allowed else "allowed")
+            lifted = _causes(less, more, lambda rule: rule.never, "forbade" if is_allowed else "forbids")
+            causes = [cause for cause in (*gaining, *lifted) if cause.depths]
+            self._sides.append((is_allowed, more, less, causes))
+        self.all = self.left = sum(len(causes) for *_, causes in self._sides)
+
+    def changes(self) -> Iterator[tuple[bool, tuple[Depth, ...], bytes, str]]:
+        """Whether it is allowed now, at which depths, an example and why. Raises Undecided."""
+        for is_allowed, more, less, causes in self._sides:
+            for number, cause in enumerate(causes):
+                found: dict[bytes, list[Depth]] = {}
+                for depth in (each for each in SHOWING if each in cause.depths):
                     earlier = [each for each in causes[:number] if depth in each.depths]
                     question = _gained(more, less, depth, cause, earlier)
-                    known = next((packet for packet in found if search.holds(question, packet)), None)
-                    packet = known if known is not None else search.packet(question)
+                    known = next((packet for packet in found if self._search.holds(question, packet)), None)
+                    packet = known if known is not None else self._search.packet(question)
                     if packet is not None:
                         found.setdefault(packet, []).append(depth)
-            for packet, depths in found.items():
-                yield Change(subjects, taps, is_allowed, tuple(depths), packet, cause.why)
+                for packet, depths in found.items():
+                    yield is_allowed, tuple(depths), packet, cause.why
+                self.left -= 1
 
 
 def _causes(these: Rules, others: Rules, of: Callable[[Rule], Sequence[Allow | Never]], verb: str) -> Iterator[_Cause]:
     known = tuple(said for rule in others for said in of(rule))
+    alike: dict[object, list[Allow | Never]] = {}
+    for one in known:
+        alike.setdefault(_but_for_depth(one), []).append(one)
     for rule in these:
         for said in of(rule):
+            same = alike.get(_but_for_depth(said), ())
             depths = frozenset(
-                depth
-                for depth in SHOWING
-                if _is_about(said, depth) and not any(_same(said, one) and _is_about(one, depth) for one in known)
+                depth for depth in SHOWING if _is_about(said, depth) and not any(_is_about(one, depth) for one in same)
             )
             yield _Cause(said, known, depths, f"rule `{rule.name}` {verb} {sentences.packets(said.packets)}")
 

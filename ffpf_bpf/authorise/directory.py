@@ -19,7 +19,7 @@ from ffpf_bpf.authorise.decision import shown
 from ffpf_bpf.authorise.policy import Policies, PolicyError, Rule
 from ffpf_bpf.authorise.schema import parse_policy
 
-LARGEST_FILE = 1 << 20
+LARGEST_FILE = 4 << 20
 
 
 def read_policies(directory: Path) -> Policies:

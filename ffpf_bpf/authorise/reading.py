@@ -19,7 +19,9 @@ from ffpf_bpf.authorise.mistake import MISTAKE, nearest, quoted
 from ffpf_bpf.authorise.packets import Table
 from ffpf_bpf.authorise.place import Path, Places, line_and_column
 from ffpf_bpf.authorise.policy import PolicyError
+from ffpf_bpf.authorise.shallow import check_shallow
 
+BOM = "\ufeff"  # some editors begin a file with it
 Model = TypeVar("Model", bound=Table)
 
 
@@ -36,6 +38,8 @@ class Form(Generic[Model]):
 
 def read_toml(text: str, file: str, form: Form[Model]) -> tuple[Model, Places]:
     """What a text says, and where in it; `file` is its name in errors. Raises PolicyError."""
+    text = text.removeprefix(BOM)
+    check_shallow(text, file)
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:

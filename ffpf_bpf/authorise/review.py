@@ -10,22 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import TypeVar
 
 from ffpf_bpf.authorise.policy import ANY, Allow, Limits, Never, Policies, Rule
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import Undecided
-from ffpf_bpf.authorise.proof.search import Question, Search
-from ffpf_bpf.authorise.proof.solvers import Clock
+from ffpf_bpf.authorise.proof.search import OUT_OF_TIME, Question, Search
+from ffpf_bpf.authorise.proof.solvers import Clock, apart
 from ffpf_bpf.authorise.proof.terms import Term
 from ffpf_bpf.authorise.proof.wire import ARP, RARP, Wire
 from ffpf_bpf.authorise.proof.witness import described
 from ffpf_bpf.authorise.requirements import unmeetable
-from ffpf_bpf.authorise.sentences import LEFT_BY, SHOWN, packets
+from ffpf_bpf.authorise.sample import Outline, within
+from ffpf_bpf.authorise.sentences import LEFT_BY, SHOWN, counted, packets
 from ffpf_bpf.authorise.taps import covers
 from ffpf_bpf.graph.effect import Depth
 
 REVIEW_S = 60.0
 MOST_NAMED = 3
+Said = TypeVar("Said", bound=Allow | Never)
 AT_LEAST = frozenset({"sample_at_least"})  # limits that are wider the less they say
 
 
@@ -70,8 +73,11 @@ class Remark:
 
 def review(policies: Policies, unknown: Collection[str] = (), *, limit_s: float = REVIEW_S) -> tuple[Remark, ...]:
     """The remarks, in the order of the files. `unknown` are the subjects, as rules write them, that this host does not
-    know. Takes at most about `limit_s`."""
-    found = _Review(policies.rules, Search(Clock(limit_s))).remarks()
+    know. Takes at most about `limit_s`: what is seen without a solver comes first, and how many rules were not wholly
+    reviewed for want of time is told in one remark."""
+    clock = Clock(limit_s)
+    with apart(clock):
+        found = _Review(policies.rules, Search(clock)).remarks()
     notes = [remark for rule in policies.rules for remark in _unknown(rule, unknown)]
     return tuple(sorted((*found, *notes), key=lambda remark: _place(remark.where)))
 
@@ -94,6 +100,37 @@ def carries_as_much(wide: Rule, narrow: Rule) -> bool:
 
 def _names_all(wide: Rule, narrow: Rule) -> bool:
     return ANY in wide.subjects or set(narrow.subjects) <= set(wide.subjects)
+
+
+def _is_about_all(wide: Rule, narrow: Rule) -> bool:
+    """Whether a rule is about all subjects and taps of another."""
+    return _names_all(wide, narrow) and covers(wide, narrow)
+
+
+def _about(rule: Rule) -> tuple[object, ...]:
+    return rule.subjects, rule.taps
+
+
+class _Pairs:
+    """Whether something holds of two rules, which depends on no more than the `key` of each."""
+
+    def __init__(self, holds: Callable[[Rule, Rule], bool], key: Callable[[Rule], tuple[object, ...]]) -> None:
+        self._holds = holds
+        self._key = key
+        self._numbers: dict[tuple[object, ...], int] = {}
+        self._of: dict[str, int] = {}
+        self._known: dict[tuple[int, int], bool] = {}
+
+    def hold(self, one: Rule, other: Rule) -> bool:
+        pair = self._number(one), self._number(other)
+        if pair not in self._known:
+            self._known[pair] = self._holds(one, other)
+        return self._known[pair]
+
+    def _number(self, rule: Rule) -> int:
+        if rule.name not in self._of:
+            self._of[rule.name] = self._numbers.setdefault(self._key(rule), len(self._numbers))
+        return self._of[rule.name]
 
 
 def _is_wider(wide: Limits, narrow: Limits) -> bool:
@@ -140,52 +177,74 @@ class _Review:
         self._search = search
         self._undecided: dict[str, str] = {}  # a rule, and why
         self._examples: dict[int, bytes] = {}  # a packet of each allow, by its identity
+        self._outlines: dict[int, Outline] = {}  # of allows and nevers, likewise
+        self._forbidding_rules = [rule for rule in rules if rule.never]
+        self._nevers: dict[tuple[object, ...], list[tuple[Rule, Never]]] = {}
 
     def remarks(self) -> list[Remark]:
         found: list[Remark] = []
-        for rule in self._rules:
-            self._try(rule, found, self._empty, self._forbidden, self._unmeetable)
+        for look in (self._unmeetable, self._empty, self._forbidden):
+            for rule in self._rules:
+                self._try(rule, found, look)
         found += self._repeated_allows()
         found += self._repeated_nevers()
-        for name, why in self._undecided.items():
-            where = next(rule.where for rule in self._rules if rule.name == name)
-            found.append(Remark(Flaw.UNDECIDED, where, name, f"rule `{name}` is not wholly reviewed: {why}"))
-        return found
+        return [*found, *self._unreviewed()]
 
-    def _try(self, rule: Rule, found: list[Remark], *looks: Callable[[Rule], Iterator[Remark]]) -> None:
+    def _try(self, rule: Rule, found: list[Remark], look: Callable[[Rule], Iterator[Remark]]) -> None:
         try:
-            for look in looks:
-                found += look(rule)
+            for remark in look(rule):
+                found.append(remark)
         except Undecided as error:
             self._undecided.setdefault(rule.name, str(error))
+
+    def _unreviewed(self) -> Iterator[Remark]:
+        places = {rule.name: rule.where for rule in self._rules}
+        late = [name for name, why in self._undecided.items() if why == OUT_OF_TIME]
+        for name, why in self._undecided.items():
+            if why != OUT_OF_TIME:
+                said = f"rule `{name}` is not wholly reviewed: {why}"
+                yield Remark(Flaw.UNDECIDED, places[name], name, said)
+        if late:
+            of = f"{len(late):,} of {counted(len(self._rules), 'rule')}"
+            said = f"{of} not wholly reviewed for want of time, rule `{late[0]}` being the first"
+            yield Remark(Flaw.UNDECIDED, places[late[0]], late[0], said, "`--limit SECONDS` gives more")
+
+    def _outline(self, said: Allow | Never) -> Outline:
+        if id(said) not in self._outlines:
+            self._outlines[id(said)] = Outline(said.packets)
+        return self._outlines[id(said)]
+
+    def _may_be_within(self, said: Allow | Never, others: Sequence[Allow | Never]) -> bool:
+        """Whether it is worth asking a solver that all of it is in the others."""
+        self._search.check_time()
+        return within(self._outline(said), [self._outline(other) for other in others])
 
     # Allows that no packet is in.
 
     def _empty(self, rule: Rule) -> Iterator[Remark]:
         for allow in rule.allow:
-            packet = self._search.packet(_must(allow))
-            if packet is None:
+            if self._is_empty(allow):
                 said = f"no packet can be one of these: {packets(allow.packets)}"
                 yield Remark(Flaw.EMPTY, allow.where, rule.name, said, "keys exclude each other; write several classes")
-            else:
-                self._examples[id(allow)] = packet
+
+    def _is_empty(self, allow: Allow) -> bool:
+        return not self._outline(allow).samples and not self._example(allow)
 
     def _example(self, allow: Allow) -> bytes:
-        return self._examples.get(id(allow), b"")
+        if id(allow) not in self._examples:
+            self._examples[id(allow)] = self._search.packet(_must(allow)) or b""
+        return self._examples[id(allow)]
 
     # Allows that nevers forbid.
 
     def _forbidden(self, rule: Rule) -> Iterator[Remark]:
         """Of what it lets see; nothing keeps anybody from counting."""
-        showing = [allow for allow in rule.allow if allow.show > Depth.COUNTS and self._example(allow)]
-        nevers = [
-            (other, never)
-            for other in self._rules
-            if other.never and _names_all(other, rule) and covers(other, rule)
-            for never in other.never
-        ]
+        showing = [allow for allow in rule.allow if allow.show > Depth.COUNTS and not self._is_empty(allow)]
+        nevers = self._nevers_about(rule)
         dead: list[tuple[Allow, list[tuple[Rule, Never]]]] = []
         for allow in showing:
+            if not self._may_be_within(allow, [never for _, never in nevers if never.show <= allow.show]):
+                continue
             for depth in (Depth.ANONYMISED, allow.show):
                 some = [said for said in nevers if said[1].show <= depth]
                 if some and (by := self._forbidding(allow, some)):
@@ -200,17 +259,27 @@ class _Review:
             said = f"all of it is forbidden by {_named(by)}, which leaves {left}: {packets(allow.packets)}"
             yield Remark(Flaw.FORBIDDEN, allow.where, rule.name, said, _show_less(allow, by), self._example(allow))
 
+    def _nevers_about(self, rule: Rule) -> list[tuple[Rule, Never]]:
+        """Those about all subjects and taps of the rule."""
+        key = rule.subjects, rule.taps
+        if key not in self._nevers:
+            about = [other for other in self._forbidding_rules if _is_about_all(other, rule)]
+            self._nevers[key] = [(other, never) for other in about for never in other.never]
+        return self._nevers[key]
+
     def _forbidding(self, allow: Allow, nevers: Sequence[tuple[Rule, Never]]) -> list[tuple[Rule, Never]]:
         """The first never that forbids all of it, or several that do together; none if they do not."""
         packet = self._example(allow)
-        holding = [said for said in nevers if self._search.holds(_may(said[1]), packet)]
-        for said in holding:
-            if self._search.packet(_outside(_must(allow), [_may(said[1])])) is None:
+        near = [said for said in nevers if self._may_be_within(allow, [said[1]])]
+        for said in near:
+            if self._search.holds(_may(said[1]), packet) and self._is_outside_none(allow, [said]):
                 return [said]
-        if len(nevers) < 2 or not holding:
+        if len(nevers) < 2 or not any(self._search.holds(_may(never), packet) for _, never in nevers):
             return []
-        together = _outside(_must(allow), [_may(never) for _, never in nevers])
-        return list(nevers) if self._search.packet(together) is None else []
+        return list(nevers) if self._is_outside_none(allow, nevers) else []
+
+    def _is_outside_none(self, allow: Allow, nevers: Sequence[tuple[Rule, Never]]) -> bool:
+        return self._search.packet(_outside(_must(allow), [_may(never) for _, never in nevers])) is None
 
     def _forbids_everything(self, rule: Rule, dead: Sequence[tuple[Allow, list[tuple[Rule, Never]]]]) -> Remark:
         by = list(dict.fromkeys(said for _, some in dead for said in some))
@@ -225,73 +294,65 @@ class _Review:
     # What others say already. From the last to the first, so that of two that are equal one is left.
 
     def _repeated_allows(self) -> list[Remark]:
-        found: list[Remark] = []
-        left = [(rule, allow) for rule in self._rules for allow in rule.allow if self._example(allow)]
-        carriers = {
-            rule.name: {wide.name for wide in self._rules if wide.allow and carries_as_much(wide, rule)}
-            for rule in self._rules
-        }
-        for rule, allow in reversed(tuple(left)):
-            others = [
-                (other, each)
-                for other, each in left
-                if each is not allow
-                and other.name in carriers[rule.name]
-                and each.show >= allow.show
-                and each.hide <= allow.hide
-            ]
-            try:
-                by = self._saying(_must(allow), [(*said, _must(said[1])) for said in others], self._example(allow))
-            except Undecided as error:
-                self._undecided.setdefault(rule.name, str(error))
-                continue
-            if by:
-                left = [said for said in left if said[1] is not allow]
-                said = f"{_named(by)} allow{'s' if len(by) == 1 else ''} it already: {packets(allow.packets)}"
-                found.append(Remark(Flaw.REPEATED, allow.where, rule.name, f"{said}, {SHOWN[allow.show]}", "drop it"))
-        return found
+        left = [(rule, allow) for rule in self._rules for allow in rule.allow]
+        carried = _Pairs(carries_as_much, lambda rule: (*_about(rule), rule.classes, rule.order, rule.limits))
+
+        def says_as_much(other: tuple[Rule, Allow], rule: Rule, allow: Allow) -> bool:
+            return other[1].show >= allow.show and other[1].hide <= allow.hide and carried.hold(other[0], rule)
+
+        return self._repeated(left, says_as_much, _must, _must, "allow", lambda allow: f", {SHOWN[allow.show]}")
 
     def _repeated_nevers(self) -> list[Remark]:
+        left = [(rule, never) for rule in self._forbidding_rules for never in rule.never]
+        wider = _Pairs(_is_about_all, _about)
+
+        def says_as_much(other: tuple[Rule, Never], rule: Rule, never: Never) -> bool:
+            return other[1].show <= never.show and wider.hold(other[0], rule)
+
+        # Of packets that are cut within an address, a smaller net may be one more that cannot be excluded.
+        return self._repeated(left, says_as_much, lambda never: _whole_and(_may(never)), _may, "forbid", lambda _: "")
+
+    def _repeated(
+        self,
+        left: list[tuple[Rule, Said]],
+        says_as_much: Callable[[tuple[Rule, Said], Rule, Said], bool],
+        asked: Callable[[Said], Question],
+        held: Callable[[Said], Question],
+        verb: str,
+        more: Callable[[Said], str],
+    ) -> list[Remark]:
         found: list[Remark] = []
-        left = [(rule, never) for rule in self._rules for never in rule.never]
-        wider = {
-            rule.name: {
-                wide.name for wide in self._rules if wide.never and _names_all(wide, rule) and covers(wide, rule)
-            }
-            for rule in self._rules
-            if rule.never
-        }
-        for rule, never in reversed(tuple(left)):
-            others = [
-                (other, each)
-                for other, each in left
-                if each is not never and other.name in wider[rule.name] and each.show <= never.show
+        everything = tuple(left)
+        for rule, said in reversed(everything):
+            others: list[tuple[Rule, Said]] = [
+                one for one in left if one[1] is not said and says_as_much(one, rule, said)
             ]
+            by: list[tuple[Rule, Allow | Never]] = []
             try:
-                # Of packets that are cut within an address, a smaller net may be one more that cannot be excluded.
-                by = self._saying(_whole_and(_may(never)), [(*said, _may(said[1])) for said in others])
+                is_there = isinstance(said, Never) or not self._is_empty(said)
+                if is_there and self._may_be_within(said, [other for _, other in others]):
+                    by = self._saying(said, asked(said), [(*one, held(one[1])) for one in others])
             except Undecided as error:
                 self._undecided.setdefault(rule.name, str(error))
                 continue
             if by:
-                left = [said for said in left if said[1] is not never]
-                said = f"{_named(by)} forbid{'s' if len(by) == 1 else ''} it already: {packets(never.packets)}"
-                found.append(Remark(Flaw.REPEATED, never.where, rule.name, said, "drop it"))
+                left = [one for one in left if one[1] is not said]
+                what = f"{_named(by)} {verb}{'s' if len(by) == 1 else ''} it already: {packets(said.packets)}"
+                found.append(Remark(Flaw.REPEATED, said.where, rule.name, f"{what}{more(said)}", "drop it"))
         return found
 
     def _saying(
-        self, one: Question, others: Sequence[tuple[Rule, Allow | Never, Question]], example: bytes = b""
+        self, said: Allow | Never, one: Question, others: Sequence[tuple[Rule, Allow | Never, Question]]
     ) -> list[tuple[Rule, Allow | Never]]:
         """The other that holds wherever one does, or several that do together; none if there are none."""
-        holding = [each for each in others if not example or self._search.holds(each[2], example)]
-        if not holding:
+        if not others:
             return []
         if len(others) > 1 and self._search.packet(_outside(one, [question for *_, question in others])) is not None:
             return []
-        for rule, said, question in holding:
-            if self._search.packet(_outside(one, [question])) is None:
-                return [(rule, said)]
-        return [(rule, said) for rule, said, _ in others] if len(others) > 1 else []
+        for rule, other, question in others:
+            if self._may_be_within(said, [other]) and self._search.packet(_outside(one, [question])) is None:
+                return [(rule, other)]
+        return [(rule, other) for rule, other, _ in others] if len(others) > 1 else []
 
     # Orders and limits.
 

@@ -114,19 +114,19 @@ def limited(limits: Limits) -> dict[str, str]:
     return texts if limits.expires_s is None else {**texts, "expires_s": f"closed after {_duration(limits.expires_s)}"}
 
 
-def explained(rule: Rule) -> tuple[str, ...]:
-    """The rule as lines of text, those about packets indented: nothing is left out."""
+def explained(rule: Rule, most: int = NO_END) -> tuple[str, ...]:
+    """The rule as lines of text, those about packets indented. Lists of more than `most` are cut short."""
     where = f" ({rule.where})" if rule.where else ""
     lines = [f"Rule {rule.name}{where} is about {_subjects(rule.subjects)} at {_taps(rule.taps)}."]
     if rule.classes:
         lines.append(f"Flows may use {_classes(rule.classes)}, and show:")
-        lines += [f"  {allowed(allow, NO_END)}" for allow in rule.allow]
-    bounds = [*(ordered(order, NO_END) for order in rule.order), *limited(rule.limits).values()]
+        lines += [f"  {allowed(allow, most)}" for allow in rule.allow]
+    bounds = [*(ordered(order, most) for order in rule.order), *limited(rule.limits).values()]
     if bounds:
         lines += ["Of each flow it wants:", *(f"  {bound}" for bound in bounds)]
     if rule.never:
         lines.append("Whatever any rule allows, they are never shown more than this:")
-        lines += [f"  {forbidden(never, NO_END)}" for never in rule.never]
+        lines += [f"  {forbidden(never, most)}" for never in rule.never]
         if any(map(trusts_services, rule.never)):
             lines.append(f"  But {OF_SERVICES}.")
     return tuple(lines)
@@ -178,9 +178,14 @@ def _all(texts: Iterable[str], most: int = MOST_LISTED) -> str:
     return _list(tuple(texts), "and", most)
 
 
+def listed(texts: Iterable[str], most: int) -> str:
+    """`a, b and c`, or `a and 1,999 more`."""
+    return _all(texts, most)
+
+
 def counted(number: int, what: str) -> str:
     """`1 rule`, `2 rules`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _list(texts: tuple[object, ...], word: str, most: int) -> str:

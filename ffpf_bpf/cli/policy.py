@@ -28,6 +28,11 @@ SHOWS = {"all": "with payload", "headers": "headers", "anonymised": "headers wit
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A directory of policy files.")]
 
+Limit = Annotated[
+    float,
+    typer.Option("--limit", metavar="SECONDS", min=0.0, help="How long the solvers may take, all questions together."),
+]
+
 
 @app.callback()
 def everything() -> None:
@@ -39,7 +44,7 @@ def everything() -> None:
 
 
 @app.command("check")
-def check(directory: Directory, json: options.Json = False) -> None:
+def check(directory: Directory, limit: Limit = 60.0, json: options.Json = False) -> None:
     """Find what is odd about policies: rules and classes without effect, orders and limits that no flow can meet.
 
     Exit code 0: nothing found, 1: findings, 3: a policy that cannot be read. Example: ffpf policy check policies
@@ -49,7 +54,7 @@ def check(directory: Directory, json: options.Json = False) -> None:
 
     policies = read_policies(directory)
     unknown = unknown_on_this_host(text for rule in policies.rules for text in rule.subjects)
-    remarks = review(policies, unknown)
+    remarks = review(policies, unknown, limit_s=limit)
     warnings = [remark for remark in remarks if not remark.is_note]
     if json:
         findings = [
@@ -84,7 +89,7 @@ def explain(directory: Directory, user: options.User = None, json: options.Json 
     Example: ffpf policy explain policies --as alice:students
     """
     from ffpf_bpf.authorise.explanation import explanation  # noqa: PLC0415 - only here
-    from ffpf_bpf.authorise.sentences import explained  # noqa: PLC0415
+    from ffpf_bpf.authorise.sentences import NO_END, explained  # noqa: PLC0415
 
     policies = read_policies(directory)
     subject = options.subject(user) if user is not None else current_subject()
@@ -96,7 +101,7 @@ def explain(directory: Directory, user: options.User = None, json: options.Json 
         {"name": rule.name, "where": rule.where, "allows": bool(rule.classes), "text": list(explained(rule))}
         for rule in naming
     ]
-    lines = list(explanation(policies, subject))
+    lines = list(explanation(policies, subject, NO_END))
     together = lines[lines.index("Together:") + 1 :] if naming else lines
     _print_json(
         {
@@ -113,6 +118,7 @@ def diff(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="The directory of policy files as they were.")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The directory as they are to be.")],
     user: options.User = None,
+    limit: Limit = 60.0,
     json: options.Json = False,
 ) -> None:
     """Say what another version of policies allows and forbids, with a packet for each, and what it asks of flows.
@@ -124,7 +130,7 @@ def diff(
     from ffpf_bpf.authorise.proof.witness import described  # noqa: PLC0415
 
     subject = options.subject(user) if user is not None else None
-    found = compare(read_policies(old), read_policies(new), subject)
+    found = compare(read_policies(old), read_policies(new), subject, limit_s=limit)
     if json:
         _print_json(
             {
