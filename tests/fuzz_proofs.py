@@ -21,7 +21,7 @@ from types import MappingProxyType
 import numpy as np
 
 from ffpf_bpf.authorise import Decision, Policies, Subject, decide
-from ffpf_bpf.authorise.decision import Kind, Obligation, Result
+from ffpf_bpf.authorise.decision import OUT_OF_TIME, Kind, Obligation, Result
 from ffpf_bpf.compiler import compile_predicates
 from ffpf_bpf.compiler.pcap import offline_filter
 from ffpf_bpf.errors import ExpressionError
@@ -103,6 +103,9 @@ def doubt(seed: int, packets: int, report: Report, *, kernel: bool = False) -> N
                     report.problems.append(
                         f"seed {seed}: {kind} refuted, but {problem}\n    {each.evidence}\n    {case.pair.text}"
                     )
+        if not results and any(OUT_OF_TIME in each.evidence for each in decision.obligations):
+            report.counts[f"{kind} not asked, for want of time"] += 1
+            continue
         if results <= {Result.PROVED} and not (kind is Kind.INFERENCE and _scans(case) and not decision.accepted):
             for problem in disprove(case, chance, packets, report):
                 report.problems.append(f"seed {seed}: {kind} proved, but {problem}\n    {case.pair.text}")

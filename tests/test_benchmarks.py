@@ -115,7 +115,7 @@ HEADINGS = {"authorise": ["decision", "in", "process", "sandbox", "goal", "met",
 @pytest.mark.parametrize("name", ROWS)
 def test_each_benchmark_fills_its_table(name: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[2].split() == HEADINGS.get(name, ["work", "ours", "rival", "ratio", "goal", "met"])
