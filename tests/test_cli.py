@@ -548,3 +548,11 @@ def test_version() -> None:
     from importlib import metadata
 
     assert ffpf("--version").stdout == f"ffpf {metadata.version('ffpf_bpf')}\n"
+
+
+def test_the_command_line_starts_without_what_few_commands_need() -> None:
+    program = (
+        "import sys, ffpf_bpf.cli; print([name for name in ('pydantic', 'dpkt', 'z3', 'bcc') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

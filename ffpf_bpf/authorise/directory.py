@@ -17,7 +17,6 @@ from pathlib import Path
 
 from ffpf_bpf.authorise.decision import shown
 from ffpf_bpf.authorise.policy import Policies, PolicyError, Rule
-from ffpf_bpf.authorise.schema import parse_policy
 
 LARGEST_FILE = 4 << 20
 
@@ -38,6 +37,8 @@ def read_files(directory: Path) -> tuple[tuple[str, str], ...]:
 @lru_cache(maxsize=4)
 def _parsed(files: tuple[tuple[str, str], ...]) -> Policies:
     """The policies that files of these names and contents are; kept, since they seldom change."""
+    from ffpf_bpf.authorise.schema import parse_policy  # noqa: PLC0415 - and with it pydantic
+
     rules: dict[str, Rule] = {}
     for name, content in files:
         for rule in parse_policy(content, shown(name).strip("`")):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json as json_module
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,10 +17,12 @@ from ffpf_bpf.authorise import Decision, Subject, current_subject, read_policies
 from ffpf_bpf.authorise.decision import shown
 from ffpf_bpf.authorise.sentences import counted
 from ffpf_bpf.authorise.subject import unknown_on_this_host
-from ffpf_bpf.authorise.trials import SUBDIRECTORY, Trial, read_trials
 from ffpf_bpf.cli import options
 from ffpf_bpf.errors import ExpressionError, FfpfError, Rejected
 from ffpf_bpf.flow import Flow
+
+if TYPE_CHECKING:
+    from ffpf_bpf.authorise.trials import Trial
 
 FOUND = 1
 SHOWS = {"all": "with payload", "headers": "headers", "anonymised": "headers with pseudonyms"}
@@ -176,6 +178,8 @@ def test(directory: Directory, json: options.Json = False) -> None:
     Exit code 0: all passed, 1: some failed, or none is there, 3: a policy or a test that cannot be read. Example: ffpf
     policy test policies
     """
+    from ffpf_bpf.authorise.trials import SUBDIRECTORY, read_trials  # noqa: PLC0415 - and with it pydantic
+
     read_policies(directory)
     trials = read_trials(directory)
     if not trials:

@@ -17,7 +17,6 @@ from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.pcapng import InterfaceDescription, InterfaceStatistics
 from ffpf_bpf.capture.ring import Batch, Pace
 from ffpf_bpf.capture.rotation import RotatingWriter, Rotation
-from ffpf_bpf.capture.words import line
 from ffpf_bpf.cli import report
 from ffpf_bpf.errors import FfpfError, IllegalState
 from ffpf_bpf.flow import Flow, State
@@ -135,6 +134,8 @@ class Session:
         self.grabbed += len(records)
 
     def _print(self, packets: Iterable[Packet]) -> None:
+        from ffpf_bpf.capture.words import line  # noqa: PLC0415 - and with it dpkt
+
         try:
             for packet in packets:
                 print(line(packet))

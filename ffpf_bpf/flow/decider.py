@@ -25,9 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_network
-from typing import Any, NoReturn
-
-from pydantic import TypeAdapter
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ffpf_bpf import authorise, compiler
 from ffpf_bpf.authorise import Decision, Obligation, Policies, Subject
@@ -41,6 +39,9 @@ from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.expression import Expression
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.predicate import Program, run
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 READY, FORKED = b"ready", b"forked"
 OUT_OF_MEMORY = 70  # exit status
@@ -151,12 +152,16 @@ Question = CompileQuestion | DecideQuestion | NarrowQuestion
 @cache
 def decision_form() -> TypeAdapter[Decision]:
     """How a decision travels as JSON: by the types of its fields, whatever fields there are."""
+    from pydantic import TypeAdapter  # noqa: PLC0415 - only here, and where policies are read
+
     return TypeAdapter(Decision)
 
 
 @cache
 def obligation_form() -> TypeAdapter[Obligation]:
     """Likewise, an obligation of it."""
+    from pydantic import TypeAdapter  # noqa: PLC0415
+
     return TypeAdapter(Obligation)
 
 

@@ -19,8 +19,6 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
-from pydantic import ValidationError
-
 from ffpf_bpf.authorise import Decision, Narrowing, Obligation, Policies, Result, Subject
 from ffpf_bpf.authorise.decision import UNDECIDED_HELP, rejected, told
 from ffpf_bpf.errors import ExpressionError, FfpfError, Rejected
@@ -142,7 +140,7 @@ def _decision(answer: dict[str, Any], digest: str) -> Decision:
             raise Unanswered(MALFORMED)
     try:
         decision = decision_form().validate_json(json.dumps(_shown(found)), strict=True)
-    except (ValidationError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         raise Unanswered(MALFORMED) from None
     if decision.digest != digest:
         raise Unanswered("the decider answered about another definition")
@@ -155,7 +153,7 @@ def _told(lines: Sequence[bytes]) -> tuple[Obligation, ...]:
     """What a child found before it was ended; nothing if it is malformed."""
     try:
         found = [obligation_form().validate_json(json.dumps(_shown(json.loads(line)))) for line in lines]
-    except (ValidationError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return ()
     return told(found) if found and found[-1].result is Result.REFUSED else ()
 
