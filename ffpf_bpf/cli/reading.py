@@ -11,7 +11,6 @@ import typer
 
 from ffpf_bpf.capture.files import CaptureFile
 from ffpf_bpf.capture.ring import Batch
-from ffpf_bpf.capture.words import line
 from ffpf_bpf.cli import options
 from ffpf_bpf.compiler.native import NativeFilter
 from ffpf_bpf.compiler.pcap import compile_filter
@@ -45,6 +44,8 @@ def read(
 
 
 def _print(file: CaptureFile, records: np.ndarray[tuple[int], np.dtype[np.void]]) -> None:
+    from ffpf_bpf.capture.words import line  # noqa: PLC0415 - and with it dpkt
+
     try:
         for packet in Batch(records, 0, 0).packets(file.interfaces):
             print(line(packet))
