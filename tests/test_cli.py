@@ -396,7 +396,7 @@ def test_run_several_expressions(network: Network, tmp_path: Path) -> None:
     ("words", "code", "message"),
     [
         (["grab", "-i", "tap7"], 4, "ffpf: no interface `tap7`\nhelp: did you mean `tap0`?\n"),
-        (["grab", "-i", "tap0@tc-egress"], 4, "ffpf: tap0@tc-egress: hook `tc-egress` is not supported yet\nhelp: use `tap0`, which means `tap0@xdp`\n"),
+        (["grab", "-i", "tap0", "--pace", "rapid"], 2, "ffpf: no pace is `rapid`\nhelp: it is `slow` or `fast`\n"),
         (["grab", "-i", "tap0@xpd"], 2, "ffpf: (device): unknown hook `xpd`\nhelp: one of xdp, tc-ingress, tc-egress, as in `eth0@xdp`\n"),
         (["grab", "-i", "tap0", "-w", "/nonexistent/x"], 1, "ffpf: /nonexistent/x: cannot open: no such file or directory\nhelp: make the directory first: `mkdir -p /nonexistent`\n"),
         (["grab", "-i", "tap0", "-w", "/dev/full"], 1, "ffpf: /dev/full: cannot write: no space left on device\nhelp: free some space or write elsewhere; what was written is whole: 0 packets\n"),

@@ -276,10 +276,12 @@ def test_a_long_common_prefix(inside: Network) -> None:
 def test_what_the_verifier_refuses_together_is_not_shared(inside: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     load = tap.Tap.load_segment
 
-    def refuse(self: tap.Tap, segment: object, deliver: object, bindings: dict[str, object]) -> tap.Segment:
+    def refuse(
+        self: tap.Tap, segment: object, deliver: object, bindings: dict[str, object], reach: tuple[int, int]
+    ) -> tap.Segment:
         if "ffpf_flow_1" in bindings:
             raise VerifierError("the verifier refused program `ffpf_segment`", log="too large")
-        return load(self, segment, deliver, bindings)  # type: ignore[arg-type]
+        return load(self, segment, deliver, bindings, reach)  # type: ignore[arg-type]
 
     with flow(COUNTING) as first:
         monkeypatch.setattr(tap.Tap, "load_segment", refuse)
