@@ -389,7 +389,7 @@ def test_grab_at_tc_from_the_command_line(network: Network, tmp_path: Path) -> N
     process = subprocess.Popen(network.command(*words), stderr=subprocess.PIPE, text=True)
     frame = ether(0x8100, vlan(5, 0x0800, ipv4(17, udp(1, 80))))
     try:
-        for _ in range(100):
+        for _ in range(600):
             network.send([frame, frame[:12] + frame[16:]])
             try:
                 process.wait(0.1)
