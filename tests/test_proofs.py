@@ -13,9 +13,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from ffpf_bpf.authorise import Kind, Policies, Result, Rule, Subject
+from ffpf_bpf.authorise.judgement import decide
+from ffpf_bpf.authorise.policy import Allow, PacketClass, Part
 from ffpf_bpf.compiler import compile_predicates
 from ffpf_bpf.compiler.pcap import compile_filter
 from ffpf_bpf.graph.builder import build
+from ffpf_bpf.graph.definition import Definition
+from ffpf_bpf.graph.effect import Depth
 from ffpf_bpf.graph.parser import parse
 from tests import vectors
 from tests.flows import Walk, violations
@@ -27,6 +32,7 @@ from tests.pairs import Pair, pair
 
 PAIRS = int(os.environ.get("FFPF_PROOF_PAIRS", "100"))
 PACKETS = 3_000
+ALICE = Subject("alice", frozenset(), 1000)
 KERNEL_SEEDS = range(1_000, 1_030)
 
 
@@ -149,3 +155,14 @@ class TestTools:
 
         assert passes_in_kernel(case, over_udp(53, b"hello"))
         assert not passes_in_kernel(case, over_udp(54, b"hello"))
+
+
+def test_two_nodes_that_read_payload_do_not_refute_by_what_is_not_known_of_both() -> None:
+    """Each may tell two packets apart, if the other does not; of which packets that is so is not known."""
+    flow = '((bpf,"less 100") -> (scan,GET) -> (packetcount)) | ((bpf,"ip") -> (scan,GET) -> (packetcount))'
+    hidden = Rule("r", ("*",), ("*",), ("*",), (Allow(PacketClass(), Depth.ALL, frozenset({Part.PAYLOAD})),))
+    graph = build(parse(f"(device,tap0) -> {flow}"))
+    decision = decide(Definition(graph, compile_predicates(graph), 1 << 16), Policies((hidden,)), ALICE, limit_s=20)
+    (told,) = (each for each in decision.obligations if each.kind is Kind.INFERENCE)
+    assert told.result is Result.REFUSED, told
+    assert "whether `scan" in told.evidence

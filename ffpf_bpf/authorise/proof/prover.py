@@ -240,6 +240,8 @@ class Prover:
     def _doubtful(self, truth: Term, values: dict[Term, int], sure: frozenset[str]) -> str:
         """A node whose verdict depends on the packet, in a way that the formula does not know, and decides here; none
         of those that are sure."""
+        free = [term for term in t.variables([truth]) if term.op == "free"]
+        known: dict[str, list[Term]] = {}
         for index, step in enumerate(self.definition.graph.steps):
             if not isinstance(step, Leaf) or not isinstance(step.node.effect, Primitive):
                 continue
@@ -247,15 +249,19 @@ class Prover:
             if effect.tells is Depth.COUNTS and not effect.selects and effect.function != "ffpf_tcpflags":
                 continue  # by chance or by what came before: it may let pass any packet
             name = self.definition.graph.ids[index]
-            if name in sure:
-                continue
-            own = [
-                term for term in t.variables([truth]) if term.op == "free" and str(term.args[0]).split(".")[0] == name
-            ]
-            for variable in own:
-                largest = (1 << max(variable.width, 1)) - 1
-                others = (0, largest, values.get(variable, 0) ^ 1)
-                if not all(t.evaluate([truth], {**values, variable: value})[0] for value in others):
+            # Of the first packet and, with a quote, of the second.
+            own = [term for term in free if str(term.args[0]).rstrip("'").split(".")[0] == name]
+            if own and name not in sure:
+                known[name] = own
+        if not known:
+            return ""
+        # One by one, and all together: two nodes may each do without the other.
+        for name, own in (*known.items(), (next(iter(known)), [term for each in known.values() for term in each])):
+            tries = [dict.fromkeys(own, value) for value in (0, -1)]
+            tries += [{variable: value} for variable in own for value in (0, -1, values.get(variable, 0) ^ 1)]
+            for changed in tries:
+                fitting = {variable: value & (1 << max(variable.width, 1)) - 1 for variable, value in changed.items()}
+                if not t.evaluate([truth], {**values, **fitting})[0]:
                     return name
         return ""
 
