@@ -17,10 +17,7 @@ SEC("xdp/ffpf_entry") int ffpf_entry(struct xdp_md *ctx)
 	FFPF_OPAQUE(cpu);
 	if (cpu >= ffpf_cpus)
 		return XDP_PASS;
-	scratch[cpu].now_ns = 0;
-	scratch[cpu].headers.known = 0;
-	scratch[cpu].flow_hash = 0;
-	scratch[cpu].packet++;
+	ffpf_enter(&scratch[cpu]);
 	bpf_tail_call(ctx, &ffpf_links, FFPF_NEXT);
 	return XDP_PASS;
 }

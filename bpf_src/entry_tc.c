@@ -60,10 +60,7 @@ SEC("tc/ffpf_entry") int ffpf_entry(struct __sk_buff *skb)
 	FFPF_OPAQUE(cpu);
 	if (cpu >= ffpf_cpus)
 		return -1;
-	scratch[cpu].now_ns = 0;
-	scratch[cpu].headers.known = 0;
-	scratch[cpu].flow_hash = 0;
-	scratch[cpu].packet++;
+	ffpf_enter(&scratch[cpu]);
 	scratch[cpu].copied = 0;
 	is_tagged = skb->vlan_present;
 	if (length > FFPF_LONGEST_FRAME - FFPF_TAG_BYTES)

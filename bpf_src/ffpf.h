@@ -261,6 +261,15 @@ static __always_inline __u16 ffpf_be16(const void *at)
 	return __builtin_bswap16(*(const __u16 *)at);
 }
 
+/* A packet enters the chain: it has a number of its own, and nothing else is known of it. */
+static __always_inline void ffpf_enter(struct ffpf_scratch *scratch)
+{
+	scratch->now_ns = 0;
+	scratch->headers.known = 0;
+	scratch->flow_hash = 0;
+	scratch->packet++;
+}
+
 /* This packet's time on the monotonic clock: read once, 26 ns. */
 static __always_inline __u64 ffpf_now_ns(const struct ffpf_packet *packet)
 {

@@ -247,10 +247,10 @@ def test_the_final_counts_outlive_the_flow(network: Network) -> None:
 
 
 def test_a_foreign_program_is_refused_by_name_and_never_evicted(network: Network) -> None:
-    from ffpf_bpf.kernel import calls, interfaces, probes
+    from ffpf_bpf.kernel import calls, interfaces
     from ffpf_bpf.kernel.maps import Descriptor
 
-    with Descriptor(calls.load_program("somebody", probes.PASS_PROGRAM)) as program:
+    with Descriptor(calls.load_program("somebody", calls.PASS_PROGRAM)) as program:
         index = interfaces.find("tap0").index
         with Descriptor(calls.attach_xdp(program.fileno, index, calls.XDP_FLAGS_DRV_MODE)):
             held = calls.attached_xdp(index)

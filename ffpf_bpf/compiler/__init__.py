@@ -120,8 +120,8 @@ def generate(
             where=f"node `{largest}`",
             help=f"at most {LARGEST_SIZE:,}; make several flows of it (this node, the largest, has {nodes[largest]:,})",
         )
-    segment, sinks = generate_segment(flows, tap, cpus, debug=debug, offline=offline)
     hook = XDP if offline else hook or hook_of(tap)
+    segment, sinks = generate_segment(flows, tap, cpus, hook, debug=debug, offline=offline)
     return [segment, generate_deliver(flows, tap, cpus, sinks, hook, offline=offline)] if sinks else [segment]
 
 

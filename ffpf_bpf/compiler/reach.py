@@ -12,7 +12,6 @@ from typing import NamedTuple
 from ffpf_bpf.compiler.bounds import reach_of
 from ffpf_bpf.compiler.frame import SegmentFlow
 from ffpf_bpf.graph.effect import Arrival, Delivery, Depth, Predicate, Primitive, Transform
-from ffpf_bpf.graph.predicate import FARTHEST_BYTE
 
 LONGEST = 0x10000 - 4  # FFPF_LONGEST_REACH
 # Ethernet and two tags (22), IPv4 with options (60) or IPv6 (40), TCP with options (60).
@@ -49,5 +48,5 @@ def segment_reach(flows: Iterable[SegmentFlow]) -> Reach:
                     found = found.joined(Reach(LONGEST, LONGEST))
                 case other:
                     raise TypeError(f"an effect nobody knows: {other!r}")
-    assert found.far <= LONGEST, FARTHEST_BYTE
+    assert found.far <= LONGEST
     return found

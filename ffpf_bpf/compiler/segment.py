@@ -27,7 +27,7 @@ from ffpf_bpf.compiler.frame import (
     new_module,
     segment_stores,
 )
-from ffpf_bpf.compiler.hook import XDP, hook_of
+from ffpf_bpf.compiler.hook import Hook
 from ffpf_bpf.compiler.lines import debug_scope, line_of
 from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER, forget, lower_predicate, opaque
 from ffpf_bpf.compiler.truths import Guard, Joins, Outcome, SharedTruths
@@ -46,10 +46,10 @@ NOTHING = I64(NO_RESULT)
 
 
 def generate_segment(
-    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, *, debug: bool = False, offline: bool = False
+    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, hook: Hook, *, debug: bool = False, offline: bool = False
 ) -> tuple[Generated, tuple[Sink, ...]]:
     """The segment program that holds `flows`, as seen at `tap`, and its sinks. Raises FfpfError over 64 sinks."""
-    segment = _Segment(flows, tap, cpus, debug, offline)
+    segment = _Segment(flows, tap, cpus, hook, debug, offline)
     segment.generate()
     return segment.result, tuple(segment.sinks)
 
@@ -57,12 +57,14 @@ def generate_segment(
 class _Segment:
     """The segment program."""
 
-    def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, debug: bool, offline: bool) -> None:
-        self.result = Generated(new_module("segment"), (SEGMENT_PROGRAM,), XDP if offline else hook_of(tap))
+    def __init__(
+        self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, hook: Hook, debug: bool, offline: bool
+    ) -> None:
+        self.result = Generated(new_module("segment"), (SEGMENT_PROGRAM,), hook)
         self.flows = flows
         self.stores = segment_stores(flows)
         self.tap = tap
-        self.program = Frame(self.result.module, SEGMENT_PROGRAM, cpus, self.result.hook, offline=offline)
+        self.program = Frame(self.result.module, SEGMENT_PROGRAM, cpus, hook, offline=offline)
         self.builder = self.program.builder
         self.sinks: list[Sink] = []
         self.called: list[str] = []

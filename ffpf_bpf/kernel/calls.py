@@ -26,6 +26,8 @@ F_MMAPABLE = 1 << 10
 F_BEFORE = 1 << 3
 XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 LICENSE = b"GPL"
+# r0 = XDP_PASS; exit. For probes: it is attached nowhere that packets come.
+PASS_PROGRAM = bytes.fromhex("b700000002000000 9500000000000000")
 LOG_BYTES = 1 << 24
 # The verifier's log with each state: only asked for after a refusal.
 LOG_LEVEL = 1

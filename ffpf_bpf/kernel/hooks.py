@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 from ffpf_bpf.errors import FfpfError, KernelError
 from ffpf_bpf.kernel import attachment, calls
 from ffpf_bpf.kernel.maps import Descriptor
+from ffpf_bpf.kernel.netlink import PARENTS, Filter, Netlink
 
 CLONE_NEWNET = 0x40000000
 LOOPBACK = 1
-PARENT_OF_INGRESS = 0xFFFFFFF2  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
-ETH_P_ALL = 3
-# r0 = XDP_PASS; exit
-PASS_PROGRAM = bytes.fromhex("b700000002000000 9500000000000000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,39 +56,33 @@ def _tried(name: str, seen: str, attempt: Callable[[], None]) -> Trial:
 
 
 def _native() -> None:
-    with _netlink("no veth pair to try it on") as routes:
-        routes.link("add", ifname="ffpf0", kind="veth", peer="ffpf1")
-        _attach(routes.link_lookup(ifname="ffpf0")[0], calls.XDP_FLAGS_DRV_MODE)
-
-
-def _attach(index: int, flags: int) -> None:
-    with Descriptor(calls.load_program("ffpf_probe", PASS_PROGRAM)) as program:
-        calls.close(calls.attach_xdp(program.fileno, index, flags))
-
-
-def _filter() -> None:
-    with (
-        Descriptor(calls.load_program("ffpf_probe", PASS_PROGRAM, calls.PROG_SCHED_CLS)) as program,
-        _netlink("tc takes no filter") as routes,
-    ):
-        routes.tc("add", "clsact", LOOPBACK)
-        routes.tc(
-            *("add-filter", "bpf", LOOPBACK),
-            fd=program.fileno,
-            name="ffpf_probe",
-            parent=PARENT_OF_INGRESS,
-            protocol=ETH_P_ALL,
-            direct_action=True,
-        )
-
-
-@contextmanager
-def _netlink(refused: str) -> Iterator[Any]:
-    """pyroute2's calls of this namespace. Raises KernelError, which says `refused` and why."""
     from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415 - 0.2 s, for those that ask
 
     with IPRoute() as routes:
         try:
-            yield routes
+            routes.link("add", ifname="ffpf0", kind="veth", peer="ffpf1")
         except NetlinkError as error:
-            raise KernelError(f"{refused}: {os.strerror(error.code).lower()}", errno=error.code) from None
+            raise _refused("no veth pair to try it on", error.code) from None
+        _attach(routes.link_lookup(ifname="ffpf0")[0], calls.XDP_FLAGS_DRV_MODE)
+
+
+def _attach(index: int, flags: int) -> None:
+    with Descriptor(calls.load_program("ffpf_probe", calls.PASS_PROGRAM)) as program:
+        calls.close(calls.attach_xdp(program.fileno, index, flags))
+
+
+def _filter() -> None:
+    place = Filter(LOOPBACK, PARENTS["tc-ingress"], 1, 1, "ffpf_probe", 0)
+    with (
+        Descriptor(calls.load_program("ffpf_probe", calls.PASS_PROGRAM, calls.PROG_SCHED_CLS)) as program,
+        closing(Netlink()) as netlink,
+    ):
+        try:
+            netlink.add_clsact(LOOPBACK)
+            netlink.add_filter(place, program.fileno)
+        except OSError as error:
+            raise _refused("tc takes no filter", error.errno or errno.EIO) from None
+
+
+def _refused(what: str, number: int) -> KernelError:
+    return KernelError(f"{what}: {os.strerror(number).lower()}", errno=number)

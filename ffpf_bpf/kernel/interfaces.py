@@ -61,9 +61,7 @@ def tap_name(interface: str, hook: str) -> str:
 
 def _refuse_if_no_ethernet(name: str) -> None:
     """Raise KernelError for an interface whose packets have no Ethernet header: filters, nodes and proofs want one."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        answer = fcntl.ioctl(probe, SIOCGIFHWADDR, struct.pack("16s24x", name.encode()))
-    kind = struct.unpack("16xH22x", answer)[0]
+    (kind,) = struct.unpack_from("H", _asked(name, SIOCGIFHWADDR))
     if kind not in (ARPHRD_ETHER, ARPHRD_LOOPBACK):
         raise KernelError(
             f"packets of `{name}` have no Ethernet header (ARPHRD {kind})",
@@ -73,6 +71,10 @@ def _refuse_if_no_ethernet(name: str) -> None:
 
 
 def _mtu(name: str) -> int:
+    return int(struct.unpack_from("i", _asked(name, SIOCGIFMTU))[0])
+
+
+def _asked(name: str, request: int) -> bytes:
+    """What the kernel says of an interface: struct ifreq (netdevice(7)) behind the name."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        answer = fcntl.ioctl(probe, SIOCGIFMTU, struct.pack("16si12x", name.encode(), 0))
-    return int(struct.unpack("16si12x", answer)[1])
+        return fcntl.ioctl(probe, request, struct.pack("16s24x", name.encode()))[16:]

@@ -22,8 +22,6 @@ CAP_SYS_ADMIN = 21
 F_XDP_HAS_FRAGS = 1 << 5
 RING_BYTES = 4 << 20
 NODES_WITH_ATOMICS = "(limit), (head), (newflow) and the gaps of (histogram)"
-# r0 = XDP_PASS; exit
-PASS_PROGRAM = bytes.fromhex("b700000002000000") + bytes.fromhex("9500000000000000")
 # w2 = 0; r3 = r10; r3 += -8; *(u64 *)(r10 - 8) = 0; w4 = 8; call bpf_xdp_load_bytes; r0 = 2; exit
 LOAD_BYTES_PROGRAM = bytes.fromhex(
     "7a0af8ff00000000 b702000000000000 bfa3000000000000 07030000f8ffffff b704000008000000 85000000bd000000"
@@ -55,7 +53,7 @@ def examine() -> Iterator[Finding]:
     yield _capabilities()
     yield _tried("bcc", "libbpf through bcc's library", _load_bcc, "apt-get install python3-bpfcc")
     yield _jit()
-    yield _tried("XDP programs", "loads", lambda: _loads(PASS_PROGRAM), ROOT)
+    yield _tried("XDP programs", "loads", lambda: _loads(calls.PASS_PROGRAM), ROOT)
     yield _tried("mapped arrays", "a map shared as memory", _map_array, ROOT)
     yield _locked_memory()
     yield _tried("tail calls", "a prog array", _prog_array, ROOT)
@@ -85,7 +83,7 @@ def _optional() -> Iterator[Finding]:
         (
             "multi-buffer frames",
             "programs load",
-            lambda: _loads(PASS_PROGRAM, F_XDP_HAS_FRAGS),
+            lambda: _loads(calls.PASS_PROGRAM, F_XDP_HAS_FRAGS),
             "native mode for large MTUs takes Linux 5.18",
         ),
         ("atomic operations", "load", lambda: _loads(ATOMIC_PROGRAM), f"{NODES_WITH_ATOMICS} take Linux 5.12 or newer"),
