@@ -19,7 +19,7 @@ from ffpf_bpf.compiler import DELIVER_PROGRAM, SEGMENT_PROGRAM, SegmentFlow
 from ffpf_bpf.flow import Statistics
 from ffpf_bpf.flow import statistics as statistics_module
 from ffpf_bpf.flow.chains import hook_here
-from ffpf_bpf.flow.store import NodeMemory, Store
+from ffpf_bpf.flow.store import NodeMemory, Store, node_memories
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.expression import Expression
 from ffpf_bpf.graph.graph import Graph
@@ -32,7 +32,6 @@ from ffpf_bpf.graph.memory import (
     homes,
     lay_out,
     size_ring,
-    table_of,
 )
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.kernel import calls
@@ -208,9 +207,8 @@ def loaded(
             reader = RingReader(flow_map.memory, part.memory, part.ring, part.ring_home, mapped)
             stack.callback(reader.close)
             nodes = {
-                part.graph.ids[step]: NodeMemory(leaf.node, part.homes[step], {number: store})
-                for step, leaf in part.graph.leaves()
-                if leaf.node.cpu_bytes or table_of(leaf.node)
+                part.graph.ids[step]: memory
+                for step, memory in node_memories(part.graph, part.homes, {number: store}).items()
             }
             flows.append(LoadedFlow(part.graph, part.memory, -1, flow_map, reader, nodes, control, passes_on))
         segment = stack.enter_context(load(objects[SEGMENT_PROGRAM].audited(SEGMENT_PROGRAM), bindings))

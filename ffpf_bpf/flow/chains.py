@@ -22,11 +22,12 @@ from ffpf_bpf.compiler import DELIVER_PROGRAM, SEGMENT_PROGRAM, Object, SegmentF
 from ffpf_bpf.compiler.lines import node_before
 from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
 from ffpf_bpf.flow.store import PacketRing, Store
+from ffpf_bpf.graph.effect import tap_name
 from ffpf_bpf.graph.expression import Role
 from ffpf_bpf.graph.graph import sources
 from ffpf_bpf.graph.memory import SCRATCH_BYTES, TAP_BYTES, Home
 from ffpf_bpf.graph.sharing import Key
-from ffpf_bpf.kernel import calls, interfaces, probes, tap
+from ffpf_bpf.kernel import calls, probes, tap
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.programs import Binding
 
@@ -338,7 +339,7 @@ def hook_here(name: str) -> compiler.Hook:
 def _attach(interface: Interface, hook: str) -> Chain:
     cpus = calls.possible_cpus()
     control_bytes = TAP_BYTES + cpus * SCRATCH_BYTES
-    name = interfaces.tap_name(interface.name, hook)
+    name = tap_name(interface.name, hook)
     compiled_for = hook_here(name)
     entry = compiler.compile_entry(cpus, compiled_for).audited(compiler.ENTRY_PROGRAM)
     return Chain(name, compiled_for, tap.attach(interface, hook, entry, control_bytes, FLOW_SEED))

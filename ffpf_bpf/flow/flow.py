@@ -141,11 +141,12 @@ class Flow(Deliverer):
         what the file has of an interface of that name, or all, if it has none and the flow no other device. That needs
         no privileges, and no policies: these are about interfaces."""
         if file is not None:
-            return cls(None, subject, first_interface, None, os.fspath(file))
-        if policies is not None:
-            SANDBOX.start()
-        journal = Journal(Path(audit)) if audit is not None else None
-        flow = cls(Path(policies) if policies is not None else None, subject, first_interface, journal)
+            flow = cls(None, subject, first_interface, None, os.fspath(file))
+        else:
+            if policies is not None:
+                SANDBOX.start()
+            journal = Journal(Path(audit)) if audit is not None else None
+            flow = cls(Path(policies) if policies is not None else None, subject, first_interface, journal)
         flow.pace = pace
         return flow
 
@@ -478,7 +479,9 @@ class Flow(Deliverer):
 
     def _entered(self, grabber: Grabber | Replay) -> Self:
         self._grabber = grabber
-        self._taps, self._snaplen, self._slots = grabber.taps, grabber.snaplen, grabber.slots
+        self._taps = grabber.taps
+        if self.definition.graph.sinks:
+            self._snaplen, self._slots = grabber.ring.snaplen, grabber.ring.slots
         self.state = State.INSTANTIATED
         _flows.add(self)
         return self

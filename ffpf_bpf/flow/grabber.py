@@ -11,15 +11,14 @@ from ffpf_bpf.compiler import SegmentFlow
 from ffpf_bpf.errors import VerifierError
 from ffpf_bpf.flow.chains import CHAINS, BeforeLoad, Chain, Member
 from ffpf_bpf.flow.statistics import Statistics, read
-from ffpf_bpf.flow.store import NodeMemory, PacketRing, Store
+from ffpf_bpf.flow.store import NodeMemory, PacketRing, Store, node_memories, reports
 from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
 from ffpf_bpf.graph.definition import Definition
-from ffpf_bpf.graph.memory import Home, Memory, RingHome, homes, lay_out, size_ring, table_of
+from ffpf_bpf.graph.memory import ETHERNET_FRAME_BYTES, Home, Memory, RingHome, homes, lay_out, size_ring
 from ffpf_bpf.graph.sharing import common_view, keys
 from ffpf_bpf.kernel import calls, interfaces
 from ffpf_bpf.kernel.interfaces import Interface
 
-ETHERNET_FRAME_BYTES = 1522
 LEAST_STEP_NS = 1_000
 CLOCK_WORD = 1  # struct ffpf_flow in 64-bit words: clock_offset_ns
 
@@ -98,11 +97,7 @@ class Grabber:
             undo.callback(self.reader.close)
             self.set_clock()
             self._member = self._member_with({**stores, own.number: own}, own.number, elsewhere, home)
-            self._nodes = {
-                step: NodeMemory(leaf.node, self._member.part.homes[step], self._member.stores)
-                for step, leaf in graph.leaves()
-                if leaf.node.cpu_bytes or table_of(leaf.node)
-            }
+            self._nodes = node_memories(graph, self._member.part.homes, self._member.stores)
             undo.callback(self._leave)
             for interface, hook in places:
                 self._chains.append(CHAINS.enter(interface, hook, self._member))
@@ -136,14 +131,6 @@ class Grabber:
         at_home = homes(graph, memory, own, elsewhere)
         part = SegmentFlow(graph, self._definition.predicates, memory, self.ring, own, at_home, home)
         return Member(part, stores, self._ring if stores else None, self._group, self._keys, self._before_load)
-
-    @property
-    def snaplen(self) -> int:
-        return self.ring.snaplen if self._graph.sinks else 0
-
-    @property
-    def slots(self) -> int:
-        return self.ring.slots if self._graph.sinks else 0
 
     @property
     def taps(self) -> tuple[dict[str, str], ...]:
@@ -180,9 +167,8 @@ class Grabber:
 
     def stats(self) -> Statistics:
         """The counts now."""
-        reports = {step: node.report for step, node in self._nodes.items()}
         shared = CHAINS.shares(self._member)
-        return read(self._flow_map.memory, self._graph, self.memory, reports, shared, self.reader.overrun)
+        return read(self._flow_map.memory, self._graph, self.memory, reports(self._nodes), shared, self.reader.overrun)
 
     def node_memory(self, step: int) -> NodeMemory | None:
         """Where the memory of the node at a step is, if it has any."""

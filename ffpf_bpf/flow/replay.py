@@ -22,13 +22,12 @@ from ffpf_bpf.compiler import SegmentFlow
 from ffpf_bpf.compiler.native import NativeProgram, PacketMemory
 from ffpf_bpf.errors import CaptureError, ExpressionError
 from ffpf_bpf.flow.statistics import Statistics, read
-from ffpf_bpf.flow.store import NodeMemory, Store
+from ffpf_bpf.flow.store import NodeMemory, Store, node_memories, reports
 from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
 from ffpf_bpf.graph.definition import Definition
-from ffpf_bpf.graph.memory import RingHome, homes, lay_out, size_ring, table_of
+from ffpf_bpf.graph.memory import ETHERNET_FRAME_BYTES, RingHome, homes, lay_out, size_ring
 from ffpf_bpf.graph.views import views
 
-ETHERNET_FRAME_BYTES = 1522
 LEAST_SLOTS = 64
 
 
@@ -71,11 +70,7 @@ class Replay:
             self._words[0] = 1  # the toggle: a flow that is paused reads nothing
             at_home = homes(graph, self.memory, self._store.number)
             self._homes = at_home
-            self._nodes = {
-                step: NodeMemory(leaf.node, at_home[step], {self._store.number: self._store})
-                for step, leaf in graph.leaves()
-                if leaf.node.cpu_bytes or table_of(leaf.node)
-            }
+            self._nodes = node_memories(graph, at_home, {self._store.number: self._store})
             self._ring_reader: RingReader | None = None
             self._make_ring(graph.snaplen or ETHERNET_FRAME_BYTES)
             self._undo = undo.pop_all()
@@ -88,14 +83,6 @@ class Replay:
     @property
     def taps(self) -> tuple[dict[str, str], ...]:
         return tuple({"tap": name, "mode": "file"} for name in self._names)
-
-    @property
-    def snaplen(self) -> int:
-        return self.ring.snaplen if self._graph.sinks else 0
-
-    @property
-    def slots(self) -> int:
-        return self.ring.slots if self._graph.sinks else 0
 
     @property
     def is_over(self) -> bool:
@@ -118,8 +105,7 @@ class Replay:
         return []
 
     def stats(self) -> Statistics:
-        reports = {step: node.report for step, node in self._nodes.items()}
-        return read(self._store.array.memory, self._graph, self.memory, reports)
+        return read(self._store.array.memory, self._graph, self.memory, reports(self._nodes))
 
     def node_memory(self, step: int) -> NodeMemory | None:
         return self._nodes.get(step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -138,3 +138,17 @@ class NodeMemory:
         if not self._node.mbuf_per_cpu:
             memories.append(self._store.table(self._step, self._node).data)
         return self._node.report(memories)
+
+
+def node_memories(graph: Graph, homes: Sequence[Home], stores: Mapping[int, Store]) -> dict[int, NodeMemory]:
+    """Of each node that has memory, by its step."""
+    return {
+        step: NodeMemory(leaf.node, homes[step], stores)
+        for step, leaf in graph.leaves()
+        if leaf.node.cpu_bytes or table_of(leaf.node)
+    }
+
+
+def reports(memories: Mapping[int, NodeMemory]) -> dict[int, Callable[[], dict[str, Any]]]:
+    """What tells what these nodes have counted."""
+    return {step: memory.report for step, memory in memories.items()}

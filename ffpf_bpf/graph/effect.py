@@ -41,6 +41,15 @@ class Arrival:
     interface: str
     hook: str
 
+    @property
+    def tap(self) -> str:
+        return tap_name(self.interface, self.hook)
+
+
+def tap_name(interface: str, hook: str) -> str:
+    """A tap as users write it: the hook is left out where it is XDP."""
+    return interface if hook == "xdp" else f"{interface}@{hook}"
+
 
 @dataclass(frozen=True, slots=True)
 class Predicate:

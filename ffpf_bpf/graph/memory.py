@@ -25,6 +25,7 @@ BLOCK_BYTES = 32  # of a slot around its data: struct ffpf_slot and the trailing
 ENTRY_BYTES = 8  # of an index ring: a position
 TAG_BYTES = 12  # at a tagged slot's end: struct ffpf_tag, and the header of the option that holds it
 CACHE_LINE = 64
+ETHERNET_FRAME_BYTES = 1522  # with a tag: what a frame is taken to have at most where no interface says
 LARGEST_MAP_BYTES = 1 << 30  # of the memory of a flow's nodes
 LARGEST_SLOT_BYTES = BLOCK_BYTES + 65_536  # what an empty packet leaves of it is the longest pcapng option
 

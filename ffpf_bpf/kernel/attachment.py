@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Protocol
 
 from ffpf_bpf.errors import KernelError, TapBusy
+from ffpf_bpf.graph.effect import tap_name
 from ffpf_bpf.kernel import calls, filters
-from ffpf_bpf.kernel.interfaces import Interface, tap_name
+from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Descriptor
 
 ENTRY_NAME = "ffpf_entry"

@@ -54,11 +54,6 @@ def find(name: str) -> Interface:
     return Interface(name, index, mtu, os.stat("/proc/self/ns/net").st_ino)
 
 
-def tap_name(interface: str, hook: str) -> str:
-    """A tap as users write it: the hook is left out where it is XDP."""
-    return interface if hook == "xdp" else f"{interface}@{hook}"
-
-
 def _refuse_if_no_ethernet(name: str) -> None:
     """Raise KernelError for an interface whose packets have no Ethernet header: filters, nodes and proofs want one."""
     (kind,) = struct.unpack_from("H", _asked(name, SIOCGIFHWADDR))
