@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import collections
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
 from ffpf_bpf.capture import arrow
+from ffpf_bpf.capture.closing import Closing
 from ffpf_bpf.capture.ordering import in_order
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.ring import Batch
@@ -19,7 +20,7 @@ Idle = Callable[[], bool]
 LOOK_BACK_S = 0.02
 
 
-class Deliverer(ABC):
+class Deliverer(Closing):
     """Gives packets. `duration_s` and `idle` are those of `batches`."""
 
     _is_live = True

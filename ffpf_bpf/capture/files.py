@@ -16,10 +16,9 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -75,10 +74,7 @@ class _Packets:
         columns = np.array(self.rows, np.uint32).reshape(-1, 5).T
         for name, column in zip(("interface", "time_high", "time_low", "captured", "original"), columns, strict=True):
             records[name] = column
-        content = records.view(np.uint8).data
-        for number, (at, captured) in enumerate(self.places):
-            to = number * records.itemsize + HEADER_BYTES
-            content[to : to + captured] = memory[at : at + captured]
+        _copy_data(records, memory, self.places)
         self.__init__()  # type: ignore[misc]
         return Batch(records, 0, 0)
 
@@ -139,14 +135,6 @@ class CaptureFile(Deliverer):
         """Closing again does nothing."""
         self._reading.close()
         self._chunks.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _read(self) -> Generator[Batch, None, None]:
         start = self._chunks.ahead(28)
@@ -434,11 +422,16 @@ def _copied(memory: memoryview, starts: list[int], order: str, fraction_ns: int)
         bytes_at = np.minimum(at[:, None] + 16 + columns, len(flat) - 1)
         records["data"][:, :longest] = np.where(columns < fields[2][:, None], flat[bytes_at], 0)
         return Batch(records, 0, 0)
-    content = records.view(np.uint8).data
-    for number, (start, captured) in enumerate(zip(starts, fields[2].tolist(), strict=True)):
-        to = number * records.itemsize + HEADER_BYTES
-        content[to : to + captured] = memory[start + 16 : start + 16 + captured]
+    _copy_data(records, memory, zip((at + 16).tolist(), fields[2].tolist(), strict=True))
     return Batch(records, 0, 0)
+
+
+def _copy_data(records: np.ndarray[Any, Any], memory: memoryview, places: Iterable[tuple[int, int]]) -> None:
+    """The packets' bytes, which lie at these places, so many of each, into the slots."""
+    content = records.view(np.uint8).data
+    for number, (at, captured) in enumerate(places):
+        to = number * records.itemsize + HEADER_BYTES
+        content[to : to + captured] = memory[at : at + captured]
 
 
 def _slots(count: int, longest: int) -> np.ndarray[Any, Any]:

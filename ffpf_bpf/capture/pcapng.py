@@ -13,12 +13,12 @@ import platform
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ffpf_bpf.capture.closing import Closing
 from ffpf_bpf.capture.compression import compressed
 from ffpf_bpf.capture.layout import BLOCK_TYPE
 from ffpf_bpf.capture.output import Output, PlainOutput
@@ -97,7 +97,7 @@ def file_of(interfaces: Sequence[InterfaceDescription], frames: Sequence[Frame],
     return b"".join(blocks)
 
 
-class PcapngWriter:
+class PcapngWriter(Closing):
     """A pcapng file at `path`, or standard output for `-`, with one section; with `compress` "zstd", compressed.
 
     A file that exists is overwritten. Raises CaptureError if it cannot be opened or written. `packets_written` and
@@ -162,14 +162,6 @@ class PcapngWriter:
                 self._output.append(memoryview(blocks), len(blocks), 0)
         finally:
             self._output.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _bytes_of(blocks: npt.NDArray[Any] | memoryview) -> memoryview:

@@ -273,7 +273,7 @@ class RingReader:
         if not is_safe:
             positions = positions[: len(records)]
             if copy or self._renumber:
-                records = records if records.flags.owndata else records.copy()
+                records = _owned(records)
                 gone = self._overwritten(cpu, positions)
                 self._skip(cpu, gone)
                 records = records[gone:]
@@ -281,7 +281,7 @@ class RingReader:
             else:
                 check = partial(self._overwritten, cpu, positions)
         if self._renumber:
-            records = records if records.flags.owndata else records.copy()
+            records = _owned(records)
             records["interface"] += self._renumber
         self._held[cpu] = len(records)
         self._check[cpu] = check
@@ -379,3 +379,8 @@ class RingReader:
                 wait = int(self._index[cpu, tail % self._ring.slots])
             state[place + WAIT] = wait
         state[place + TAIL] = tail
+
+
+def _owned(records: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """These, where the kernel does not write."""
+    return records if records.flags.owndata else records.copy()

@@ -10,11 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from ffpf_bpf.capture.closing import Closing
 from ffpf_bpf.capture.compression import SUFFIXES, compression_of
 from ffpf_bpf.capture.pcapng import InterfaceDescription, InterfaceStatistics, PcapngWriter
 from ffpf_bpf.errors import ExpressionError
@@ -58,7 +58,7 @@ class Rotation:
         return f"{stem}{number:0{digits}}{suffix}"
 
 
-class RotatingWriter:
+class RotatingWriter(Closing):
     """The files of one capture at `path`: one alone, if the rotation says nothing.
 
     `statistics` tells what was counted so far, a value for each number that `write` gets as `interface`; how many of
@@ -119,14 +119,6 @@ class RotatingWriter:
         if self._writer.is_closed:
             return
         self._writer.close(self._statistics_of_file())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _rotate(self) -> None:
         self.close()

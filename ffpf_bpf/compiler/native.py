@@ -51,6 +51,19 @@ declare i64 @ffpf_helper_12(ptr, ptr, i32)
 declare i64 @ffpf_helper_118()
 declare i64 @ffpf_helper_189(ptr, i32, ptr, i32)
 """
+# One more packet, of records of a `stride`: how much is there of it, and where; all are through at %done.
+RECORD = """  %more = icmp ult i64 %number, %count
+  br i1 %more, label %packet, label %done
+packet:
+  %offset = mul i64 %number, %stride
+  %record = getelementptr i8, ptr %records, i64 %offset
+  %captured.at = getelementptr i8, ptr %record, i64 20
+  %captured = load i32, ptr %captured.at, align 1
+  %original.at = getelementptr i8, ptr %record, i64 24
+  %original = load i32, ptr %original.at, align 1
+  %data = getelementptr i8, ptr %record, i64 28
+  %bytes = zext i32 %captured to i64
+"""
 RUNTIME = """
 @clock = internal global i64 0
 @asked = internal global i32 0
@@ -147,26 +160,16 @@ entry:
   br label %test
 test:
   %number = phi i64 [0, %entry], [%following, %next]
-  %more = icmp ult i64 %number, %count
-  br i1 %more, label %packet, label %done
-packet:
-  %offset = mul i64 %number, %stride
-  %record = getelementptr i8, ptr %records, i64 %offset
+{record}
   %high.at = getelementptr i8, ptr %record, i64 12
   %high = load i32, ptr %high.at, align 1
   %low.at = getelementptr i8, ptr %record, i64 16
   %low = load i32, ptr %low.at, align 1
-  %captured.at = getelementptr i8, ptr %record, i64 20
-  %captured = load i32, ptr %captured.at, align 1
-  %original.at = getelementptr i8, ptr %record, i64 24
-  %original = load i32, ptr %original.at, align 1
-  %data = getelementptr i8, ptr %record, i64 28
   %high.wide = zext i32 %high to i64
   %high.part = shl i64 %high.wide, 32
   %low.part = zext i32 %low to i64
   %now = or i64 %high.part, %low.part
   store i64 %now, ptr @clock
-  %bytes = zext i32 %captured to i64
   call void @llvm.memcpy.p0.p0.i64(ptr inttoptr (i64 {packet} to ptr), ptr %data, i64 %bytes, i1 false)
   %end = add i32 %captured, {packet}
   store i32 %end, ptr %end.at
@@ -193,24 +196,13 @@ deliver:
   %delivered = call i32 @{deliver}(ptr %context)
   br label %next"""
 
-FILTER_LOOP = """
-define void @ffpf_filter(ptr %records, i64 %stride, i64 %count, ptr %passed) {
+FILTER_LOOP = f"""
+define void @ffpf_filter(ptr %records, i64 %stride, i64 %count, ptr %passed) {{
 entry:
   br label %test
 test:
   %number = phi i64 [0, %entry], [%following, %packet]
-  %more = icmp ult i64 %number, %count
-  br i1 %more, label %packet, label %done
-packet:
-  %offset = mul i64 %number, %stride
-  %record = getelementptr i8, ptr %records, i64 %offset
-  %captured.at = getelementptr i8, ptr %record, i64 20
-  %captured = load i32, ptr %captured.at, align 1
-  %original.at = getelementptr i8, ptr %record, i64 24
-  %original = load i32, ptr %original.at, align 1
-  %data = getelementptr i8, ptr %record, i64 28
-  %bytes = zext i32 %captured to i64
-  %end = getelementptr i8, ptr %data, i64 %bytes
+{RECORD}  %end = getelementptr i8, ptr %data, i64 %bytes
   %passes = call i1 @filter(ptr %data, ptr %end, i32 %original)
   %byte = zext i1 %passes to i8
   %to = getelementptr i8, ptr %passed, i64 %number
@@ -219,7 +211,7 @@ packet:
   br label %test
 done:
   ret void
-}
+}}
 """
 
 
@@ -296,6 +288,7 @@ def _runtime(flow: SegmentFlow, addresses: Mapping[str, int], packet: PacketMemo
     scratch = packet.tap + TAP_BYTES
     assert TAP_BYTES + SCRATCH_BYTES <= mmap.PAGESIZE
     return RUNTIME.format(
+        record=RECORD,
         random=secrets.randbits(62),
         slot_bytes=flow.ring.slot_bytes,
         slots=flow.ring.slots,

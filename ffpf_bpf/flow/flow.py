@@ -23,7 +23,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from ffpf_bpf import authorise
@@ -440,14 +439,6 @@ class Flow(Deliverer):
         if getattr(self, "_grabber", None) is not None:
             warnings.warn(f"{self.id} was not closed", ResourceWarning, source=self, stacklevel=2)
             self.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def _group(self) -> tuple[object, ...]:
