@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from ffpf_bpf.capture.files import CaptureFile
 from ffpf_bpf.capture.ring import Batch
-from ffpf_bpf.cli import options
+from ffpf_bpf.cli import options, report
 from ffpf_bpf.compiler.native import NativeFilter
 from ffpf_bpf.compiler.pcap import compile_filter
 
@@ -32,7 +30,8 @@ def read(
                 records = batch.records if chosen is None else batch.records[chosen.passes(batch.records)]
                 if count is not None:
                     records = records[: count - printed]
-                _print(packets, records)
+                if not report.print_packets(Batch(records, 0, 0).packets(packets.interfaces)):
+                    raise typer.Exit
                 printed += len(records)
                 if printed == count:
                     break
@@ -41,15 +40,3 @@ def read(
             print(f"{printed:,} of {packets.packets_read:,} packets printed", file=sys.stderr)
             if packets.cut_short:
                 print(f"ffpf: {packets.where}: ends within a packet: it was cut short", file=sys.stderr)
-
-
-def _print(file: CaptureFile, records: np.ndarray[tuple[int], np.dtype[np.void]]) -> None:
-    from ffpf_bpf.capture.words import line  # noqa: PLC0415 - and with it dpkt
-
-    try:
-        for packet in Batch(records, 0, 0).packets(file.interfaces):
-            print(line(packet))
-    except BrokenPipeError:
-        # The reader has seen enough, as in `| head`. Python must not flush there again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit from None

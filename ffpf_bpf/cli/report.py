@@ -1,10 +1,13 @@
-"""What commands print of a flow at its end: a table of nodes and the ledger, or JSON."""
+"""What commands print: packets, and of a flow at its end a table of nodes and the ledger, or JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.flow import Flow, Ledger
 
 LONGEST_LABEL = 44
@@ -78,3 +81,18 @@ def ledger_text(ledger: Ledger) -> str:
     fates = {name: count for name, count in ledger.as_json().items() if name != "seen" and count}
     parts = " + ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in fates.items())
     return f"{ledger.seen:,} seen = {parts or '0'}"
+
+
+def print_packets(packets: Iterable[Packet]) -> bool:
+    """A line for each. False if the reader has seen enough, as in `| head`: an end like any other."""
+    from ffpf_bpf.capture.words import line  # noqa: PLC0415 - and with it dpkt
+
+    try:
+        for packet in packets:
+            print(line(packet))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python must not flush there again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True

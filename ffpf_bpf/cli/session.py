@@ -134,15 +134,7 @@ class Session:
         self.grabbed += len(records)
 
     def _print(self, packets: Iterable[Packet]) -> None:
-        from ffpf_bpf.capture.words import line  # noqa: PLC0415 - and with it dpkt
-
-        try:
-            for packet in packets:
-                print(line(packet))
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # The reader has seen enough, as in `| head`: an end like any other. Python must not flush there again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not report.print_packets(packets):
             self.print_packets, self.count = False, 0
 
     def _ended(self, end_s: float | None) -> bool:
