@@ -77,7 +77,7 @@ check-code:
 	$(SAY) ruff 'format and lint'
 	@$(VENV)/bin/ruff format --check --quiet && $(VENV)/bin/ruff check --quiet
 	$(SAY) mypy 'strict'
-	@$(VENV)/bin/mypy --no-error-summary ffpf_bpf examples
+	@$(VENV)/bin/mypy --no-error-summary ffpf_bpf examples benchmarks
 	$(SAY) layers lint-imports
 	@$(VENV)/bin/lint-imports > $(VENV)/.layers || { cat $(VENV)/.layers; exit 1; }
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -150,13 +151,11 @@ def _written(network: Network, generator: Generator, name: str, snaplen: int, pa
             time.sleep(0.01)
         time.sleep(READY_S)
         with ExitStack() as stack:
-            send = generator.send
+            send: Callable[[int], object] = generator.send
             if name == BARE:
                 program = stack.enter_context(entry(network)).fileno
                 duration_s *= BARE_SHARE
-
-                def send(count: int) -> int:
-                    return calls.test_run(program, generator.frame, count).duration_ns
+                send = partial(calls.test_run, program, generator.frame)
 
             begin_ns, begin_s, offered = _cpu_ns(process.pid), time.monotonic(), 0
             while time.monotonic() < begin_s + duration_s:

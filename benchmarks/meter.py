@@ -23,7 +23,6 @@ from pyroute2 import netns
 
 from ffpf_bpf.kernel import calls, interfaces
 from ffpf_bpf.kernel.maps import Descriptor
-from ffpf_bpf.kernel.probes import PASS_PROGRAM
 from tests.network import ip
 
 REPEAT = 100_000
@@ -101,5 +100,5 @@ class Rig:
 @contextmanager
 def empty_program() -> Iterator[int]:
     """A loaded program that only says XDP_PASS: what it takes is the loop of BPF_PROG_TEST_RUN."""
-    with Descriptor(calls.load_program("empty", PASS_PROGRAM)) as program:
+    with Descriptor(calls.load_program("empty", calls.PASS_PROGRAM)) as program:
         yield program.fileno

@@ -21,6 +21,7 @@ from benchmarks.meter import Case, Rig
 from benchmarks.table import Row, Table, main
 from ffpf_bpf.compiler import emit
 from ffpf_bpf.compiler.frame import Generated, new_module
+from ffpf_bpf.compiler.hook import XDP
 from ffpf_bpf.compiler.object import Object, read
 from ffpf_bpf.compiler.pcap import compile_filter
 from ffpf_bpf.compiler.predicate import I8, I32, I64, POINTER, lower_predicate, opaque
@@ -103,7 +104,7 @@ def bare_object(filter_text: str, times: int = 1) -> Object:
         verdict = b.call(predicate, [b.inttoptr(start, POINTER), b.inttoptr(stop, POINTER), length])
         passed = _anew(b, b.zext(verdict, I64))
     b.ret(b.select(b.icmp_unsigned("!=", passed, I64(0)), I32(XDP_PASS), I32(XDP_DROP)))
-    generated = Generated(module, ("filter",), set())
+    generated = Generated(module, ("filter",), XDP, set())
     linked = emit.link(str(generated.module), generated.primitives, generated.programs)
     emit.optimise(linked)
     return read(emit.emit_object(linked))

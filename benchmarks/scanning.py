@@ -35,7 +35,7 @@ def works() -> Iterator[Work]:
     """Few patterns and many, in requests and in the worst payload there is."""
     for count, words in WORDS.items():
         made = patterns.automaton(words)
-        maps = {
+        maps: dict[str, Global | Map] = {
             "classes": Global(256, made.classes),
             "rows": Global(2 * ((1 << 16 << made.shift) + 256), made.rows),
             "hits": Map(PERCPU_ARRAY, 4, 8, count),

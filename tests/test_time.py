@@ -22,7 +22,7 @@ from ffpf_bpf.graph.parser import parse
 
 ALICE = Subject("alice", frozenset(), 1000)
 MANY = 20_000
-LATE_S = 0.5
+LATE_S = 1.5  # the longest step between two looks at the time, on a slow machine too
 NO_MAIL = Never(PacketClass(tcp_port=((25, 25),)), ignore=IGNORED_BY_DEFAULT)
 WEB = '(bpf,"tcp port 80 and net 10.1.0.0/16") -> (snap) -> (grab)'
 DIVIDED = "ether[0:4] / ether[4:4] * ether[4:4] + ether[0:4] % ether[4:4] != ether[0:4]"

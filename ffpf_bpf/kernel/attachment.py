@@ -23,6 +23,7 @@ LONGEST_FAREWELL_S = 2.0
 TCX_TYPES = {"tc-ingress": calls.ATTACH_TCX_INGRESS, "tc-egress": calls.ATTACH_TCX_EGRESS}
 FORCED = "FFPF_TC"  # environment: `cls_bpf` attaches at tc as on kernels that have no tcx
 NO_INTERFACE = 0x7FFF_FFFF
+NEXT_PROGRAM = bytes.fromhex("b7000000ffffffff 9500000000000000")  # r0 = TCX_NEXT; exit
 
 
 class Attachment(Protocol):
@@ -96,17 +97,13 @@ def is_forced() -> bool:
 def has_tcx() -> bool:
     """Whether the kernel has tcx links: it then looks for the interface, of which there is none."""
     try:
-        # r0 = TCX_NEXT; exit
-        with Descriptor(calls.load_program("ffpf_probe", PASS_PROGRAM, calls.PROG_SCHED_CLS)) as program:
+        with Descriptor(calls.load_program("ffpf_probe", NEXT_PROGRAM, calls.PROG_SCHED_CLS)) as program:
             calls.close(calls.attach_tcx(program.fileno, NO_INTERFACE, calls.ATTACH_TCX_INGRESS))
     except KernelError as error:
         if error.errno in (errno.EINVAL, errno.ENODEV):
             return error.errno == errno.ENODEV
         raise
     return True
-
-
-PASS_PROGRAM = bytes.fromhex("b7000000ffffffff") + bytes.fromhex("9500000000000000")
 
 
 def refuse_if_held(interface: Interface) -> None:
