@@ -62,6 +62,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert re.findall(r"^run (.*)$", script, re.MULTILINE) == [
         "make check",
         "make test",
+        "make test-vm KERNELS=5.10",
         "make demo",
     ]
     assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
