@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,13 +76,13 @@ class Interceptor:
         patch.setattr(maps, "mmap", SimpleNamespace(mmap=self._wrapped("map_memory", maps.mmap.mmap)))
 
     def _wrapped(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any) -> Any:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
             self.names.append(name)
             mine = self._at in (len(self.names), -1) and name not in self._spared
             if mine and not self._after:
                 self._act(name)
             try:
-                return call(*arguments)
+                return call(*arguments, **options)
             finally:
                 if mine and self._after:
                     self._act(name)
@@ -174,13 +174,15 @@ class Stage:
     way: str
     witness: Flow
     sent: int = 0
-    objects: Counter[str] = field(default_factory=kernel_objects)
-    hung: list[str] = field(default_factory=hung)
 
     def __post_init__(self) -> None:
         self._read = 0
-        self.chains = len(CHAINS._chains)
         self._raw = self.network.sender()
+        self.remember()
+
+    def remember(self) -> None:
+        """What there is now is as it should be."""
+        self.objects, self.hung, self.chains = kernel_objects(), hung(), len(CHAINS._chains)
         self.descriptors = len(os.listdir("/proc/self/fd"))
 
     def send(self, packets: int = 2) -> None:

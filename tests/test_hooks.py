@@ -74,7 +74,7 @@ def frames_that_arrive() -> list[bytes]:
     found = [frame for frame in packets(SEED) if 14 <= len(frame) <= 1500]
     kept = [frame for frame in found if frame[12:14] not in (b"\x81\x00", b"\x88\xa8") or len(frame) >= 20]
     assert sum(has_tag(frame) for frame in kept) > 100
-    return random.Random(SEED).sample(kept, 500)
+    return random.Random(SEED).sample(kept, 600)
 
 
 def ways_here() -> list[tuple[str, str]]:
@@ -150,7 +150,7 @@ def test_all_hooks_record_and_count_the_same(
             results[way] = recorded(flow, tmp_path / "-".join(way))
     content, counts = results["xdp", ""]
     assert counts["ledger"].seen == len(frames)
-    assert counts["ledger"].delivered > 10
+    assert counts["ledger"].delivered > 5
     for way, (other_content, other_counts) in results.items():
         assert other_counts == counts, way
         assert other_content == content, way

@@ -24,7 +24,6 @@ TESTS = (
     "test_sharing::test_one_sampler_for_both",
     "test_sharing::test_no_packet_is_lost*",
     # Nothing left behind.
-    "test_faults::test_a_tap_is_free_again*",
     "test_faults::test_sigstop*",
 )
 # Too slow where the processor is emulated, or of user space alone: no different there.
@@ -43,6 +42,8 @@ LEFT_OUT = (
     "test_faults::test_a_refusal*",
     "test_faults::test_an_exception*",
     "test_faults::test_sigkill*",
+    "test_faults::test_sigstop*xdp?",
+    "test_faults::test_sigstop*tcx?",
     "test_faults::test_no_descriptor*",
     "test_faults::test_no_memory*",
     "test_faults::test_the_disk*",
@@ -61,6 +62,7 @@ LEFT_OUT = (
     "test_hooks::test_frames_in_several_pieces?20*",
     "test_hooks::test_frames_in_several_pieces?37*",
     "test_hooks::test_scan_looks*tc-egress*",
+    "test_hooks::test_several_hooks*cls_bpf?",
     "test_hooks::test_a_transfer*",
     "test_hooks::test_grab_at_tc_from*",
     "test_hooks::test_frames_longer*",
