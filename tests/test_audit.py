@@ -655,12 +655,14 @@ def test_what_an_effect_names_is_granted_if_it_can_be() -> None:
 def test_nothing_is_loaded_if_the_audit_refuses(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     real = calls.load_program
-    monkeypatch.setattr(calls, "load_program", lambda name, *of: loaded.append(name) or real(name, *of))
+    monkeypatch.setattr(
+        calls, "load_program", lambda name, *of, **flags: loaded.append(name) or real(name, *of, **flags)
+    )
     with network.enter(), Flow.create() as flow:
         flow.populate(Device("tap0") >> Rogue("rogue_store") >> Grab(64))
         with pytest.raises(AuditError, match="writes to the packet"):
             flow.instantiate()
-    assert loaded == ["ffpf_entry"]
+    assert [name for name in loaded if name != "ffpf_probe"] == ["ffpf_entry"]
 
 
 def test_only_what_was_audited_is_handed_out() -> None:
@@ -762,7 +764,7 @@ def test_folded_and_shared_segments_pass() -> None:
 def test_random_graphs_pass(middle: Expression, tail: Expression) -> None:
     graph = checked(then(Device("tap0"), middle, tail))
     objects = compiled(graph.expression)
-    assert (DELIVER_PROGRAM in objects) == bool(graph.sinks)
+    assert graph.sinks or DELIVER_PROGRAM not in objects
     assert all(found.audited(program) for program, found in objects.items())
 
 

@@ -231,7 +231,7 @@ class TestFlows:
         seen: list[list[str]] = []
         load = calls.load_program
         monkeypatch.setattr(
-            calls, "load_program", lambda *a: seen.append([line["event"] for line in lines(file)]) or load(*a)
+            calls, "load_program", lambda *a, **k: seen.append([line["event"] for line in lines(file)]) or load(*a, **k)
         )
         with self.made(policies, file, FLOW.replace("tap0)", "tap0) | (device,lo)")) as flow:
             flow.instantiate()

@@ -1,4 +1,4 @@
-"""Flows -> LLVM IR: the deliver program of a segment, which stores the packet for each flow that grabs it.
+"""Flows -> LLVM IR: storing a packet for each flow that grabs it, in the segment program or a program of its own.
 
 A packet is stored once for each *view* of a flow that it reached a sink of: sinks behind the same transforms show the
 same, those behind others something else. All of a packet's records are stored, or none. Flows that share a packet ring
@@ -102,28 +102,53 @@ def generate_deliver(
     flows: tuple[SegmentFlow, ...], tap: str, cpus: int, sinks: tuple[Sink, ...], hook: Hook, *, offline: bool = False
 ) -> Generated:
     """The program that stores the packet for each flow that has a sink it reached."""
-    deliver = _Deliver(flows, tap, cpus, hook, offline)
+    result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), hook)
+    program = Frame(result.module, DELIVER_PROGRAM, cpus, hook, offline=offline)
+    grabbed = program.builder.gep(program.scratch(), [I64(GRABBED)], source_etype=I8)
+    deliver_in(result, program, flows, tap, sinks, program.packet(), program.builder.load(grabbed, typ=I64))
+    program.builder.branch(program.onward)
+    program.finish()
+    return result
+
+
+def deliver_in(
+    result: Generated,
+    program: Frame,
+    flows: tuple[SegmentFlow, ...],
+    tap: str,
+    sinks: tuple[Sink, ...],
+    packet: ir.Value,
+    grabbed: ir.Value,
+) -> None:
+    """Likewise, in a program that goes on afterwards: for the sinks whose bits are in `grabbed`."""
+    deliver = _Deliver(result, program, flows, tap, packet, grabbed)
     for home, first in segment_rings(flows).items():
         using = [number for number, flow in enumerate(flows) if flow.graph.sinks and flow.ring_home.store == home]
         deliver.ring(first, {number: [sink for sink in sinks if sink.flow == number] for number in using})
-    deliver.finish()
-    return deliver.result
+    result.primitives.update({"deliver", result.hook.frame}, deliver.called, emit.dissector(deliver.called))
 
 
 class _Deliver:
-    """The deliver program."""
+    """The part of a program that stores the packet."""
 
-    def __init__(self, flows: tuple[SegmentFlow, ...], tap: str, cpus: int, hook: Hook, offline: bool) -> None:
-        self.result = Generated(new_module("deliver"), (DELIVER_PROGRAM,), hook, {"chain", "deliver", hook.frame})
-        self.program = Frame(self.result.module, DELIVER_PROGRAM, cpus, hook, offline=offline)
-        self.builder = self.program.builder
+    def __init__(
+        self,
+        result: Generated,
+        program: Frame,
+        flows: tuple[SegmentFlow, ...],
+        tap: str,
+        packet: ir.Value,
+        grabbed: ir.Value,
+    ) -> None:
+        self.result = result
+        self.program = program
+        self.builder = program.builder
         self.flows = flows
         self.stores = segment_stores(flows)
         self.called: list[str] = []
         self.tap = tap
-        self.packet = self.program.packet()
-        grabbed = self.builder.gep(self.program.scratch(), [I64(GRABBED)], source_etype=I8)
-        self.grabbed = self.builder.load(grabbed, typ=I64)
+        self.packet = packet
+        self.grabbed = grabbed
 
     def ring(self, first: int, users: Mapping[int, list[Sink]]) -> None:
         """Store the packet in a ring, or count that there was no room for all of its records."""
@@ -183,12 +208,6 @@ class _Deliver:
         else:
             with self.builder.if_then(self._reached(reader.sinks)):
                 self._call("ffpf_note_record", NOTE_RECORD, *note)
-
-    def finish(self) -> None:
-        """Go on to the next segment."""
-        self.result.primitives.update(self.called, emit.dissector(self.called))
-        self.builder.branch(self.program.onward)
-        self.program.finish()
 
     def _value(self, store: int) -> ir.Value:
         return external(self.result.module, f"ffpf_flow_{self.stores.index(store)}")

@@ -81,7 +81,8 @@ def segment_grant(flows: Sequence[SegmentFlow], hook: Hook = XDP) -> Grant:
 
 
 def deliver_grant(flows: Sequence[SegmentFlow], hook: Hook = XDP) -> Grant:
-    """What the program that stores their packets may do: into the rings of those that have a sink."""
+    """What the program that stores their packets may do: into the rings of those that have a sink. A segment that does
+    so itself evaluates nothing that takes more."""
     rings = frozenset(f"ffpf_ring_{number}" for number in segment_rings(flows).values())
     helpers, functions = _calls(effect for effect in _effects(flows) if isinstance(effect, Transform))
     granted = ALL | DELIVERS | _copying(hook) | helpers

@@ -1,8 +1,8 @@
 """Graphs -> LLVM IR: the segment program that evaluates the flows of one tap.
 
 It asks each flow's toggle, evaluates its graph step by step, keeps its counters, and notes which sinks the packet
-reached. Only then does it enter the deliver program; both go on to the next segment. The C primitives are declared here
-and linked in by `emit`.
+reached. Only then does it store the packet, or enter the deliver program, which does; both go on to the next segment.
+The C primitives are declared here and linked in by `emit`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import reduce
 from llvmlite import ir
 
 from ffpf_bpf.compiler import emit
+from ffpf_bpf.compiler.deliver import deliver_in
 from ffpf_bpf.compiler.frame import (
     DELIVER,
     FATES,
@@ -46,11 +47,19 @@ NOTHING = I64(NO_RESULT)
 
 
 def generate_segment(
-    flows: tuple[SegmentFlow, ...], tap: str, cpus: int, hook: Hook, *, debug: bool = False, offline: bool = False
+    flows: tuple[SegmentFlow, ...],
+    tap: str,
+    cpus: int,
+    hook: Hook,
+    *,
+    stores: bool = False,
+    debug: bool = False,
+    offline: bool = False,
 ) -> tuple[Generated, tuple[Sink, ...]]:
-    """The segment program that holds `flows`, as seen at `tap`, and its sinks. Raises FfpfError over 64 sinks."""
+    """The segment program that holds `flows`, as seen at `tap`, and its sinks. It `stores` what they grab itself, or
+    leaves that to the deliver program. Raises FfpfError over 64 sinks."""
     segment = _Segment(flows, tap, cpus, hook, debug, offline)
-    segment.generate()
+    segment.generate(stores)
     return segment.result, tuple(segment.sinks)
 
 
@@ -73,7 +82,7 @@ class _Segment:
         self.scope = debug_scope(self.result.module, self.program.function) if debug else None
         self.shared = SharedTruths(self.builder)
 
-    def generate(self) -> None:
+    def generate(self, stores: bool) -> None:
         b = self.builder
         for cluster in clusters(self.flows):
             self.shared = SharedTruths(b)
@@ -87,7 +96,7 @@ class _Segment:
                 self._flows(cluster, toggles)
         self.result.primitives.update(self.called, emit.dissector(self.called))
         if self.sinks:
-            self._enter_deliver()
+            self._deliver(stores)
         b.branch(self.program.onward)
         self.program.finish()
 
@@ -116,14 +125,18 @@ class _Segment:
                 self._flow(number, self.flows[number])
             self._leave(after)
 
-    def _enter_deliver(self) -> None:
+    def _deliver(self, stores: bool) -> None:
+        """Store the packet if it reached a sink, here or in the deliver program."""
         b, p = self.builder, self.program
         grabbed = b.load(p.grabbed, typ=I64)
         deliver = b.append_basic_block("deliver")
         b.cbranch(b.icmp_unsigned("!=", grabbed, I64(0)), deliver, p.onward)
         b.position_at_end(deliver)
-        b.store(grabbed, b.gep(p.scratch(), [I64(GRABBED)], source_etype=I8))
-        p.tail_call(DELIVER)
+        if stores:
+            deliver_in(self.result, p, self.flows, self.tap, tuple(self.sinks), self.packet, grabbed)
+        else:
+            b.store(grabbed, b.gep(p.scratch(), [I64(GRABBED)], source_etype=I8))
+            p.tail_call(DELIVER)
 
     def _evaluate_shared(self, cluster: list[int], toggles: list[ir.Value]) -> None:
         """The steps that several flows have in common, once, for packets that a flow switched on asks about."""
