@@ -79,12 +79,14 @@ def expressions(taps: tuple[str, ...]) -> list[str]:
 @contextmanager
 def flows(network: Network, taps: tuple[str, ...]) -> Iterator[list[Flow]]:
     """All of them, active."""
-    with ExitStack() as stack:
+    made: list[Flow] = []
+    try:
         with network.enter():
-            made = [stack.enter_context(Flow.create().populate(text).instantiate()) for text in expressions(taps)]
-        for flow in made:
-            flow.activate()
+            for text in expressions(taps):
+                made.append(Flow.create().populate(text).instantiate().activate())
         yield made
+    finally:
+        Flow.close_all(made)
 
 
 def transfer(network: Network, content: bytes, times: int, take: Callable[[memoryview], object]) -> float:

@@ -38,6 +38,8 @@ REFUSALS = {
     "load_program": (errno.ENOMEM, errno.EMFILE, errno.EPERM),
     "attach_xdp": (errno.ENOMEM, errno.EPERM),
     "attach_tcx": (errno.ENOMEM, errno.ERANGE),
+    "attached_xdp": (errno.ENOMEM, errno.EMFILE),
+    "linked_interface": (errno.ENOMEM,),
     "set_program": (errno.E2BIG, errno.ENOMEM),
     "clear_program": (errno.EPERM,),
     "wait_for_programs": (errno.ENOMEM,),
