@@ -73,7 +73,7 @@ check: build ## check format, lint, types and layers, and run the tests that nee
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check-tests check-code
 
 .PHONY: check-code
-check-code:
+check-code: build
 	$(SAY) ruff 'format and lint'
 	@$(VENV)/bin/ruff format --check --quiet && $(VENV)/bin/ruff check --quiet
 	$(SAY) mypy 'strict'

@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import authorise, delivery, files, instantiate, nodes, packet, switch
+from benchmarks import authorise, delivery, files, instantiate, nodes, packet, switch, traffic
 from benchmarks.table import Table
 
 BENCHMARKS: dict[str, Callable[[bool], Table]] = {
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[bool], Table]] = {
     "nodes": nodes.run,
     "switch": switch.run,
     "delivery": delivery.run,
+    "traffic": traffic.run,
     "files": files.run,
 }
 

@@ -90,23 +90,28 @@ static __always_inline int copy_words(const struct ffpf_packet *packet, struct f
 {
 	const void *from = packet->data;
 	__u64 *to = (void *)&copy->before, at;
+	__s64 left = whole - 6;
 
+	/* What is left is counted, instead of comparing `at` with `whole`: before 6.8 the verifier decides only comparisons
+	 * with what it knows on the right, and would walk ways on which `whole` contradicts itself. */
 	if (from + 8 > packet->end)
 		return 0;
 	*to = *(const __u64 *)from << 16;
 	from += 6;
 #pragma clang loop unroll(disable)
-	for (at = 6; at < most && at + 8 <= whole; at += 8) {
+	for (at = 6; at < most && left >= 8; at += 8) {
 		if (from + 8 > packet->end)
 			return 0;
 		*++to = *(const __u64 *)from;
 		from += 8;
+		left -= 8;
+		FFPF_OPAQUE(left);
 	}
-	if (at < whole) {
+	if (left > 0) {
 		from = ffpf_at(packet, whole - 8, 8);
 		if (!from)
 			return 0;
-		*++to = *(const __u64 *)from >> 8 * (at + 8 - whole);
+		*++to = *(const __u64 *)from >> 8 * (8 - left);
 	}
 	return 1;
 }

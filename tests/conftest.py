@@ -43,6 +43,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"{name}: {lacking}")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    from tests import faults  # which needs what is below
+
+    if faults.POINTS:
+        terminalreporter.write_line(faults.summary())
+
+
 @pytest.fixture(scope="module")
 def network(request: pytest.FixtureRequest) -> Iterator[Network]:
     """Two namespaces for the tests of one module."""

@@ -105,6 +105,10 @@ ROWS = {
         "numpy batches / tcpdump: CPU added where packets arrive",
         "numpy batches / tcpdump: CPU of the reading process",
     ),
+    "traffic": (
+        "32 flows at XDP and tc / an empty XDP program", "32 flows at XDP / an empty XDP program",
+        "32 flows at tc / nothing",
+    ),
 }  # fmt: skip
 
 

@@ -60,8 +60,9 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     assert re.findall(r"^run (.*)$", script, re.MULTILINE) == [
-        "make check",
+        "make check-code",
         "make test",
+        "make test-vm KERNELS=5.10",
         "make demo",
     ]
     assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")

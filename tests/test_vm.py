@@ -147,7 +147,7 @@ JUNIT = """<testsuites><testsuite>
 <properties><property name="doctor" value='[{"name": "tcx", "works": false}]'/></properties>
 <testcase classname="tests.test_tc" name="test_a"><properties><property name="feature" value="tcx"/></properties>
   <skipped message="tcx: none here"/></testcase>
-<testcase classname="tests.test_flow" name="test_b"/>
+<testcase classname="tests.test_flow" name="test_b"><properties><property name="digest" value="abc"/></properties></testcase>
 <testcase classname="tests.test_flow" name="test_c"><failure message="assert 1&#10;more">...</failure></testcase>
 <testcase classname="tests.test_flow" name="test_d"><error message="at setup"/></testcase>
 </testsuite></testsuites>"""
@@ -157,7 +157,7 @@ def test_junit_is_read() -> None:
     outcomes, findings = matrix.read(JUNIT.encode())
     assert outcomes == (
         Outcome("test_tc::test_a", ("tcx",), Result.SKIPPED, "tcx: none here"),
-        Outcome("test_flow::test_b", (), Result.PASSED),
+        Outcome("test_flow::test_b", (), Result.PASSED, digest="abc"),
         Outcome("test_flow::test_c", (), Result.FAILED, "assert 1"),
         Outcome("test_flow::test_d", (), Result.FAILED, "at setup"),
     )
@@ -219,6 +219,23 @@ def test_a_feature_without_a_test_is_no_pass_and_a_machine_without_result_a_fail
     assert [line for line in lines if line.startswith("tcx")] == ["tcx                  pass 1   FAIL"]
     assert [line for line in lines if line.startswith("dispatcher")] == ["dispatcher           no test  FAIL"]
     assert lines[-1] == "FAIL  6.1 (6.1.0-56), all other tests: killed after 300 s"
+
+
+def test_what_was_recorded_and_counted_is_the_same_on_all_kernels() -> None:
+    def of(kernel: str, **digests: str) -> Report:
+        outcomes = tuple(Outcome(test, (), Result.PASSED, digest=digest) for test, digest in digests.items())
+        return Report(kernel, "6.6.1", outcomes, {feature.finding: True for feature in FEATURES})
+
+    same = [of("old", a="1" * 64), of("new", a="1" * 64, b="2" * 64)]
+    assert matrix.failures(same) == []
+    lines = matrix.table(same).splitlines()
+    assert lines[-1] == "same  2222222222222222 on new: b"
+    assert [line.split()[-4:] for line in lines if line.startswith(matrix.SAME)] == [["pass", "1", "pass", "2"]]
+    other = [*same, of("odd", a="3" * 64)]
+    assert matrix.failures(other) == [
+        "odd (6.6.1), same on all kernels: a: recorded or counted otherwise than on old, new"
+    ]
+    assert matrix.sameness(of("none"), other).result is Result.NONE
 
 
 def test_every_feature_has_a_name_of_its_own_and_doctor_knows_it() -> None:

@@ -167,6 +167,7 @@ def wait_by_map_of_maps() -> None:
         os.close(inner)
 
 
+@_call
 def attached_xdp(interface_index: int) -> tuple[int, str]:
     """The id of the XDP program at an interface, 0 for none, and its mode: `native`, `generic` or `offloaded`."""
     query = structures.XdpQuery(sz=ctypes.sizeof(structures.XdpQuery))
@@ -176,6 +177,7 @@ def attached_xdp(interface_index: int) -> tuple[int, str]:
     return next(iter(modes.items()), (query.prog_id, "native"))
 
 
+@_call
 def linked_interface(link: int) -> int:
     """The index of the interface that an XDP or tcx link holds; 0 once the interface is gone."""
     info = structures.LinkInfo()

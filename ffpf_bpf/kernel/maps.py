@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import weakref
 from types import TracebackType
 from typing import Self
 
+from ffpf_bpf.errors import KernelError
 from ffpf_bpf.kernel import calls
 
 PAGE = mmap.PAGESIZE
-
+# What stands for the memory of a map that is closed: made beforehand, for closing must not want memory.
+CLOSED_MEMORY = mmap.mmap(-1, PAGE)
+CLOSED_MEMORY.close()
 
 _open: weakref.WeakSet[Descriptor] = weakref.WeakSet()
 
@@ -45,14 +49,14 @@ class MappedArray(Descriptor):
     def __init__(self, name: str, value_bytes: int, entries: int = 1) -> None:
         super().__init__(calls.create_map(calls.MAP_ARRAY, name, 4, value_bytes, entries, calls.F_MMAPABLE))
         try:
-            self.memory = mmap.mmap(self.fileno, _to_pages(value_bytes * entries))
+            self.memory = _map_memory(self.fileno, _to_pages(value_bytes * entries))
         except BaseException:
             super().close()
             raise
 
     def close(self) -> None:
         # Whoever still holds a view of the memory keeps the pages, and only those, until it lets go.
-        memory, self.memory = self.memory, _closed_memory()
+        memory, self.memory = self.memory, CLOSED_MEMORY
         with contextlib.suppress(BufferError):
             memory.close()
         super().close()
@@ -78,10 +82,16 @@ class ProgArray(Descriptor):
         calls.clear_program(self.fileno, index)
 
 
-def _closed_memory() -> mmap.mmap:
-    memory = mmap.mmap(-1, PAGE)
-    memory.close()
-    return memory
+def _map_memory(descriptor: int, size: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(descriptor, size)
+    except OSError as error:
+        number = error.errno or errno.EIO
+        raise KernelError(
+            f"cannot map {size:,} bytes: {os.strerror(number).lower()}",
+            errno=number,
+            help="use smaller buffers (`--buffer`), or raise the memory limit of this process",
+        ) from None
 
 
 def _to_pages(size: int) -> int:

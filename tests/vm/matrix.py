@@ -1,7 +1,8 @@
 """What the tests found in each kernel, and the table of it: kernel by feature.
 
 From junit files to cells, without I/O. A cell fails if a test of that feature failed, if one was skipped although the
-kernel is new enough, or if `ffpf doctor` says something else than the tests. A feature without a test says so.
+kernel is new enough, or if `ffpf doctor` says something else than the tests. A feature without a test says so. Where
+tests give a digest of what was recorded and counted, it is the same on all kernels.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from xml.etree import ElementTree
 from tests.vm.features import FEATURES, Feature, shown, version
 
 OTHER = "all other tests"
+SAME = "same on all kernels"
+DIGEST = "digest"  # a test's property: of what must not depend on the kernel
+DIGEST_SHOWN = 16
 
 
 class Result(Enum):
@@ -23,12 +27,13 @@ class Result(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One test: its name, the features it tries, what came out, and why if it did not pass."""
+    """One test: its name, the features it tries, what came out, why if it did not pass, and its digest if it has one."""
 
     test: str
     features: tuple[str, ...]
     result: Result
     reason: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,30 @@ def _outcome(case: ElementTree.Element) -> Outcome:
             found = case.find(tag)
             if found is not None:
                 return Outcome(name, features, result, found.get("message", "").split("\n")[0])
-    return Outcome(name, features, Result.PASSED)
+    digest = case.find(f"./properties/property[@name='{DIGEST}']")
+    return Outcome(name, features, Result.PASSED, digest=digest.get("value", "") if digest is not None else "")
+
+
+def digests(reports: Iterable[Report]) -> dict[str, dict[str, list[str]]]:
+    """By test, by digest: the kernels that gave it."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for report in reports:
+        for outcome in report.outcomes:
+            if outcome.digest:
+                found.setdefault(outcome.test, {}).setdefault(outcome.digest, []).append(report.kernel)
+    return found
+
+
+def sameness(report: Report, reports: Sequence[Report]) -> Cell:
+    """Whether a kernel's digests are those of most kernels."""
+    compared = 0
+    for test, by_digest in digests(reports).items():
+        usual = max(by_digest, key=lambda digest: len(by_digest[digest]))
+        if any(report.kernel in kernels for digest, kernels in by_digest.items() if digest != usual):
+            others = ", ".join(by_digest[usual])
+            return Cell(Result.FAILED, f"{test}: recorded or counted otherwise than on {others}")
+        compared += report.kernel in by_digest[usual]
+    return Cell(Result.PASSED if compared else Result.NONE, tests=compared)
 
 
 def cell(report: Report, feature: Feature) -> Cell:
@@ -120,11 +148,11 @@ def others(report: Report) -> Cell:
     return _judged([outcome for outcome in report.outcomes if not outcome.features], None, report.release)
 
 
-def failures(reports: Iterable[Report]) -> list[str]:
+def failures(reports: Sequence[Report]) -> list[str]:
     """What is wrong, a line each; nothing if all is well."""
     lines = []
     for report in reports:
-        cells = {OTHER: others(report)}
+        cells = {OTHER: others(report), SAME: sameness(report, reports)}
         if not report.trouble:
             cells |= {feature.name: cell(report, feature) for feature in FEATURES}
         lines += [
@@ -144,9 +172,16 @@ def table(reports: Sequence[Report]) -> str:
         cells = [cell(report, feature) if not report.trouble else Cell(Result.FAILED) for report in reports]
         rows.append([feature.name, *map(str, cells)])
         notes |= {f"{feature.name}: {found.why}": None for found in cells if found.result is Result.SKIPPED}
+    rows.append([SAME, *(str(sameness(report, reports)) for report in reports)])
     rows.append([OTHER, *(str(others(report)) for report in reports)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += ["", *(f"skip  {note}" for note in notes)] if notes else []
+    shown = [
+        f"same  {digest[:DIGEST_SHOWN]} on {', '.join(kernels)}: {test}"
+        for test, by_digest in digests(reports).items()
+        for digest, kernels in by_digest.items()
+    ]
+    lines += ["", *shown] if shown else []
     found = failures(reports)
     return "\n".join([*lines, *([""] if found else []), *(f"FAIL  {line}" for line in found)])
