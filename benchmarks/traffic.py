@@ -39,7 +39,7 @@ class Effort:
     rounds: int
 
 
-FULL, QUICK = Effort(400 << 20, 15), Effort(10 << 20, 2)
+FULL, QUICK = Effort(150 << 20, 15), Effort(10 << 20, 2)
 
 
 def run(quick: bool = False) -> Table:

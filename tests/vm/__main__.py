@@ -37,7 +37,7 @@ WITHOUT = ("-p", "no:cacheprovider", "-p", "no:xdist")
 # So the console of a machine that hung says in which test.
 PRINTS = ("-v", "--color=no", "--tb=short", "--durations=10", "--timeout=120")
 AT_A_TIME = 2
-LIMIT_S = 300.0
+LIMIT_S = 480.0
 LAST_LINES = 40
 
 
