@@ -139,7 +139,8 @@ struct ffpf_reader {
 	__u64 tail;    /* entries given back; without an index, records */
 	__u64 wait;    /* no record before this position is waited for */
 	__u64 overrun; /* records that were overwritten before they were read */
-	__u8 reserved2[32];
+	__u64 bell;    /* the entry (without an index, the record) of this number wakes the application */
+	__u8 reserved2[24];
 };
 
 /*

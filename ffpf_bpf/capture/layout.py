@@ -30,7 +30,7 @@ RING_DTYPE = np.dtype(
 READER_DTYPE = np.dtype(
     [
         *[("indexed", "<u8"), ("first", "<u8"), ("reserved0", "u1", (48,)), ("pace", "<u4"), ("reserved1", "<u4")],
-        *[("tail", "<u8"), ("wait", "<u8"), ("overrun", "<u8"), ("reserved2", "u1", (32,))],
+        *[("tail", "<u8"), ("wait", "<u8"), ("overrun", "<u8"), ("bell", "<u8"), ("reserved2", "u1", (24,))],
     ]
 )
 """struct ffpf_reader, 128 bytes: where one flow is in one CPU's packet ring."""

@@ -29,11 +29,12 @@ from ffpf_bpf.graph.memory import SCRATCH_BYTES, TAP_BYTES, Home
 from ffpf_bpf.graph.sharing import Key
 from ffpf_bpf.kernel import calls, probes, tap
 from ffpf_bpf.kernel.interfaces import Interface
+from ffpf_bpf.kernel.maps import Bell
 from ffpf_bpf.kernel.programs import Binding
 
 LONGEST_CHAIN = 4
-MOST_FLOWS_IN_SEGMENT = 24
-MOST_MAPS = 64  # of a program: each flow's, its ring, the tap's and the links
+MOST_FLOWS_IN_SEGMENT = 20
+MOST_MAPS = 64  # of a program: each flow's, its ring and its bell, the links, and the tap's, two at tc
 LOG_LINES_SHOWN = 6
 TOO_LARGE = "the verifier gave up on its size: split the filter into several nodes, or the flow into several flows"
 DEFECT = "this is a defect of the compiler or a limit of this kernel: report it with the flow expression"
@@ -49,6 +50,7 @@ class Member:
     part: SegmentFlow
     stores: Mapping[int, Store]
     ring: PacketRing | None
+    bell: Bell | None
     group: object = None
     keys: Mapping[int, Key] = field(default_factory=dict)
     before_load: BeforeLoad | None = None
@@ -174,6 +176,9 @@ class Chain:
         for number in compiler.segment_rings(parts).values():
             if (ring := members[number].ring) is not None:
                 bindings[f"ffpf_ring_{number}"] = Binding(ring.slots, False)
+        for number, member in enumerate(members):
+            if member.bell is not None:
+                bindings[f"ffpf_bell_{number}"] = Binding(member.bell, False)
         programs = {name: found.audited(name) for name, found in compiled.items()}
         if before_load is not None:
             before_load(self.name, {name: program.instructions for name, program in programs.items()})
@@ -326,7 +331,8 @@ def _common_homes(flow: Member, candidates: list[Member]) -> dict[int, Home]:
 
 def _fit(parts: list[SegmentFlow]) -> bool:
     """Whether flows can share a segment: number, maps, sinks and size of the program."""
-    maps = len(compiler.segment_stores(parts)) + len(compiler.segment_rings(parts)) + 2
+    bells = sum(bool(part.graph.sinks) for part in parts)
+    maps = len(compiler.segment_stores(parts)) + len(compiler.segment_rings(parts)) + bells + 3
     return len(parts) <= MOST_FLOWS_IN_SEGMENT and maps <= MOST_MAPS and compiler.fit_together(parts)
 
 
