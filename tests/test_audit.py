@@ -344,7 +344,7 @@ def attacks() -> Iterator[tuple[str, ObjectProgram, Grant, str]]:  # noqa: PLR09
         "drop",
         program(number(0, 1), op(0x95)),
         GRANT,
-        "1: ends with 1; granted: XDP_PASS (2), so that every packet goes on",
+        "1: ends with 1; granted: XDP_PASS (2), for every packet",
     )
     yield "aborted", program(number(0, 0), op(0x95)), GRANT, "1: ends with 0;"
     yield "send back", program(number(0, 3), op(0x95)), GRANT, "1: ends with 3;"

@@ -182,6 +182,7 @@ def test_words_of_those_who_read_the_counters(btf: Btf) -> None:
 
 def test_offsets_of_the_kernel_layer(btf: Btf) -> None:
     assert btf.members("ffpf_tap")["owner_pid"] == (attachment.OWNER_OFFSET, 4)
+    assert btf.members("ffpf_tap")["monitor"] == (attachment.MONITOR_OFFSET, 4)
     assert btf.members("ffpf_tap")["reach"] == (tap.REACH_OFFSET, 4)
     assert btf.members("ffpf_tap")["far_reach"] == (tap.REACH_OFFSET + 4, 4)
     assert btf.members("ffpf_scratch")["length"] == (frame.LENGTH, 4)

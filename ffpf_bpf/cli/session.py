@@ -280,6 +280,8 @@ def announce(flows: list[Flow], warn: Callable[[str], None]) -> None:
         for tap in flow.taps:
             if tap["mode"] == "generic":
                 warn(f"{tap['tap']}: attached in {tap['mode']} mode, which is slower; native: {tap.get('refusal', '')}")
+            if "monitor" in tap:
+                warn(f"{tap['tap']}: a monitor port: while this runs, what arrives there does not reach the host")
         if 0 < flow.ring_slots < FEW_SLOTS:
             warn(
                 f"{flow.id}: a ring of {flow.ring_slots} packets: state a snaplen, or a larger --buffer, to lose fewer"

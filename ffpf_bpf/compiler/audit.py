@@ -136,7 +136,7 @@ class _Auditor:
                 if result.to is To.NUMBER and result.number is not None
                 else ("ends with what is not constant")
             )
-            self.refuse(at, returns, f"{hook.verdict} ({hook.passes_on}), so that every packet goes on")
+            self.refuse(at, returns, f"{hook.verdict} ({hook.passes_on}), for every packet")
 
     def address(self, at: int, instruction: Instruction) -> Value:
         symbol = self.addresses.get(at)

@@ -76,6 +76,7 @@ class Chain:
         self.hook = hook
         self.tap = attached
         self.active = 0
+        self.monitor = False  # whether frames end behind it, as all flows in it say
         self._shared: list[_Shared] = []
 
     @property
@@ -202,7 +203,9 @@ class Chains:
     def enter(self, interface: Interface, hook: str, member: Member) -> Chain:
         """Join the chain of a tap, attached now if this process does not hold it yet."""
         key = (interface.namespace, interface.index, hook)
+        monitor = member.part.graph.ends_frames(tap_name(interface.name, hook))
         with self.lock:
+            self._refuse_if_at_odds(key, monitor)
             chain = self._chains.get(key)
             if chain is not None:
                 if not chain.tap.holds(interface):
@@ -216,10 +219,26 @@ class Chains:
             with ExitStack() as undo:
                 chain = _attach(interface, hook)
                 undo.callback(chain.tap.close)
+                if monitor:
+                    chain.monitor = True
+                    chain.tap.set_monitor()
                 chain.join(member)
                 undo.pop_all()
             self._chains[key] = chain
             return chain
+
+    def _refuse_if_at_odds(self, key: tuple[int, int, str], monitor: bool) -> None:
+        """No flow may make packets vanish that another, which does not say so, would get: all that see what arrives at
+        an interface have it as a monitor port, or none has."""
+        *interface, hook = key
+        for (*other, at), chain in self._chains.items():
+            if other == interface and "tc-egress" not in (hook, at) and chain.monitor != monitor:
+                said = "a monitor port" if chain.monitor else "no monitor port"
+                raise KernelError(
+                    f"to the flows that are there it is {said}, so it cannot be {'one' if monitor else 'another'} here",
+                    where=chain.name,
+                    help="close them, or say the same of it: `monitor` ends frames at XDP, before tc and the stack",
+                )
 
     def common(
         self, taps: Sequence[tuple[Interface, str]], member_of: Callable[[Mapping[int, Home]], Member]

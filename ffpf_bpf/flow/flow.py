@@ -426,8 +426,8 @@ class Flow(Deliverer):
 
     @property
     def taps(self) -> tuple[dict[str, str], ...]:
-        """Each tap's name (`tap`), the `mode` it is attached in (`native` or `generic`), and the driver's `refusal` of
-        native mode if it is not; once instantiated."""
+        """Each tap's name (`tap`), the `mode` it is attached in (`native` or `generic`), the driver's `refusal` of
+        native mode if it is not, and `monitor` if frames end there; once instantiated."""
         return self._taps
 
     @property

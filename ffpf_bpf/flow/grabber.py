@@ -140,7 +140,9 @@ class Grabber:
     def taps(self) -> tuple[dict[str, str], ...]:
         names = (device.tap for device in self._graph.taps)
         return tuple(
-            {"tap": name, "mode": chain.tap.mode} | ({"refusal": chain.tap.refusal} if chain.tap.refusal else {})
+            {"tap": name, "mode": chain.tap.mode}
+            | ({"refusal": chain.tap.refusal} if chain.tap.refusal else {})
+            | ({"monitor": "yes"} if chain.monitor else {})
             for name, chain in zip(names, self._chains, strict=True)
         )
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
-from ffpf_bpf.kernel import calls, functions, hooks
+from ffpf_bpf.kernel import attachment, calls, functions, hooks
 from ffpf_bpf.kernel.maps import Bell, Descriptor, MappedArray, ProgArray
 
 CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
@@ -118,8 +118,10 @@ def examine_interfaces() -> Iterator[Finding]:
             if program_id == 0:
                 yield Finding(f"interface {name}", True, "free at XDP")
                 continue
-            holder = calls.program_info(program_id).name
-            yield Finding(f"interface {name}", True, f"carries XDP program `{holder}` (id {program_id}, {mode})")
+            holder = calls.program_info(program_id)
+            ends = ": a monitor port, whose frames end there" if attachment.is_monitor(holder.map_ids) else ""
+            carries = f"carries XDP program `{holder.name}` (id {program_id}, {mode}){ends}"
+            yield Finding(f"interface {name}", True, carries)
         except KernelError as error:
             yield Finding(f"interface {name}", True, f"unknown: {error.message}")
 
