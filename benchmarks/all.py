@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import authorise, delivery, files, instantiate, nodes, packet, switch
+from benchmarks import authorise, delivery, files, instantiate, lossless, nodes, packet, producing, switch
 from benchmarks.table import Table
 
 BENCHMARKS: dict[str, Callable[[bool], Table]] = {
@@ -21,6 +21,8 @@ BENCHMARKS: dict[str, Callable[[bool], Table]] = {
     "nodes": nodes.run,
     "switch": switch.run,
     "delivery": delivery.run,
+    "lossless": lossless.run,
+    "producing": producing.run,
     "files": files.run,
 }
 

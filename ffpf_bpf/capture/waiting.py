@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 LONGEST_NAP_S = 0.005
 ENOUGH = 1 / 8  # of a ring: worth reading at once
@@ -82,6 +82,12 @@ class Pace:
     def _begin(self) -> None:
         """What is taken from now on tells how fast packets come."""
         self._since_s, self._taken = time.monotonic(), 0.0
+
+
+def together(found: Iterable[list[int] | None]) -> list[int] | None:
+    """What several readers that listen sleep on, or None if one of them has packets."""
+    asked = list(found)
+    return None if None in asked else [descriptor for each in asked if each for descriptor in each]
 
 
 async def _rung(descriptors: list[int], most_s: float) -> None:

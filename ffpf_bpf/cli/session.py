@@ -17,7 +17,7 @@ from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.pcapng import InterfaceDescription, InterfaceStatistics
 from ffpf_bpf.capture.ring import Batch
 from ffpf_bpf.capture.rotation import RotatingWriter, Rotation
-from ffpf_bpf.capture.waiting import Pace
+from ffpf_bpf.capture.waiting import Pace, together
 from ffpf_bpf.cli import report
 from ffpf_bpf.errors import FfpfError, IllegalState
 from ffpf_bpf.flow import Flow, State
@@ -112,8 +112,7 @@ class Session:
         """What to sleep on until a packet comes, unless one is there."""
         found: list[list[int] | None] = []
         self._each(lambda flow: found.append(flow.listen()))
-        asked = [each for each in found if each is not None]
-        return [descriptor for each in asked for descriptor in each] if len(asked) == len(found) else None
+        return together(found)
 
     def _poll(self, flow: Flow) -> int:
         """What waits; the number of its batches."""

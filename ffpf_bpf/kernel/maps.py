@@ -83,8 +83,8 @@ class Bell(Descriptor):
     """A BPF ring buffer that nothing is written into: a program that outputs to it makes the descriptor readable, and
     wakes who polls it, until it is `quiet` again."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(calls.create_map(calls.MAP_RINGBUF, name, 0, 0, PAGE))
+    def __init__(self, name: str, size_bytes: int = PAGE) -> None:
+        super().__init__(calls.create_map(calls.MAP_RINGBUF, name, 0, 0, size_bytes))
         try:
             with ExitStack() as stack:
                 # Two pages of 64-bit positions (kernel/bpf/ringbuf.c): how far it was read, and how far written.
