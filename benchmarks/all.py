@@ -11,7 +11,18 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import authorise, delivery, files, instantiate, nodes, packet, switch, traffic
+from benchmarks import (
+    authorise,
+    delivery,
+    files,
+    instantiate,
+    lossless,
+    nodes,
+    packet,
+    producing,
+    switch,
+    traffic,
+)
 from benchmarks.table import Table
 
 BENCHMARKS: dict[str, Callable[[bool], Table]] = {
@@ -22,6 +33,8 @@ BENCHMARKS: dict[str, Callable[[bool], Table]] = {
     "switch": switch.run,
     "delivery": delivery.run,
     "traffic": traffic.run,
+    "lossless": lossless.run,
+    "producing": producing.run,
     "files": files.run,
 }
 

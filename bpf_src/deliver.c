@@ -52,15 +52,32 @@ FFPF_PRIMITIVE int ffpf_is_stored(const struct ffpf_packet *packet, const struct
 	return ring->stored == ffpf_number(packet, tap);
 }
 
-/* Notes in a reader's index ring, of so many entries, that the last record is for it. */
-FFPF_PRIMITIVE void ffpf_note_record(const struct ffpf_ring *ring, struct ffpf_reader *reader, __u64 *index, __u32 slots)
+/*
+ * Rings the bell (a BPF ring buffer, into which nothing is written) if the reader sleeps until the entry of this number,
+ * which is published: without an index ring, the record. That it says so is looked at behind the publication; where the CPU does it earlier all the same
+ * (stores wait in its buffer, on x86), the reader, which looks once more, sees the entry (capture/waiting.py).
+ */
+FFPF_PRIMITIVE void ffpf_wake_reader(const struct ffpf_reader *reader, __u64 number, void *bell)
 {
-	__u64 position = ring->head - 1;
+	if (__builtin_expect(*(const volatile __u64 *)&reader->bell == number, 0))
+		bpf_ringbuf_output(bell, (void *)reader, 0, BPF_RB_FORCE_WAKEUP);
+}
 
-	if (reader->indexed == *(volatile __u64 *)&reader->tail)
+/*
+ * Notes in a reader's index ring, of so many entries, that the last record is for it. Only a reader that had given back
+ * all the others can be asleep, so as long as it is busy nothing else is looked at.
+ */
+FFPF_PRIMITIVE void ffpf_note_record(const struct ffpf_ring *ring, struct ffpf_reader *reader, __u64 *index, __u32 slots,
+				     void *bell)
+{
+	__u64 position = ring->head - 1, number = reader->indexed;
+
+	index[number & (slots - 1)] = position;
+	FFPF_PUBLISH(&reader->indexed, number + 1);
+	if (number == *(volatile __u64 *)&reader->tail) {
 		reader->first = position;
-	index[reader->indexed & (slots - 1)] = position;
-	FFPF_PUBLISH(&reader->indexed, reader->indexed + 1);
+		ffpf_wake_reader(reader, number, bell);
+	}
 }
 
 /* The slot that comes next. slots: `count` (a power of two) for each CPU, this CPU's from `first` on. */
@@ -203,9 +220,12 @@ FFPF_PRIMITIVE void ffpf_fill_slot(const struct ffpf_packet *packet, struct ffpf
 	}
 }
 
-/* The slot that was filled is the readers'. */
-FFPF_PRIMITIVE void ffpf_publish_slot(const struct ffpf_packet *packet, struct ffpf_ring *ring, __u32 tap)
+/* The slot that was filled is the readers'. The number of the record. */
+FFPF_PRIMITIVE __u64 ffpf_publish_slot(const struct ffpf_packet *packet, struct ffpf_ring *ring, __u32 tap)
 {
+	__u64 number = ring->head;
+
 	ring->stored = ffpf_number(packet, tap);
-	FFPF_PUBLISH(&ring->head, ring->head + 1);
+	FFPF_PUBLISH(&ring->head, number + 1);
+	return number;
 }

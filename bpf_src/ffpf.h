@@ -37,7 +37,8 @@ struct ffpf_tap {
 	/* tc: how many bytes of a frame the programs of the chain look at, and of one with IPv6 extension headers. */
 	__u32 reach;
 	__u32 far_reach;
-	__u8 reserved[40];
+	__u32 monitor; /* 1: frames end behind the chain (for who looks from outside) */
+	__u8 reserved[36];
 };
 
 /* What is known of a packet's headers; see dissect.h. */
@@ -139,7 +140,8 @@ struct ffpf_reader {
 	__u64 tail;    /* entries given back; without an index, records */
 	__u64 wait;    /* no record before this position is waited for */
 	__u64 overrun; /* records that were overwritten before they were read */
-	__u8 reserved2[32];
+	__u64 bell;    /* the entry (without an index, the record) of this number wakes the application */
+	__u8 reserved2[24];
 };
 
 /*

@@ -27,7 +27,7 @@ from rich.table import Table
 from ffpf_bpf.authorise import PolicyError, Subject, read_policies
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.pcapng import InterfaceDescription, PcapngWriter
-from ffpf_bpf.capture.ring import Pace
+from ffpf_bpf.capture.waiting import Pace
 from ffpf_bpf.capture.words import line
 from ffpf_bpf.cli.report import ledger_text
 from ffpf_bpf.errors import FfpfError
@@ -199,7 +199,7 @@ class Recording:
         while (now_s := time.monotonic()) < end_s:
             waiting = self._flow.waiting()
             self.drain()
-            pace.rest(waiting, self._flow.waiting(), end_s - now_s)
+            pace.rest(self._flow.listen, waiting, self._flow.waiting(), end_s - now_s)
             if now_s >= next_s:
                 next_s += every_s
                 yield

@@ -35,7 +35,7 @@ from ffpf_bpf.graph.memory import (
 )
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.kernel import calls
-from ffpf_bpf.kernel.maps import Array, Descriptor, MappedArray, ProgArray
+from ffpf_bpf.kernel.maps import Array, Bell, Descriptor, MappedArray, ProgArray
 from ffpf_bpf.kernel.programs import Binding, load
 from ffpf_bpf.kernel.tap import DELIVER, FRAME_BYTES, LINKS, NEXT, REACH_OFFSET, SEED_OFFSET
 from tests.network import one_cpu
@@ -204,7 +204,9 @@ def loaded(
             bindings[f"ffpf_flow_{number}"] = Binding(flow_map, True)
             bindings[f"ffpf_ring_{number}"] = Binding(ring_map, False)
             mapped = MappedRing(flow_map.memory, ring_map.memory, [0] * cpus) if part.graph.sinks else None
-            reader = RingReader(flow_map.memory, part.memory, part.ring, part.ring_home, mapped)
+            bell = stack.enter_context(Bell("ffpf_bell"))
+            bindings[f"ffpf_bell_{number}"] = Binding(bell, False)
+            reader = RingReader(flow_map.memory, part.memory, part.ring, part.ring_home, mapped, bell=bell)
             stack.callback(reader.close)
             nodes = {
                 part.graph.ids[step]: memory

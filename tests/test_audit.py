@@ -52,7 +52,9 @@ from tests.test_layout import find_clang
 ROOT = Path(__file__).parents[1]
 HEADERS = Path("/usr/include/linux/bpf.h")
 GRANT = Grant(frozenset({"ffpf_tap", "ffpf_flow_0"}), frozenset(), ALL, frozenset(), frozenset({NEXT}))
-DELIVERING = replace(GRANT, rings=frozenset({"ffpf_ring_0"}), helpers=ALL | DELIVERS | {189})
+DELIVERING = replace(
+    GRANT, rings=frozenset({"ffpf_ring_0"}), bells=frozenset({"ffpf_bell_0"}), helpers=ALL | DELIVERS | {189}
+)
 AT_TC = replace(GRANT, hook=TC)
 
 
@@ -126,7 +128,16 @@ def refusal(found: ObjectProgram, grant: Grant = GRANT) -> str:
     return f"{error.value.where.removeprefix('program `by_hand`, instruction ')}: {error.value.message}"
 
 
-FLOW, OTHER, LINKS, RING = "ffpf_flow_0", "ffpf_flow_1", "ffpf_links", "ffpf_ring_0"
+FLOW, OTHER, LINKS, RING, BELL = "ffpf_flow_0", "ffpf_flow_1", "ffpf_links", "ffpf_ring_0", "ffpf_bell_0"
+
+
+def ringing(map_name: str, *, size: int = 0, flags: int = 2) -> ObjectProgram:
+    return program(ADDRESS, copy(2, 10), number(3, size), number(4, flags), call(130), END, maps={0: map_name})
+
+
+def test_a_bell_is_rung() -> None:
+    assert audit(ringing(BELL), DELIVERING).maps == {BELL}
+
 
 PASSING = {
     "nothing": program(END),
@@ -244,6 +255,16 @@ def attacks() -> Iterator[tuple[str, ObjectProgram, Grant, str]]:  # noqa: PLR09
             GRANT,
             f"0: calls `bpf_{name}` (helper {helper}); granted: `bpf_get_smp_processor_id`, `bpf_tail_call`",
         )
+    yield "bell of nobody", ringing(RING), DELIVERING, "5: rings what is no bell; granted: `ffpf_bell_0`"
+    yield "bell with something in it", ringing(BELL, size=8), DELIVERING, "5: writes into a bell"
+    yield "bell that is quiet", ringing(BELL, flags=1), DELIVERING, "5: writes into a bell"
+    yield "bell without a sink", ringing(BELL), GRANT, "0: uses the map `ffpf_bell_0`"
+    yield (
+        "bell as a ring",
+        program(ADDRESS, call(1), END, maps={0: BELL}),
+        DELIVERING,
+        "2: looks up a map that is no ring",
+    )
     yield "helper nobody knows", program(call(9999), END), GRANT, "0: calls helper 9999; granted:"
     yield "helper where nothing leads", program(END, call(6), END), GRANT, "2: calls `bpf_trace_printk`"
     yield (
@@ -323,7 +344,7 @@ def attacks() -> Iterator[tuple[str, ObjectProgram, Grant, str]]:  # noqa: PLR09
         "drop",
         program(number(0, 1), op(0x95)),
         GRANT,
-        "1: ends with 1; granted: XDP_PASS (2), so that every packet goes on",
+        "1: ends with 1; granted: XDP_PASS (2), for every packet",
     )
     yield "aborted", program(number(0, 0), op(0x95)), GRANT, "1: ends with 0;"
     yield "send back", program(number(0, 3), op(0x95)), GRANT, "1: ends with 3;"

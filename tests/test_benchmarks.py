@@ -97,6 +97,19 @@ ROWS = {
         *(f"{frames}: -w / {rival}" for frames in ("64-byte frames, snaplen 96", "1,514-byte frames, whole") for rival in ("tcpdump", "dumpcap", "itself, compressed")),
         "  the writer's CPU, ns each", "batches, our file / scapy's RawPcapReader", "Arrow columns, our file / dpkt's Reader",
     ),
+    "lossless": (
+        *(
+            f"monitor port to numpy / {rival}: lossless"
+            for rival in ("Python recv", "scapy's AsyncSniffer", "libpcap by ctypes", "tcpdump -w /dev/null")
+        ),
+        "  CPU of the consumer, ns each / tcpdump -w /dev/null",
+        "whole machine: flow / tcpdump", "whole machine: flow at a monitor port / tcpdump",
+        "16 applications, the same packets / 16 tcpdumps",
+    ),
+    "producing": (
+        "grab / bpf_ringbuf_output", "grab / bpf_perf_event_output", "one more reader of a packet / one more copy",
+        "  8 readers / one",
+    ),
     "delivery": (
         "numpy batches / Python recv: packets delivered",
         "  the same without the stack's share",

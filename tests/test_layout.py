@@ -175,13 +175,14 @@ def test_words_of_those_who_read_the_counters(btf: Btf) -> None:
     assert cpu["fates"] + Fate.RING_FULL == ring.RING_FULL
     assert (cpu["seen"], cpu["fates"]) == (statistics.SEEN, statistics.FATES)
     assert (state["head"], state["limit"], state["readers"]) == (ring.HEAD, ring.LIMIT, ring.READERS)
-    words = (ring.INDEXED, ring.PACE, ring.TAIL, ring.WAIT, ring.OVERRUN)
-    assert tuple(reader[name] for name in ("indexed", "pace", "tail", "wait", "overrun")) == words
+    words = (ring.INDEXED, ring.PACE, ring.TAIL, ring.WAIT, ring.OVERRUN, ring.BELL)
+    assert tuple(reader[name] for name in ("indexed", "pace", "tail", "wait", "overrun", "bell")) == words
     assert {f"FFPF_{pace.name}": pace.value for pace in ring.ReaderPace} == btf.enumerators("ffpf_pace")
 
 
 def test_offsets_of_the_kernel_layer(btf: Btf) -> None:
     assert btf.members("ffpf_tap")["owner_pid"] == (attachment.OWNER_OFFSET, 4)
+    assert btf.members("ffpf_tap")["monitor"] == (attachment.MONITOR_OFFSET, 4)
     assert btf.members("ffpf_tap")["reach"] == (tap.REACH_OFFSET, 4)
     assert btf.members("ffpf_tap")["far_reach"] == (tap.REACH_OFFSET + 4, 4)
     assert btf.members("ffpf_scratch")["length"] == (frame.LENGTH, 4)
@@ -191,7 +192,7 @@ def test_offsets_of_the_kernel_layer(btf: Btf) -> None:
 
 def test_what_a_cpu_writes_is_a_cache_line_away_from_what_the_application_writes(btf: Btf) -> None:
     of_kernel = {"ffpf_ring": ("head", "limit", "stored"), "ffpf_reader": ("indexed", "first")}
-    of_application = {"ffpf_ring": ("readers",), "ffpf_reader": ("pace", "tail", "wait", "overrun")}
+    of_application = {"ffpf_ring": ("readers",), "ffpf_reader": ("pace", "tail", "wait", "overrun", "bell")}
     for struct, names in of_kernel.items():
         found = btf.members(struct)
         assert all(sum(found[name]) <= memory.CACHE_LINE for name in names)

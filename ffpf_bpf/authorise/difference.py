@@ -225,6 +225,8 @@ def _changed(one: Rule, other: Rule) -> Iterator[str]:
         yield from (f"`{key}`, gone: {text}" for text in was if text not in now)
         if set(was) == set(now) and set(getattr(one, key)) != set(getattr(other, key)):
             yield f"`{key}`: other values in a long list"
+    if one.monitor != other.monitor:
+        yield f"`monitor`: {'true' if other.monitor else 'false'}, was {'true' if one.monitor else 'false'}"
     limits, others = sentences.limited(one.limits), sentences.limited(other.limits)
     for field in dict.fromkeys((*limits, *others)):
         if limits.get(field) != others.get(field):

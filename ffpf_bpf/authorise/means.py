@@ -19,13 +19,18 @@ from ffpf_bpf.graph.memory import size_ring, table_of
 
 
 def check_taps(graph: Graph, rule: Rule) -> Finding:
-    """Every device, and every tap that the graph says it has, is one that the rule allows."""
+    """Every device, and every tap that the graph says it has, is one that the rule allows, as a monitor port too if it
+    is one."""
     devices = [(graph.ids[index], leaf.node) for index, leaf in graph.leaves() if isinstance(leaf.node, Device)]
     devices += [("", tap) for tap in graph.taps]
     for name, device in devices:
         if not rule.allows_tap(device):
             help = f"grab at {' or '.join(shown(glob) for glob in rule.taps)}"
             return Finding(Result.REFUTED, f"{_tap(device)} is not allowed", (name,) if name else (), help=help)
+        if device.monitor and not rule.monitor:
+            what = f"{_tap(device)} may not be a monitor port"
+            help = "leave out `monitor`, and frames go on into the network stack"
+            return Finding(Result.REFUTED, what, (name,) if name else (), help=help)
     return Finding(Result.PROVED, ", ".join(dict.fromkeys(_tap(device) for _, device in devices)))
 
 

@@ -139,6 +139,7 @@ class Rule:
     never: tuple[Never, ...] = ()
     order: tuple[Order, ...] = ()
     limits: Limits = Limits()
+    monitor: bool = False  # whether its taps may be monitor ports
     where: str = field(default="", compare=False)
 
     def names(self, subject: Subject) -> bool:

@@ -95,6 +95,7 @@ def carries_as_much(wide: Rule, narrow: Rule) -> bool:
         and (ANY in wide.classes or set(narrow.classes) <= set(wide.classes))
         and set(wide.order) <= set(narrow.order)
         and _is_wider(wide.limits, narrow.limits)
+        and wide.monitor >= narrow.monitor
     )
 
 
@@ -295,7 +296,9 @@ class _Review:
 
     def _repeated_allows(self) -> list[Remark]:
         left = [(rule, allow) for rule in self._rules for allow in rule.allow]
-        carried = _Pairs(carries_as_much, lambda rule: (*_about(rule), rule.classes, rule.order, rule.limits))
+        carried = _Pairs(
+            carries_as_much, lambda rule: (*_about(rule), rule.classes, rule.order, rule.limits, rule.monitor)
+        )
 
         def says_as_much(other: tuple[Rule, Allow], rule: Rule, allow: Allow) -> bool:
             return other[1].show >= allow.show and other[1].hide <= allow.hide and carried.hold(other[0], rule)

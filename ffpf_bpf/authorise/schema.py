@@ -59,6 +59,7 @@ HELP = {
     "function": '`function` is a node class, as in `{ function = "grab", after = "sampler" }`',
     "after": "`after` is a node class, a packet class, or a sampler, as in `after = { sample_at_least = 10 }`",
     "before": '`before` is a node class, as in `{ function = "bytecount", before = "grab" }`',
+    "monitor": "`monitor = true` lets flows end frames at these taps",
     "limits": "`limits` is a table, as in `limits = { flows = 2, snaplen = 96 }`",
     "flows": "`flows` is how many flows the subject may have at once, as in `flows = 2`",
     "nodes": "`nodes` is how many nodes a flow may have, as in `nodes = 20`",
@@ -201,6 +202,7 @@ class _Rule(Table):
     never: Annotated[list[_Never], BeforeValidator(_listed), Field(min_length=1)] | None = None
     order: list[_Order] = []
     limits: _Limits | None = None
+    monitor: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> _Rule:
@@ -219,7 +221,7 @@ class _Rule(Table):
         return self
 
     def _check_only_forbids(self) -> None:
-        for key in ("allow", "order", "limits"):
+        for key in ("allow", "order", "limits", "monitor"):
             if getattr(self, key):
                 raise mistake(f"rule `{self.name}` has `{key}`, and no `classes`", HELP["classes"], key)
         if self.never is None:
@@ -240,6 +242,7 @@ class _Rule(Table):
             never=tuple(never.value(where("never", index)) for index, never in enumerate(self.never or ())),
             order=tuple(order.value(where("order", index)) for index, order in enumerate(self.order)),
             limits=(self.limits or _Limits()).value(),
+            monitor=self.monitor,
             where=places.where(("rule", number)),
         )
 

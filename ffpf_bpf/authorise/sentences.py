@@ -121,6 +121,8 @@ def explained(rule: Rule, most: int = NO_END) -> tuple[str, ...]:
     if rule.classes:
         lines.append(f"Flows may use {_classes(rule.classes)}, and show:")
         lines += [f"  {allowed(allow, most)}" for allow in rule.allow]
+    if rule.monitor:
+        lines.append("Flows may make its taps at XDP monitor ports, whose frames end there and do not reach the host.")
     bounds = [*(ordered(order, most) for order in rule.order), *limited(rule.limits).values()]
     if bounds:
         lines += ["Of each flow it wants:", *(f"  {bound}" for bound in bounds)]

@@ -30,7 +30,7 @@ RING_DTYPE = np.dtype(
 READER_DTYPE = np.dtype(
     [
         *[("indexed", "<u8"), ("first", "<u8"), ("reserved0", "u1", (48,)), ("pace", "<u4"), ("reserved1", "<u4")],
-        *[("tail", "<u8"), ("wait", "<u8"), ("overrun", "<u8"), ("reserved2", "u1", (32,))],
+        *[("tail", "<u8"), ("wait", "<u8"), ("overrun", "<u8"), ("bell", "<u8"), ("reserved2", "u1", (24,))],
     ]
 )
 """struct ffpf_reader, 128 bytes: where one flow is in one CPU's packet ring."""
@@ -38,7 +38,7 @@ READER_DTYPE = np.dtype(
 TAP_DTYPE = np.dtype(
     [
         *[("active", "<u4"), ("owner_pid", "<u4"), ("seed", "<u8"), ("reach", "<u4"), ("far_reach", "<u4")],
-        ("reserved", "u1", (40,)),
+        *[("monitor", "<u4"), ("reserved", "u1", (36,))],
     ]
 )
 """struct ffpf_tap, 64 bytes: the head of a tap's map."""

@@ -15,23 +15,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ffpf_bpf.capture.layout import BLOCK_TYPE, slot_dtype
 from ffpf_bpf.capture.packet import Packet
+from ffpf_bpf.capture.waiting import Pace
 from ffpf_bpf.graph.effect import NO_RESULT, Fate
 from ffpf_bpf.graph.memory import FLOW_BYTES, READER_BYTES, RING_BYTES, Memory, Ring, RingHome
 
 MOST_RECORDS = 8_192
 MOST_SKIPS = 16  # of a fast reader, in one look
-# A nap of 0.1 ms costs 13 % of a core when idle, 5 ms 0.4 %.
-SHORTEST_NAP_S, LONGEST_NAP_S = 0.0001, 0.005
-ENOUGH = 1 / 8  # of a ring: worth reading at once
 RING_FULL = 1 + Fate.RING_FULL  # struct ffpf_cpu in 64-bit words
 HEAD, LIMIT, READERS = 0, 1, 8  # struct ffpf_ring
-INDEXED, PACE, TAIL, WAIT, OVERRUN = 0, 8, 9, 10, 11  # struct ffpf_reader
+INDEXED, PACE, TAIL, WAIT, OVERRUN, BELL = 0, 8, 9, 10, 11, 12  # struct ffpf_reader
+NEVER = (1 << 64) - 1  # the number of an entry
 
 
 class ReaderPace(IntEnum):
@@ -94,33 +93,12 @@ class Batch:
             yield Packet(at, data, original, name, None if result == NO_RESULT else result)
 
 
-class Pace:
-    """How a reader waits: so long that meanwhile its fullest ring fills to an eighth, as it did before; 5 ms at most.
-    Many packets at a time cost less each, and seven eighths are left for a burst."""
+class Bell(Protocol):
+    """What the kernel side rings: `fileno` is readable from then on until `quiet`."""
 
-    def __init__(self) -> None:
-        self._nap_s = SHORTEST_NAP_S
-        self._since_s = time.monotonic()
-        self._taken = 0.0
-
-    def rest(self, taken: float, waiting: float, most_s: float | None = None) -> None:
-        """Sleep, at most `most_s`. `taken` is how full the fullest ring was before it was read, `waiting` how full it
-        is again, as parts of 1."""
-        if nap_s := self.nap_s(taken, waiting):
-            time.sleep(nap_s if most_s is None else max(0.0, min(nap_s, most_s)))
-
-    def nap_s(self, taken: float, waiting: float) -> float:
-        """For how long to sleep; 0: not at all."""
-        self._taken += taken
-        if waiting >= ENOUGH:
-            return 0.0
-        now_s = time.monotonic()
-        if self._taken:
-            self._nap_s = min(LONGEST_NAP_S, (now_s - self._since_s) * ENOUGH / self._taken)
-        else:
-            self._nap_s = min(LONGEST_NAP_S, max(2 * self._nap_s, SHORTEST_NAP_S))
-        self._since_s, self._taken = now_s, 0.0
-        return self._nap_s
+    @property
+    def fileno(self) -> int: ...
+    def quiet(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +114,7 @@ class MappedRing:
 class RingReader:
     """The reading end of a flow's rings. `flow_memory` is the flow's map, laid out as `memory`; `home` says which ring,
     and which of its readers this is; `mapped` is None for a flow that only counts. The numbers of interfaces in records
-    begin at `first_interface`, as those of the ring do at its own."""
+    begin at `first_interface`, as those of the ring do at its own. Without a `bell` it is not told of packets."""
 
     def __init__(
         self,
@@ -146,8 +124,10 @@ class RingReader:
         home: RingHome,
         mapped: MappedRing | None,
         first_interface: int = 0,
+        bell: Bell | None = None,
     ) -> None:
         self._ring, self._memory = ring, memory
+        self._bell = bell
         self._renumber = np.uint32(first_interface - home.first_interface & 0xFFFFFFFF)
         self._cpus = range(memory.cpus if mapped is not None else 0)
         self._words = memoryview(flow_memory).cast("Q")
@@ -184,6 +164,7 @@ class RingReader:
         state[place + TAIL] = state[place + INDEXED]
         state[place + WAIT] = state[ring + HEAD]
         state[place + OVERRUN] = 0
+        state[place + BELL] = NEVER
         state[ring + READERS] = max(state[ring + READERS], reader + 1)
         state[place + PACE] = self._pace
 
@@ -210,6 +191,16 @@ class RingReader:
         """How full the fullest ring is, from 0 to 1."""
         ends = (self._end(cpu) - self._state[self._readers[cpu] + TAIL] for cpu in self._cpus)
         return min(1.0, max(ends, default=0) / self._ring.slots)
+
+    def listen(self) -> list[int] | None:
+        """Ask to be rung by the next record: the descriptors that become readable then, or None if one is there."""
+        if self._bell is not None:
+            self._bell.quiet()
+        for place in self._readers:
+            self._state[place + BELL] = self._state[place + TAIL]
+        if self.waiting():
+            return None
+        return [] if self._bell is None else [self._bell.fileno]
 
     def _end(self, cpu: int) -> int:
         """How many records there have been for this flow."""
@@ -247,7 +238,7 @@ class RingReader:
                 return
             if not taken:
                 yield None
-            pace.rest(taken, self.waiting() if taken else 0.0, left_s)
+            pace.rest(self.listen, taken, self.waiting() if taken else 0.0, left_s)
 
     def close(self) -> None:
         """Let go of the memory; nobody waits for this reader any more."""

@@ -18,7 +18,7 @@ from ffpf_bpf.graph.expression import Expression, then
 
 
 def grab(
-    interface: Annotated[str, typer.Option("-i", "--interface", metavar="IF[@HOOK]", help="Where to grab.")],
+    interface: Annotated[str, typer.Option("-i", "--interface", metavar="IF[@HOOK][,monitor]", help="Where to grab.")],
     filter_words: Annotated[
         list[str] | None, typer.Argument(metavar="[FILTER...]", help="A pcap filter, as in: tcp port 80")
     ] = None,
@@ -40,7 +40,7 @@ def grab(
     json: options.Json = False,
 ) -> None:
     """Grab from one interface with one pcap filter: print packets, or write them to a file."""
-    stages: list[Expression] = [Device(interface)]
+    stages: list[Expression] = [Device.parse(interface, name="", mbuf_bytes=0)]
     if filter_words:
         stages.append(Bpf(" ".join(filter_words)))
     stages.append(Grab(snaplen))

@@ -31,7 +31,7 @@ def as_json(flow: Flow) -> dict[str, Any]:
 def text(flow: Flow) -> str:
     """One flow for people."""
     statistics = flow.stats()
-    taps = ", ".join(f"{tap['tap']} ({tap['mode']})" for tap in flow.taps)
+    taps = ", ".join(f"{tap['tap']} ({tap['mode']}{', monitor' if 'monitor' in tap else ''})" for tap in flow.taps)
     rows = [("node", "", "in", "out", "counted")]
     behind: list[list[str]] = [[]]
     for node in statistics.nodes:

@@ -15,8 +15,9 @@ from typing import Any, TextIO
 
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.pcapng import InterfaceDescription, InterfaceStatistics
-from ffpf_bpf.capture.ring import Batch, Pace
+from ffpf_bpf.capture.ring import Batch
 from ffpf_bpf.capture.rotation import RotatingWriter, Rotation
+from ffpf_bpf.capture.waiting import Pace, together
 from ffpf_bpf.cli import report
 from ffpf_bpf.errors import FfpfError, IllegalState
 from ffpf_bpf.flow import Flow, State
@@ -82,7 +83,7 @@ class Session:
             self._show_stats()
             self._each(lambda flow: flow.check_taps())
             left_s = None if end_s is None else end_s - time.monotonic()
-            pace.rest(taken, self._waiting(), left_s)
+            pace.rest(self._listen, taken, self._waiting(), left_s)
         last = [flow for flow in self.flows if not _is_over(flow)][-1:]
         self._each(lambda flow: flow.pause(wait=flow in last))
         self._each(self._drain)
@@ -106,6 +107,12 @@ class Session:
         found = [0.0]
         self._each(lambda flow: found.append(flow.waiting()))
         return max(found)
+
+    def _listen(self) -> list[int] | None:
+        """What to sleep on until a packet comes, unless one is there."""
+        found: list[list[int] | None] = []
+        self._each(lambda flow: found.append(flow.listen()))
+        return together(found)
 
     def _poll(self, flow: Flow) -> int:
         """What waits; the number of its batches."""
@@ -272,6 +279,8 @@ def announce(flows: list[Flow], warn: Callable[[str], None]) -> None:
         for tap in flow.taps:
             if tap["mode"] == "generic":
                 warn(f"{tap['tap']}: attached in {tap['mode']} mode, which is slower; native: {tap.get('refusal', '')}")
+            if "monitor" in tap:
+                warn(f"{tap['tap']}: a monitor port: while this runs, what arrives there does not reach the host")
         if 0 < flow.ring_slots < FEW_SLOTS:
             warn(
                 f"{flow.id}: a ring of {flow.ring_slots} packets: state a snaplen, or a larger --buffer, to lose fewer"

@@ -15,7 +15,7 @@ from ffpf_bpf.compiler.audit import audit
 from ffpf_bpf.compiler.deliver import DELIVER_PROGRAM, generate_deliver
 from ffpf_bpf.compiler.frame import Generated, SegmentFlow, new_module, segment_rings, segment_stores
 from ffpf_bpf.compiler.grant import Grant, deliver_grant, entry_grant, segment_grant
-from ffpf_bpf.compiler.hook import HOOKS, XDP, XDP_BY_WORDS, Hook, hook_of
+from ffpf_bpf.compiler.hook import HOOKS, XDP, XDP_BY_WORDS, Hook, hook_of, monitoring
 from ffpf_bpf.compiler.lines import node_before
 from ffpf_bpf.compiler.object import Object, ObjectProgram, read, with_functions
 from ffpf_bpf.compiler.pcap import compile_filter
@@ -72,11 +72,19 @@ def compile_segment(
     something is grabbed that it does not store itself. `cpus` is the number of possible CPUs; `hook` is the tap's,
     unless given; with `debug` they carry a line for each node. Raises AuditError if one of them would do more than the
     effects of the flows grant."""
-    hook = hook or hook_of(tap)
+    hook = _ending(hook or hook_of(tap), flows, tap)
     with _without_collection():
         generated = generate(flows, tap, cpus, hook=hook, debug=debug)
         compiled = {part.programs[0]: _compile(part) for part in generated}
         return {name: _passed(name, found, flows, tap, cpus, hook, debug) for name, found in compiled.items()}
+
+
+def _ending(hook: Hook, flows: tuple[SegmentFlow, ...], tap: str) -> Hook:
+    """The hook as the flows want frames to end: so only if all of them do."""
+    said = {flow.graph.ends_frames(tap) for flow in flows}
+    if len(said) > 1:
+        raise FfpfError(f"`{tap}` is a monitor port of some of these flows only", help="of all flows there, or of none")
+    return monitoring(hook) if said == {True} else hook
 
 
 def _passed(
@@ -123,7 +131,7 @@ def generate(
             where=f"node `{largest}`",
             help=f"at most {LARGEST_SIZE:,}; make several flows of it (this node, the largest, has {nodes[largest]:,})",
         )
-    hook = XDP if offline else hook or hook_of(tap)
+    hook = XDP if offline else _ending(hook or hook_of(tap), flows, tap)
     stores = _stores(flows) and not offline
     segment, sinks = generate_segment(flows, tap, cpus, hook, stores=stores, debug=debug, offline=offline)
     if not sinks or stores:

@@ -17,9 +17,9 @@ from functools import lru_cache
 from typing import NoReturn
 
 from ffpf_bpf.compiler.bytecode import Instruction, Kind, Malformed, decode, shown
-from ffpf_bpf.compiler.grant import HELPERS, LOOK_UP, TAIL_CALL, Grant
+from ffpf_bpf.compiler.grant import FORCE_WAKEUP, HELPERS, LOOK_UP, TAIL_CALL, WAKE, Grant
 from ffpf_bpf.compiler.object import ObjectProgram
-from ffpf_bpf.compiler.provenance import ADDRESSES, CONTEXT, NUMBER, PACKET, UNKNOWN, State, To, Value, walk
+from ffpf_bpf.compiler.provenance import ADDRESSES, CONTEXT, NUMBER, PACKET, UNKNOWN, ZERO, State, To, Value, walk
 from ffpf_bpf.errors import AuditError
 from ffpf_bpf.graph.memory import FLOW_BYTES, TAP_BYTES
 
@@ -32,7 +32,7 @@ NAMES = {number: name for name, number in HELPERS.items()} | {
     2: "map_update_elem", 3: "map_delete_elem", 4: "probe_read", 6: "trace_printk", 9: "skb_store_bytes",
     23: "redirect", 25: "perf_event_output", 44: "xdp_adjust_head", 51: "redirect_map", 54: "xdp_adjust_meta",
     58: "override_return", 65: "xdp_adjust_tail", 109: "send_signal", 112: "probe_read_user",
-    113: "probe_read_kernel", 36: "probe_write_user", 130: "ringbuf_output", 190: "xdp_store_bytes",
+    113: "probe_read_kernel", 36: "probe_write_user", 190: "xdp_store_bytes",
 }  # fmt: skip
 WHERE_TO = {
     To.UNKNOWN: "an address that nobody knows",
@@ -136,7 +136,7 @@ class _Auditor:
                 if result.to is To.NUMBER and result.number is not None
                 else ("ends with what is not constant")
             )
-            self.refuse(at, returns, f"{hook.verdict} ({hook.passes_on}), so that every packet goes on")
+            self.refuse(at, returns, f"{hook.verdict} ({hook.passes_on}), for every packet")
 
     def address(self, at: int, instruction: Instruction) -> Value:
         symbol = self.addresses.get(at)
@@ -170,6 +170,11 @@ class _Auditor:
             is_ring = registers[1].to is To.MAP and not registers[1].maps & ~self._mask(self.grant.rings)
             self._expect(at, is_ring, "looks up a map that is no ring", _listed(self.grant.rings))
             return Value(To.VALUE, registers[1].maps, 0)
+        elif instruction.immediate == WAKE:
+            is_bell = registers[1].to is To.MAP and not registers[1].maps & ~self._mask(self.grant.bells)
+            self._expect(at, is_bell, "rings what is no bell", _listed(self.grant.bells))
+            is_empty = registers[3] == ZERO and registers[4] == Value(To.NUMBER, 0, FORCE_WAKEUP)
+            self._expect(at, is_empty, "writes into a bell", "to ring it, with nothing in it")
         elif instruction.immediate == self.grant.hook.load_bytes:
             self._expect(at, registers[1] == CONTEXT, "copies from what is not the packet", "its packet")
             if registers[3].to is To.STACK:

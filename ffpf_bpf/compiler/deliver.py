@@ -16,6 +16,7 @@ from llvmlite import ir
 
 from ffpf_bpf.compiler import emit
 from ffpf_bpf.compiler.frame import (
+    BELL,
     FATES,
     GRABBED,
     Frame,
@@ -44,9 +45,10 @@ COPY_PACKET = ir.FunctionType(I64, [POINTER, POINTER, I64, I64])
 BEGIN_COPY = ir.FunctionType(I32, [POINTER, POINTER, POINTER, I64, I64, I64])
 END_COPY = ir.FunctionType(I64, [POINTER, POINTER, I64, I64])
 FILL_SLOT = ir.FunctionType(ir.VoidType(), [*[POINTER] * 3, I64, *[I32] * 4, I64])
-PUBLISH_SLOT = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, I32])
+PUBLISH_SLOT = ir.FunctionType(I64, [POINTER, POINTER, I32])
 IS_STORED = ir.FunctionType(I32, [POINTER, POINTER, I32])
-NOTE_RECORD = ir.FunctionType(ir.VoidType(), [*[POINTER] * 3, I32])
+NOTE_RECORD = ir.FunctionType(ir.VoidType(), [*[POINTER] * 3, I32, POINTER])
+WAKE_READER = ir.FunctionType(ir.VoidType(), [POINTER, I64, POINTER])
 PACKET_LENGTH = 16  # offset in struct ffpf_packet
 HEADER_BYTES = BLOCK_BYTES - 4  # of a slot before its data: struct ffpf_slot
 
@@ -66,8 +68,10 @@ class _Hook:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """A flow whose records go to a packet ring, with its map and this CPU's memory of it."""
+    """A flow whose records go to a packet ring, by its number in the segment, with its map and this CPU's memory of
+    it."""
 
+    number: int
     flow: SegmentFlow
     sinks: list[Sink]
     value: ir.Value
@@ -169,13 +173,15 @@ class _Deliver:
                 with b.if_then(b.not_(b.load(stored, typ=I1))):
                     b.store(self._has_room(ring, I64(1)), stored)
                     self._store(ring, ring.sinks, stored)
+            else:
+                self._store_views(ring, stored)
+            # Before a bell is rung: no register need be kept over that call.
+            for reader in ring.readers:
+                self._count(reader, b.load(stored, typ=I1), is_only=len(ring.readers) == 1)
+            if ring.can_be_shared:
                 with b.if_then(b.load(stored, typ=I1)):
                     for reader in ring.readers:
                         self._note(ring, reader)
-            else:
-                self._store_views(ring, stored)
-            for reader in ring.readers:
-                self._count(reader, b.load(stored, typ=I1), is_only=len(ring.readers) == 1)
 
     def _store_views(self, ring: _PacketRing, stored: ir.Value) -> None:
         """Store a record for each view of the only flow that uses the ring, if there is room for all."""
@@ -199,15 +205,22 @@ class _Deliver:
     def _note(self, ring: _PacketRing, reader: _Reader) -> None:
         """The record that was stored last is one of the flow's, if it reached its sinks."""
         flow = reader.flow
-        at = RING_BYTES + flow.ring_home.reader * READER_BYTES
-        place = self.builder.gep(ring.cpu, [I64(at)], source_etype=I8)
         index = self._at(flow.store, flow.memory.index, flow.memory.index_stride)
-        note = (ring.cpu, place, index, I32(flow.ring.slots))
+        note = (ring.cpu, self._place(ring, reader), index, I32(flow.ring.slots), self._bell(reader))
         if len(ring.readers) == 1:
             self._call("ffpf_note_record", NOTE_RECORD, *note)
         else:
             with self.builder.if_then(self._reached(reader.sinks)):
                 self._call("ffpf_note_record", NOTE_RECORD, *note)
+
+    def _place(self, ring: _PacketRing, reader: _Reader) -> ir.Value:
+        """This CPU's `struct ffpf_reader` of the flow."""
+        at = RING_BYTES + reader.flow.ring_home.reader * READER_BYTES
+        return self.builder.gep(ring.cpu, [I64(at)], source_etype=I8)
+
+    def _bell(self, reader: _Reader) -> ir.Value:
+        """What wakes the flow's application."""
+        return external(self.result.module, f"{BELL}{reader.number}")
 
     def _value(self, store: int) -> ir.Value:
         return external(self.result.module, f"ffpf_flow_{self.stores.index(store)}")
@@ -220,7 +233,7 @@ class _Deliver:
     def _reader(self, number: int, sinks: list[Sink]) -> _Reader:
         flow = self.flows[number]
         value = self._value(flow.store)
-        return _Reader(flow, sinks, value, cpu_memory(self.builder, value, self.program.cpu, flow.memory))
+        return _Reader(number, flow, sinks, value, cpu_memory(self.builder, value, self.program.cpu, flow.memory))
 
     def _has_room(self, ring: _PacketRing, wanted: ir.Value) -> ir.Value:
         """Whether so many records can be stored: by what is known, and if not, by where the readers are now."""
@@ -319,7 +332,9 @@ class _Deliver:
         tag_bytes = I32(TAG_BYTES if flow.ring.tagged else 0)
         about = (captured, I32(flow.ring.slot_bytes), interface, tag_bytes, reached, result)
         self._call("ffpf_fill_slot", FILL_SLOT, self.packet, slot, reader.value, *about)
-        self._call("ffpf_publish_slot", PUBLISH_SLOT, self.packet, ring.cpu, I32(ring.tap))
+        number = self._call("ffpf_publish_slot", PUBLISH_SLOT, self.packet, ring.cpu, I32(ring.tap))
+        if not ring.can_be_shared:
+            self._call("ffpf_wake_reader", WAKE_READER, self._place(ring, reader), number, self._bell(reader))
 
     def _kept(self, hook: _Hook) -> ir.Value:
         """The bytes of the packet that a transform shows at most."""

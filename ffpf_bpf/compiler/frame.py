@@ -20,6 +20,7 @@ GRABBED, LENGTH, COPIED = 8, 64, 68  # offsets in struct ffpf_scratch
 SKB_LENGTH = 0  # offset in struct __sk_buff
 FRAME_BYTES, FRAME_START = 0x10000, 2  # FFPF_FRAME_BYTES, FFPF_FRAME_START
 WIRE_LENGTH = "ffpf_wire_length"
+BELL = "ffpf_bell_"  # and the number of the flow in its segment: what wakes its application
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ffpf_bpf.compiler.frame import DELIVER, NEXT, SegmentFlow, segment_rings, segment_stores
+from ffpf_bpf.compiler.frame import BELL, DELIVER, NEXT, SegmentFlow, segment_rings, segment_stores
 from ffpf_bpf.compiler.hook import XDP, Hook
 from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.graph.effect import Arrival, Delivery, Effect, Predicate, Primitive, Transform
 
 TAIL_CALL, THIS_CPU = 12, 8
 LOOK_UP, NOW = 1, 5
+WAKE, FORCE_WAKEUP = 130, 2  # bpf_ringbuf_output, BPF_RB_FORCE_WAKEUP
 # include/uapi/linux/bpf.h, ___BPF_FUNC_MAPPER
 HELPERS = {
     "map_lookup_elem": LOOK_UP,
@@ -26,9 +27,10 @@ HELPERS = {
     "jiffies64": 118,
     "xdp_load_bytes": 189,
     "skb_load_bytes": 26,
+    "ringbuf_output": WAKE,
 }
 ALL = frozenset({TAIL_CALL, THIS_CPU})  # what every program calls
-DELIVERS = frozenset({LOOK_UP, NOW})
+DELIVERS = frozenset({LOOK_UP, NOW, WAKE})
 ITERATOR = frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"})
 # What an effect may call by that name: helpers, and functions of the kernel.
 CALLABLE: dict[str, tuple[frozenset[int], frozenset[str]]] = {
@@ -43,10 +45,10 @@ CALLABLE: dict[str, tuple[frozenset[int], frozenset[str]]] = {
 class Grant:
     """What one program may do, besides what harms nobody: calculate, read packets and its maps, use its stack.
 
-    It may write to the values of `values`, look up and write to those of `rings`, call `helpers` (by number) and
-    `functions` of the kernel (by name), and go on through the slots `links` of the map `ffpf_links`. It is a program of
-    `hook`, which says how it ends. `frames` are the hook's maps that hold copies of frames: read as frames are, or
-    written to as well if it `copies`.
+    It may write to the values of `values`, look up and write to those of `rings`, ring `bells`, call `helpers` (by
+    number) and `functions` of the kernel (by name), and go on through the slots `links` of the map `ffpf_links`. It is
+    a program of `hook`, which says how it ends. `frames` are the hook's maps that hold copies of frames: read as frames
+    are, or written to as well if it `copies`.
     """
 
     values: frozenset[str]
@@ -56,10 +58,11 @@ class Grant:
     links: frozenset[int]
     hook: Hook = XDP
     copies: bool = False
+    bells: frozenset[str] = frozenset()
 
     @property
     def maps(self) -> frozenset[str]:
-        return self.values | self.rings | self.frames | {"ffpf_links"}
+        return self.values | self.rings | self.bells | self.frames | {"ffpf_links"}
 
     @property
     def frames(self) -> frozenset[str]:
@@ -81,12 +84,13 @@ def segment_grant(flows: Sequence[SegmentFlow], hook: Hook = XDP) -> Grant:
 
 
 def deliver_grant(flows: Sequence[SegmentFlow], hook: Hook = XDP) -> Grant:
-    """What the program that stores their packets may do: into the rings of those that have a sink. A segment that does
-    so itself evaluates nothing that takes more."""
+    """What the program that stores their packets may do: into the rings of those that have a sink, whose bells it may
+    ring. A segment that does so itself evaluates nothing that takes more."""
     rings = frozenset(f"ffpf_ring_{number}" for number in segment_rings(flows).values())
     helpers, functions = _calls(effect for effect in _effects(flows) if isinstance(effect, Transform))
     granted = ALL | DELIVERS | _copying(hook) | helpers
-    return Grant(_values(flows), rings, granted, functions, frozenset({NEXT}), hook)
+    bells = frozenset(f"{BELL}{number}" for number, flow in enumerate(flows) if flow.graph.sinks)
+    return Grant(_values(flows), rings, granted, functions, frozenset({NEXT}), hook, bells=bells)
 
 
 def _copying(hook: Hook) -> frozenset[int]:

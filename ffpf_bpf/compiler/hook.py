@@ -37,10 +37,18 @@ class Hook:
 XDP = Hook("xdp", 2, "XDP_PASS", 189, "entry", "xdp", 0, 4, ((0, 12),))
 # Where the kernel has no bpf_xdp_load_bytes, before 5.18.
 XDP_BY_WORDS = replace(XDP, load_bytes=None, frame="xdp_words")
+XDP_DROP = 1
 # data and data_end; data_meta and flow_keys; sk (include/uapi/linux/bpf.h, struct __sk_buff)
 TC_ADDRESSES = ((76, 84), (140, 152), (168, 176))
 TC = Hook("tc", -1, "TC_ACT_UNSPEC", 26, "entry_tc", "tc", 76, 80, TC_ADDRESSES, frozenset({FRAME_MAP}))
 HOOKS = {"xdp": XDP, "tc-ingress": TC, "tc-egress": TC}
+
+
+def monitoring(hook: Hook) -> Hook:
+    """The hook at a monitor port, where frames end behind the chain. Raises FfpfError for another than XDP."""
+    if hook.section != XDP.section:
+        raise FfpfError("a monitor port is at XDP", help="at tc frames go on")
+    return replace(hook, passes_on=XDP_DROP, verdict="XDP_DROP")
 
 
 def hook_of(tap: str) -> Hook:

@@ -49,6 +49,7 @@ declare i32 @ffpf_helper_7()
 declare i32 @ffpf_helper_8()
 declare i64 @ffpf_helper_12(ptr, ptr, i32)
 declare i64 @ffpf_helper_118()
+declare i64 @ffpf_helper_130(ptr, ptr, i64, i64)
 declare i64 @ffpf_helper_189(ptr, i32, ptr, i32)
 """
 # One more packet, of records of a `stride`: how much is there of it, and where; all are through at %done.
@@ -110,6 +111,9 @@ define i64 @ffpf_helper_118() {{
   %now = load i64, ptr @clock
   %jiffies = udiv i64 %now, {jiffy_ns}
   ret i64 %jiffies
+}}
+define i64 @ffpf_helper_130(ptr %bell, ptr %data, i64 %bytes, i64 %flags) {{
+  ret i64 0
 }}
 define i64 @ffpf_helper_189(ptr %context, i32 %offset, ptr %to, i32 %length) {{
   %start = load i32, ptr %context
@@ -224,6 +228,7 @@ class NativeProgram:
         self._kept = (flow_memory, ring_memory, packet)
         addresses = {"ffpf_flow_0": address(flow_memory), "ffpf_tap": packet.tap, "ffpf_links": packet.tap}
         addresses["ffpf_ring_0"] = address(ring_memory) if ring_memory is not None else 0
+        addresses["ffpf_bell_0"] = 0  # nobody sleeps
         modules = generate((flow,), tap, 1, offline=True)
         linked = [emit.link(str(part.module), part.primitives | {"dissect"}, part.programs) for part in modules]
         runtime = _runtime(flow, addresses, packet, delivers=len(modules) > 1)

@@ -29,11 +29,12 @@ from ffpf_bpf.graph.memory import SCRATCH_BYTES, TAP_BYTES, Home
 from ffpf_bpf.graph.sharing import Key
 from ffpf_bpf.kernel import calls, probes, tap
 from ffpf_bpf.kernel.interfaces import Interface
+from ffpf_bpf.kernel.maps import Bell
 from ffpf_bpf.kernel.programs import Binding
 
 LONGEST_CHAIN = 4
-MOST_FLOWS_IN_SEGMENT = 24
-MOST_MAPS = 64  # of a program: each flow's, its ring, the tap's and the links
+MOST_FLOWS_IN_SEGMENT = 20
+MOST_MAPS = 64  # of a program: each flow's, its ring and its bell, the links, and the tap's, two at tc
 LOG_LINES_SHOWN = 6
 TOO_LARGE = "the verifier gave up on its size: split the filter into several nodes, or the flow into several flows"
 DEFECT = "this is a defect of the compiler or a limit of this kernel: report it with the flow expression"
@@ -49,6 +50,7 @@ class Member:
     part: SegmentFlow
     stores: Mapping[int, Store]
     ring: PacketRing | None
+    bell: Bell | None
     group: object = None
     keys: Mapping[int, Key] = field(default_factory=dict)
     before_load: BeforeLoad | None = None
@@ -74,6 +76,7 @@ class Chain:
         self.hook = hook
         self.tap = attached
         self.active = 0
+        self.monitor = False  # whether frames end behind it, as all flows in it say
         self._shared: list[_Shared] = []
 
     @property
@@ -174,6 +177,9 @@ class Chain:
         for number in compiler.segment_rings(parts).values():
             if (ring := members[number].ring) is not None:
                 bindings[f"ffpf_ring_{number}"] = Binding(ring.slots, False)
+        for number, member in enumerate(members):
+            if member.bell is not None:
+                bindings[f"ffpf_bell_{number}"] = Binding(member.bell, False)
         programs = {name: found.audited(name) for name, found in compiled.items()}
         if before_load is not None:
             before_load(self.name, {name: program.instructions for name, program in programs.items()})
@@ -197,7 +203,9 @@ class Chains:
     def enter(self, interface: Interface, hook: str, member: Member) -> Chain:
         """Join the chain of a tap, attached now if this process does not hold it yet."""
         key = (interface.namespace, interface.index, hook)
+        monitor = member.part.graph.ends_frames(tap_name(interface.name, hook))
         with self.lock:
+            self._refuse_if_at_odds(key, monitor)
             chain = self._chains.get(key)
             if chain is not None:
                 if not chain.tap.holds(interface):
@@ -211,10 +219,26 @@ class Chains:
             with ExitStack() as undo:
                 chain = _attach(interface, hook)
                 undo.callback(chain.tap.close)
+                if monitor:
+                    chain.monitor = True
+                    chain.tap.set_monitor()
                 chain.join(member)
                 undo.pop_all()
             self._chains[key] = chain
             return chain
+
+    def _refuse_if_at_odds(self, key: tuple[int, int, str], monitor: bool) -> None:
+        """No flow may make packets vanish that another, which does not say so, would get: all that see what arrives at
+        an interface have it as a monitor port, or none has."""
+        *interface, hook = key
+        for (*other, at), chain in self._chains.items():
+            if other == interface and "tc-egress" not in (hook, at) and chain.monitor != monitor:
+                said = "a monitor port" if chain.monitor else "no monitor port"
+                raise KernelError(
+                    f"to the flows that are there it is {said}, so it cannot be {'one' if monitor else 'another'} here",
+                    where=chain.name,
+                    help="close them, or say the same of it: `monitor` ends frames at XDP, before tc and the stack",
+                )
 
     def common(
         self, taps: Sequence[tuple[Interface, str]], member_of: Callable[[Mapping[int, Home]], Member]
@@ -326,7 +350,8 @@ def _common_homes(flow: Member, candidates: list[Member]) -> dict[int, Home]:
 
 def _fit(parts: list[SegmentFlow]) -> bool:
     """Whether flows can share a segment: number, maps, sinks and size of the program."""
-    maps = len(compiler.segment_stores(parts)) + len(compiler.segment_rings(parts)) + 2
+    bells = sum(bool(part.graph.sinks) for part in parts)
+    maps = len(compiler.segment_stores(parts)) + len(compiler.segment_rings(parts)) + bells + 3
     return len(parts) <= MOST_FLOWS_IN_SEGMENT and maps <= MOST_MAPS and compiler.fit_together(parts)
 
 

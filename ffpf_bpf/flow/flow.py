@@ -10,7 +10,6 @@ With policies, what a user wrote is compiled and decided on in the sandbox (`flo
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import itertools
 import os
@@ -29,7 +28,8 @@ from ffpf_bpf import authorise
 from ffpf_bpf.authorise import Decision, Subject
 from ffpf_bpf.authorise.journal import Journal
 from ffpf_bpf.capture.delivery import Deliverer, Idle
-from ffpf_bpf.capture.ring import Batch, Pace, ReaderPace
+from ffpf_bpf.capture.ring import Batch, ReaderPace
+from ffpf_bpf.capture.waiting import Pace
 from ffpf_bpf.errors import ExpressionError, FfpfError, IllegalState, KernelError, Rejected
 from ffpf_bpf.flow.authority import Authority
 from ffpf_bpf.flow.callbacks import Callbacks
@@ -349,13 +349,12 @@ class Flow(Deliverer):
                 taken = self.waiting()
                 for batch in self.poll():
                     yield batch
-                nap_s = pace.nap_s(taken, self.waiting())
                 self.check_taps()
+                await pace.rest_async(self.listen, taken, self.waiting())
             except (ValueError, IllegalState):
                 if self._grabber is None:
                     return
                 raise
-            await asyncio.sleep(nap_s)
 
     def check_taps(self) -> None:
         """Raise KernelError if an interface of the flow has gone. Asks the kernel at most twice a second."""
@@ -402,6 +401,12 @@ class Flow(Deliverer):
         self._require("batches")
         return self._running.reader.waiting()
 
+    def listen(self) -> list[int] | None:
+        """Ask to be woken by the next packet: the descriptors to sleep on (`capture/waiting.py`), or None if packets
+        are there already."""
+        self._require("batches")
+        return self._running.reader.listen()
+
     @property
     def definition(self) -> Definition:
         """The populated definition."""
@@ -421,8 +426,8 @@ class Flow(Deliverer):
 
     @property
     def taps(self) -> tuple[dict[str, str], ...]:
-        """Each tap's name (`tap`), the `mode` it is attached in (`native` or `generic`), and the driver's `refusal` of
-        native mode if it is not; once instantiated."""
+        """Each tap's name (`tap`), the `mode` it is attached in (`native` or `generic`), the driver's `refusal` of
+        native mode if it is not, and `monitor` if frames end there; once instantiated."""
         return self._taps
 
     @property

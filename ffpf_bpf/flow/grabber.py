@@ -18,6 +18,7 @@ from ffpf_bpf.graph.memory import ETHERNET_FRAME_BYTES, Home, Memory, RingHome, 
 from ffpf_bpf.graph.sharing import common_view, keys
 from ffpf_bpf.kernel import calls, interfaces
 from ffpf_bpf.kernel.interfaces import Interface
+from ffpf_bpf.kernel.maps import Bell
 
 LEAST_STEP_NS = 1_000
 CLOCK_WORD = 1  # struct ffpf_flow in 64-bit words: clock_offset_ns
@@ -93,7 +94,9 @@ class Grabber:
                 stores[home.store] = self._ring.store
             first_interface = self._first_interface
             mapped = self._ring.mapped if self._ring is not None else None
-            self.reader = RingReader(self._flow_map.memory, self.memory, self.ring, home, mapped, first_interface)
+            self._bell = undo.enter_context(Bell("ffpf_bell")) if graph.sinks else None
+            about = (self.memory, self.ring, home, mapped, first_interface, self._bell)
+            self.reader = RingReader(self._flow_map.memory, *about)
             undo.callback(self.reader.close)
             self.set_clock()
             self._member = self._member_with({**stores, own.number: own}, own.number, elsewhere, home)
@@ -130,13 +133,16 @@ class Grabber:
         memory = self._laid_out(elsewhere)
         at_home = homes(graph, memory, own, elsewhere)
         part = SegmentFlow(graph, self._definition.predicates, memory, self.ring, own, at_home, home)
-        return Member(part, stores, self._ring if stores else None, self._group, self._keys, self._before_load)
+        ring, bell = (self._ring, self._bell) if stores else (None, None)
+        return Member(part, stores, ring, bell, self._group, self._keys, self._before_load)
 
     @property
     def taps(self) -> tuple[dict[str, str], ...]:
         names = (device.tap for device in self._graph.taps)
         return tuple(
-            {"tap": name, "mode": chain.tap.mode} | ({"refusal": chain.tap.refusal} if chain.tap.refusal else {})
+            {"tap": name, "mode": chain.tap.mode}
+            | ({"refusal": chain.tap.refusal} if chain.tap.refusal else {})
+            | ({"monitor": "yes"} if chain.monitor else {})
             for name, chain in zip(names, self._chains, strict=True)
         )
 

@@ -114,6 +114,10 @@ class Replay:
         """1 while the file has more: there is nothing to wait for."""
         return 1.0 if self._active and not self._is_over else 0.0
 
+    def listen(self) -> list[int] | None:
+        """Nobody rings: whether there is anything to wait for."""
+        return None if self.waiting() else []
+
     def poll(self) -> Iterator[Batch]:
         """What the next packets of the file deliver."""
         if not self._active or self._is_over:

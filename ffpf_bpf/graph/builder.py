@@ -37,7 +37,7 @@ def build(expression: Expression) -> Graph:
         expression=completed,
         steps=tuple(builder.steps),
         ids=tuple(builder.ids),
-        taps=tuple(dict.fromkeys(Device(node.tap) for node in leaves if isinstance(node, Device))),
+        taps=_taps(leaves),
         stops=tuple(builder.stops),
         ends=tuple(builder.ends()),
     )
@@ -49,6 +49,19 @@ def build(expression: Expression) -> Graph:
             help=f"at most {MOST_SINKS}; make several flows",
         )
     return graph
+
+
+def _taps(leaves: tuple[Node, ...]) -> tuple[Device, ...]:
+    """Each tap once. Raises ExpressionError for one that is a monitor port and is not."""
+    found: dict[str, Device] = {}
+    for node in leaves:
+        if isinstance(node, Device):
+            first = found.setdefault(node.tap, Device(node.tap, node.monitor))
+            if first.monitor != node.monitor:
+                raise ExpressionError(
+                    f"`{node.tap}` is a monitor port, and is not", help="say `monitor` each time, or never"
+                )
+    return tuple(found.values())
 
 
 class _Builder:

@@ -82,6 +82,7 @@ class Node(Expression):
     `counts`: what the first 64-bit words of its memory per CPU count, in order; their sums are shown.
     `private`: its memory is not handed to the application.
     `tells_apart`: a sink whose packets the application wants apart from those of other sinks.
+    `word`: what may stand in the place of memory, as the last part of its expression.
     `example`: a flow expression, for `ffpf nodes`.
     """
 
@@ -94,6 +95,7 @@ class Node(Expression):
     counts: ClassVar[tuple[str, ...]] = ()
     private: ClassVar[bool] = False
     tells_apart: ClassVar[bool] = False
+    word: ClassVar[str] = ""
     example: ClassVar[str] = ""
 
     name: str = field(default="", kw_only=True)

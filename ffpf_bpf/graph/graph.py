@@ -87,6 +87,10 @@ class Graph:
         # Once, since it is asked for each step.
         object.__setattr__(self, "arrivals", _arrivals(self.steps))
 
+    def ends_frames(self, tap: str) -> bool:
+        """Whether the tap of that name is a monitor port."""
+        return any(device.monitor for device in self.taps if device.tap == tap)
+
     def leaves(self) -> Iterator[tuple[int, Leaf]]:
         """The nodes, with the index of their step."""
         return ((index, step) for index, step in enumerate(self.steps) if isinstance(step, Leaf))

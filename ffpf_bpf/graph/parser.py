@@ -195,11 +195,12 @@ class _Reader:
                 **_place(self.text, class_token.start_pos or 0),
                 help=f"did you mean `{near[0]}`?" if near else f"the classes are {', '.join(CLASSES)}",
             )
+        has_word = bool(node_class.word) and mbuf == node_class.word
+        text = _expression(expression) + (f",{node_class.word}" if has_word else "")
+        memory = None if has_word else mbuf
         return self._placed(
             class_token.start_pos or 0,
-            lambda: node_class.parse(
-                _expression(expression), name=str(name or ""), mbuf_bytes=_mbuf_bytes(mbuf, node_class)
-            ),
+            lambda: node_class.parse(text, name=str(name or ""), mbuf_bytes=_mbuf_bytes(memory, node_class)),
         )
 
 

@@ -193,4 +193,12 @@ def _owner(map_ids: tuple[int, ...]) -> int:
         return 0
 
 
-OWNER_OFFSET = 4  # struct ffpf_tap
+def is_monitor(map_ids: tuple[int, ...]) -> bool:
+    """Whether frames end at the tap whose entry program uses these maps."""
+    try:
+        return bool(map_ids and calls.map_word(map_ids[0], "ffpf_tap", MONITOR_OFFSET))
+    except KernelError:
+        return False
+
+
+OWNER_OFFSET, MONITOR_OFFSET = 4, 24  # struct ffpf_tap

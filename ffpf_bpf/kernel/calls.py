@@ -19,7 +19,7 @@ from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
 from ffpf_bpf.kernel import structures
 
 # <linux/bpf.h>
-MAP_ARRAY, MAP_PROG_ARRAY, MAP_ARRAY_OF_MAPS = 2, 3, 12
+MAP_ARRAY, MAP_PROG_ARRAY, MAP_ARRAY_OF_MAPS, MAP_RINGBUF = 2, 3, 12, 27
 PROG_SCHED_CLS, PROG_XDP = 3, 6
 ATTACH_XDP, ATTACH_TCX_INGRESS, ATTACH_TCX_EGRESS = 37, 46, 47
 F_MMAPABLE = 1 << 10

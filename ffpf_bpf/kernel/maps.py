@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import weakref
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -92,6 +93,38 @@ def _map_memory(descriptor: int, size: int) -> mmap.mmap:
             errno=number,
             help="use smaller buffers (`--buffer`), or raise the memory limit of this process",
         ) from None
+
+
+class Bell(Descriptor):
+    """A BPF ring buffer that nothing is written into: a program that outputs to it makes the descriptor readable, and
+    wakes who polls it, until it is `quiet` again."""
+
+    def __init__(self, name: str, size_bytes: int = PAGE) -> None:
+        super().__init__(calls.create_map(calls.MAP_RINGBUF, name, 0, 0, size_bytes))
+        try:
+            with ExitStack() as stack:
+                # Two pages of 64-bit positions (kernel/bpf/ringbuf.c): how far it was read, and how far written.
+                pages = [(mmap.PROT_READ | mmap.PROT_WRITE, 0), (mmap.PROT_READ, PAGE)]
+                opened = [mmap.mmap(self.fileno, PAGE, prot=prot, offset=offset) for prot, offset in pages]
+                self._read, self._written = (stack.enter_context(memoryview(page).cast("Q")) for page in opened)
+                self._views = stack.pop_all()
+        except BaseException:
+            super().close()
+            raise
+
+    def quiet(self) -> None:
+        """All that was rung so far has been heard."""
+        self._read[0] = self._written[0]
+
+    def close(self) -> None:
+        self._views.close()
+        super().close()
+
+
+def _closed_memory() -> mmap.mmap:
+    memory = mmap.mmap(-1, PAGE)
+    memory.close()
+    return memory
 
 
 def _to_pages(size: int) -> int:

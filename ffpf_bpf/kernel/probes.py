@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 
 from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
-from ffpf_bpf.kernel import calls, functions, hooks
-from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
+from ffpf_bpf.kernel import attachment, calls, functions, hooks
+from ffpf_bpf.kernel.maps import Bell, Descriptor, MappedArray, ProgArray
 
 CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
 CAP_SYS_ADMIN = 21
@@ -57,6 +57,7 @@ def examine() -> Iterator[Finding]:
     yield _tried("mapped arrays", "a map shared as memory", _map_array, ROOT)
     yield _locked_memory()
     yield _tried("tail calls", "a prog array", _prog_array, ROOT)
+    yield _tried("waking readers", "a BPF ring buffer", _bell, "it takes Linux 5.8 or newer")
     yield _tried("waiting pause", "membarrier, or a map of maps", calls.wait_for_programs, ROOT)
     yield from _optional()
     for trial in hooks.examine():
@@ -117,8 +118,10 @@ def examine_interfaces() -> Iterator[Finding]:
             if program_id == 0:
                 yield Finding(f"interface {name}", True, "free at XDP")
                 continue
-            holder = calls.program_info(program_id).name
-            yield Finding(f"interface {name}", True, f"carries XDP program `{holder}` (id {program_id}, {mode})")
+            holder = calls.program_info(program_id)
+            ends = ": a monitor port, whose frames end there" if attachment.is_monitor(holder.map_ids) else ""
+            carries = f"carries XDP program `{holder.name}` (id {program_id}, {mode}){ends}"
+            yield Finding(f"interface {name}", True, carries)
         except KernelError as error:
             yield Finding(f"interface {name}", True, f"unknown: {error.message}")
 
@@ -183,6 +186,11 @@ def _locked_memory() -> Finding:
 
 def _prog_array() -> None:
     with ProgArray("ffpf_probe", 2):
+        pass
+
+
+def _bell() -> None:
+    with Bell("ffpf_probe"):
         pass
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from ffpf_bpf.errors import KernelError
 from ffpf_bpf.kernel import calls
-from ffpf_bpf.kernel.attachment import OWNER_OFFSET, Attachment, refuse_if_held
+from ffpf_bpf.kernel.attachment import MONITOR_OFFSET, OWNER_OFFSET, Attachment, refuse_if_held
 from ffpf_bpf.kernel.attachment import attach as attach_program
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Array, Descriptor, MappedArray, ProgArray
@@ -85,6 +85,10 @@ class Tap:
     def set_active(self, flows: int) -> None:
         """How many flows are switched on; with 0 the entry program passes every packet on at once. No system call."""
         self._words[0] = flows
+
+    def set_monitor(self) -> None:
+        """Note that frames end behind the chain."""
+        self._words[MONITOR_OFFSET // 4] = 1
 
     def load_segment(
         self,

@@ -18,15 +18,24 @@ class Device(Node):
     `tc-egress`, which sees what is sent.
 
     Text `(device,eth0)`, Python `device("eth0")`. Every path of a flow begins with one. The interface need not exist
-    before the flow is instantiated. Raises ExpressionError for a name the kernel would not take (1 to 15 bytes, no
-    space or `/`; net/core/dev.c, dev_valid_name) and for an unknown hook.
+    before the flow is instantiated.
+
+    `(device,eth0,monitor)`, Python `device("eth0", monitor=True)`, is a port to which only mirrored traffic comes, at
+    XDP: while a flow is active there, frames end behind the flows instead of going on into the network stack. All flows
+    at an interface must say so, or none.
+
+    Raises ExpressionError for a name the kernel would not take (1 to 15 bytes, no space or `/`; net/core/dev.c,
+    dev_valid_name), for an unknown hook, and for a monitor port that is not at XDP.
     """
 
     class_name: ClassVar[str] = "device"
     role: ClassVar[Role] = Role.DEVICE
     example: ClassVar[str] = "(device,eth0) | (device,eth1) -> (packetcount)"
 
+    word: ClassVar[str] = "monitor"
+
     tap: str
+    monitor: bool = False
 
     def __post_init__(self) -> None:
         Node.__post_init__(self)
@@ -34,6 +43,10 @@ class Device(Node):
         object.__setattr__(self, "tap", self.tap.strip())
         if self.hook == "xdp":
             object.__setattr__(self, "tap", self.interface)
+        if self.tap.endswith(f",{self.word}"):
+            raise ExpressionError(
+                f"`{self.tap}` is taken for a monitor port", where=self.where, help='`device("eth0", monitor=True)`'
+            )
         if not self.interface:
             raise ExpressionError("no interface named", where=self.where, help="write `(device,eth0)`")
         if not self.tap.isprintable():
@@ -50,10 +63,22 @@ class Device(Node):
             raise ExpressionError(
                 f"unknown hook `{self.hook}`", where=self.where, help=f"one of {', '.join(HOOKS)}, as in `eth0@xdp`"
             )
+        if self.monitor not in (False, True):
+            raise ExpressionError(
+                f"{self.monitor!r} is neither yes nor no", where=self.where, help='`device("eth0", monitor=True)`'
+            )
+        if self.monitor and self.hook != "xdp":
+            raise ExpressionError(
+                f"a monitor port is at XDP, not at `{self.hook}`",
+                where=self.where,
+                help=f"write `(device,{self.interface},monitor)`, or leave `monitor` out: at tc frames go on",
+            )
 
     @classmethod
     def parse(cls, expression: str, *, name: str, mbuf_bytes: int) -> Self:
-        return cls(expression, name=name, mbuf_bytes=mbuf_bytes)
+        tap, comma, word = expression.rpartition(",")
+        monitor = bool(comma) and word.strip() == cls.word
+        return cls(tap if monitor else expression, monitor, name=name, mbuf_bytes=mbuf_bytes)
 
     @property
     def interface(self) -> str:
@@ -66,11 +91,11 @@ class Device(Node):
 
     @property
     def expression(self) -> str:
-        return self.tap
+        return f"{self.tap},{self.word}" if self.monitor else self.tap
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        return (repr(self.tap),)
+        return (repr(self.tap), "monitor=True") if self.monitor else (repr(self.tap),)
 
     @property
     def effect(self) -> Arrival:
