@@ -38,6 +38,7 @@ READER_DTYPE = np.dtype(
 TAP_DTYPE = np.dtype(
     [
         *[("active", "<u4"), ("owner_pid", "<u4"), ("seed", "<u8"), ("reach", "<u4"), ("far_reach", "<u4")],
+        *[("owner_began", "<u8"), ("owner_pids", "<u4")],
         ("reserved", "u1", (40,)),
     ]
 )

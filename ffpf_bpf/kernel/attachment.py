@@ -15,10 +15,11 @@ from typing import Protocol
 from ffpf_bpf.errors import KernelError, TapBusy
 from ffpf_bpf.graph.effect import tap_name
 from ffpf_bpf.kernel import calls, filters
+from ffpf_bpf.kernel.dispatcher import is_dispatcher
+from ffpf_bpf.kernel.holders import ENTRY_NAME, described, owner_of
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Descriptor
 
-ENTRY_NAME = "ffpf_entry"
 LONGEST_FAREWELL_S = 2.0
 TCX_TYPES = {"tc-ingress": calls.ATTACH_TCX_INGRESS, "tc-egress": calls.ATTACH_TCX_EGRESS}
 FORCED = "FFPF_TC"  # environment: `cls_bpf` attaches at tc as on kernels that have no tcx
@@ -106,26 +107,29 @@ def has_tcx() -> bool:
     return True
 
 
-def refuse_if_held(interface: Interface) -> None:
-    """Raise TapBusy if the interface carries an XDP program; what a process just dead left gets a moment to go."""
+def refuse_if_held(interface: Interface) -> calls.ProgramInfo | None:
+    """Raise TapBusy if the interface carries an XDP program; what a process just dead left gets a moment to go. A
+    dispatcher of libxdp is returned: it can be joined."""
     where = f"{interface.name}@xdp"
     patient_until_s = time.monotonic() + LONGEST_FAREWELL_S
     while True:
         program_id, mode = calls.attached_xdp(interface.index)
         if not program_id:
-            return
+            return None
         info = _info_if_there(program_id)
         if info is None:
             continue
+        if is_dispatcher(info):
+            return info
         if info.name != ENTRY_NAME:
             raise TapBusy(
-                f"the interface carries the XDP program `{info.name}` (id {info.id}, {mode}) of somebody else",
+                f"the interface carries the XDP program {described(info, mode)} of somebody else",
                 errno=errno.EBUSY,
                 where=where,
                 help=f"it is not evicted: see `bpftool prog show id {info.id}`, detach it, or grab from "
                 f"`{interface.name}@tc-ingress`",
             )
-        owner = _owner(info.map_ids)
+        owner = owner_of(info.map_ids).pid
         if Path(f"/proc/{owner}").exists() or time.monotonic() > patient_until_s:
             raise TapBusy(
                 f"process {owner} grabs from this interface already",
@@ -179,18 +183,3 @@ def _info_if_there(program_id: int) -> calls.ProgramInfo | None:
         if error.errno == errno.ENOENT:
             return None
         raise
-
-
-def _owner(map_ids: tuple[int, ...]) -> int:
-    """The process that holds the tap whose entry program uses these maps; 0 if it cannot be found.
-
-    The tap's map is the first that the program uses. The others stay closed: opening a prog array whose owner is dying
-    makes the kernel keep it for ever (prog_array_map_clear).
-    """
-    try:
-        return calls.map_word(map_ids[0], "ffpf_tap", OWNER_OFFSET) or 0 if map_ids else 0
-    except KernelError:
-        return 0
-
-
-OWNER_OFFSET = 4  # struct ffpf_tap

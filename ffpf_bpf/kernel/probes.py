@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
 from ffpf_bpf.kernel import calls, functions, hooks
+from ffpf_bpf.kernel.holders import described
 from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
 
 CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
@@ -117,8 +118,8 @@ def examine_interfaces() -> Iterator[Finding]:
             if program_id == 0:
                 yield Finding(f"interface {name}", True, "free at XDP")
                 continue
-            holder = calls.program_info(program_id).name
-            yield Finding(f"interface {name}", True, f"carries XDP program `{holder}` (id {program_id}, {mode})")
+            holder = described(calls.program_info(program_id), mode)
+            yield Finding(f"interface {name}", True, f"carries XDP program {holder}")
         except KernelError as error:
             yield Finding(f"interface {name}", True, f"unknown: {error.message}")
 
