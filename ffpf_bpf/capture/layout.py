@@ -39,7 +39,7 @@ TAP_DTYPE = np.dtype(
     [
         *[("active", "<u4"), ("owner_pid", "<u4"), ("seed", "<u8"), ("reach", "<u4"), ("far_reach", "<u4")],
         *[("owner_began", "<u8"), ("owner_pids", "<u4")],
-        ("reserved", "u1", (40,)),
+        ("reserved", "u1", (28,)),
     ]
 )
 """struct ffpf_tap, 64 bytes: the head of a tap's map."""

@@ -19,6 +19,7 @@ from ffpf_bpf.kernel.dispatcher import is_dispatcher
 from ffpf_bpf.kernel.holders import ENTRY_NAME, described, owner_of
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Descriptor
+from ffpf_bpf.kernel.refusals import explained
 
 LONGEST_FAREWELL_S = 2.0
 TCX_TYPES = {"tc-ingress": calls.ATTACH_TCX_INGRESS, "tc-egress": calls.ATTACH_TCX_EGRESS}
@@ -63,14 +64,19 @@ class _Link:
             calls.detach(self._link.fileno)
 
 
-def attach(program: Descriptor, interface: Interface, hook: str) -> Attachment:
+class NotNative(Exception):
+    """The driver takes the program in generic mode alone, if at all."""
+
+
+def attach(program: Descriptor, interface: Interface, hook: str, *, native_only: bool = False) -> Attachment:
     """Attach a program: at XDP native, or generic where the driver has no native mode; at tc by a tcx link, or as a
     filter where the kernel has none, in front of the programs that are there.
 
-    Raises TapBusy, naming the holder, if XDP is taken. At tc any number of programs stand behind each other.
+    Raises TapBusy, naming the holder, if XDP is taken, and NotNative if it was to be `native_only`. At tc any number of
+    programs stand behind each other.
     """
     if hook == "xdp":
-        return _attach_xdp(program, interface)
+        return _attach_xdp(program, interface, native_only)
     try:
         if is_forced():
             return filters.attach(program, interface, hook, f"{FORCED}={os.environ[FORCED]}")
@@ -156,7 +162,7 @@ class _XdpLink(_Link):
         return calls.attached_xdp(interface.index)[0] == self._program_id
 
 
-def _attach_xdp(program: Descriptor, interface: Interface) -> Attachment:
+def _attach_xdp(program: Descriptor, interface: Interface, native_only: bool) -> Attachment:
     refusal = ""
     for flags, mode in ((calls.XDP_FLAGS_DRV_MODE, "native"), (calls.XDP_FLAGS_SKB_MODE, "generic")):
         try:
@@ -164,9 +170,19 @@ def _attach_xdp(program: Descriptor, interface: Interface) -> Attachment:
         except KernelError as error:
             if error.errno in (errno.EBUSY, errno.EEXIST):
                 refuse_if_held(interface)
-            if error.errno in (errno.EPERM, errno.EACCES) or mode == "generic":
+            if error.errno in (errno.EPERM, errno.EACCES):
                 raise _at(error, f"{interface.name}@xdp") from None
-            refusal = os.strerror(error.errno).lower()
+            if native_only:
+                raise NotNative from None
+            refused = explained(error.errno, program.fileno, interface.index, flags)
+            if mode == "generic":
+                raise KernelError(
+                    f"cannot attach at XDP: {refused}",
+                    errno=error.errno,
+                    where=f"{interface.name}@xdp",
+                    help=f"grab from `{interface.name}@tc-ingress`",
+                ) from None
+            refusal = refused
     raise AssertionError("unreachable")
 
 

@@ -20,7 +20,6 @@ from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
 
 CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
 CAP_SYS_ADMIN = 21
-F_XDP_HAS_FRAGS = 1 << 5
 RING_BYTES = 4 << 20
 NODES_WITH_ATOMICS = "(limit), (head), (newflow) and the gaps of (histogram)"
 # w2 = 0; r3 = r10; r3 += -8; *(u64 *)(r10 - 8) = 0; w4 = 8; call bpf_xdp_load_bytes; r0 = 2; exit
@@ -84,7 +83,7 @@ def _optional() -> Iterator[Finding]:
         (
             "multi-buffer frames",
             "programs load",
-            lambda: _loads(calls.PASS_PROGRAM, F_XDP_HAS_FRAGS),
+            lambda: _loads(calls.PASS_PROGRAM, calls.F_XDP_HAS_FRAGS),
             "native mode for large MTUs takes Linux 5.18",
         ),
         ("atomic operations", "load", lambda: _loads(ATOMIC_PROGRAM), f"{NODES_WITH_ATOMICS} take Linux 5.12 or newer"),
@@ -108,6 +107,16 @@ def lacks_load_bytes() -> bool:
     except FfpfError:
         return False
     return False
+
+
+@cache
+def has_frags() -> bool:
+    """Whether this kernel has programs for frames of several buffers."""
+    try:
+        _loads(calls.PASS_PROGRAM, calls.F_XDP_HAS_FRAGS)
+    except FfpfError:
+        return False
+    return True
 
 
 def examine_interfaces() -> Iterator[Finding]:

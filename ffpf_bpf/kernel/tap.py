@@ -163,11 +163,13 @@ class Tap:
             self._words.release()
 
 
-def attach(interface: Interface, hook: str, entry: ProgramLike, control_bytes: int, seed: int) -> Tap:
+def attach(
+    interface: Interface, hook: str, entry: ProgramLike, control_bytes: int, seed: int, *, native_only: bool = False
+) -> Tap:
     """Attach the entry program at a hook (`attachment.attach`). `seed`, 64 bits, keys the hashes of flows.
 
     Where libxdp's dispatcher runs the interface at XDP, it is joined. Raises TapBusy, naming the holder, if the
-    interface carries another XDP program already; it is never evicted.
+    interface carries another XDP program already; it is never evicted. Raises NotNative if it was to be `native_only`.
     """
     dispatcher = refuse_if_held(interface) if hook == "xdp" else None
     with ExitStack() as stack:
@@ -176,7 +178,7 @@ def attach(interface: Interface, hook: str, entry: ProgramLike, control_bytes: i
         control.memory[SEED_OFFSET : SEED_OFFSET + 8] = seed.to_bytes(8, "little")
         links = stack.enter_context(ProgArray("ffpf_links", LINKS))
         shared = {TAP_MAP: Binding(control, True)}
-        if entry.hook == "tc":
+        if entry.hook != "xdp":
             frame = stack.enter_context(Array(FRAME_MAP, calls.possible_cpus() * FRAME_BYTES))
             shared[FRAME_MAP] = Binding(frame, True)
         bindings = {**shared, "ffpf_links": Binding(links, False)}
@@ -186,6 +188,6 @@ def attach(interface: Interface, hook: str, entry: ProgramLike, control_bytes: i
             stack.enter_context(program)
         else:
             program = stack.enter_context(load(entry, bindings))
-            attachment = attach_program(program, interface, hook)
+            attachment = attach_program(program, interface, hook, native_only=native_only)
         stack.callback(attachment.close)
         return Tap(interface, attachment, control, shared, links, stack.pop_all())
