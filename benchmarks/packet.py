@@ -35,6 +35,7 @@ XDP_DROP, XDP_PASS = 1, 2
 STATE_BYTES = 64 + 128 * 64  # struct state in handwritten/wire.h
 FILTER_GOAL, TEN_FLOWS_GOAL, IDLE_GOAL_NS = 1.1, 2.5, 3.0
 TIMES = 16
+COUNTED = "(device,tap0) -> (packetcount)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,14 @@ def _chains(rig: Rig, effort: Effort) -> Iterator[Row]:
         kinds = [f'(device,tap0) -> (bpf,"{filter.text}") -> (packetcount)' for filter in FILTERS] + [ports[1]]
         yield from _ten_flows(rig, effort, "10 flows (ten ports) / 1", ports)
         yield from _ten_flows(rig, effort, "10 flows (ten kinds of filter) / 1", kinds)
+        plain = {expression: _chain_ns(rig, effort, [expression]) for expression in (COUNTED, one)}
+    # Where the MTU is so large that the driver takes no programs but those for several buffers.
+    with two_namespaces("packetlarge", mtu=9000) as network, network.enter():
+        for expression, (chain, empty) in plain.items():
+            large, empty_too = _chain_ns(rig, effort, [expression])
+            net, plain_net = large - empty_too, chain - empty
+            work = f"{expression.partition(' -> ')[2]}, at an MTU of 9000 / 1500"
+            yield Row(work, f"{net:.1f}", f"{plain_net:.1f}", f"{net / plain_net:.2f}")
 
 
 @contextmanager

@@ -37,8 +37,10 @@ struct ffpf_tap {
 	/* tc: how many bytes of a frame the programs of the chain look at, and of one with IPv6 extension headers. */
 	__u32 reach;
 	__u32 far_reach;
-	__u32 monitor; /* 1: frames end behind the chain (for who looks from outside) */
-	__u8 reserved[36];
+	__u64 owner_began; /* when that process did, in ticks since the host did */
+	__u32 owner_pids;  /* which PID namespace it is in */
+	__u32 monitor;     /* 1: frames end behind the chain (for who looks from outside) */
+	__u8 reserved[24];
 };
 
 /* What is known of a packet's headers; see dissect.h. */

@@ -18,7 +18,7 @@ import pytest
 
 from ffpf_bpf.errors import KernelError
 from ffpf_bpf.flow import Flow
-from ffpf_bpf.kernel import attachment, filters, netlink
+from ffpf_bpf.kernel import attachment, filters, guards, netlink
 from ffpf_bpf.kernel.interfaces import find
 from tests.conftest import assert_kernel_objects
 from tests.corpus.packets import ether, ipv4, udp
@@ -248,7 +248,7 @@ def test_an_ingress_qdisc_has_no_egress_side() -> None:
 
 
 def test_a_guardian_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(filters, "GUARDIAN", tmp_path / "guardian.py")
+    monkeypatch.setattr(guards, "GUARDIAN", tmp_path / "guardian.py")
     with pytest.raises(KernelError, match="the process that would remove the filter did not start"):
         Flow.create().populate(BOTH).instantiate()
 

@@ -254,7 +254,9 @@ def test_a_foreign_program_is_refused_by_name_and_never_evicted(network: Network
         index = interfaces.find("tap0").index
         with Descriptor(calls.attach_xdp(program.fileno, index, calls.XDP_FLAGS_DRV_MODE)):
             held = calls.attached_xdp(index)
-            with pytest.raises(TapBusy, match=rf"tap0@xdp: .*`somebody` \(id {held[0]}, native\)") as error:
+            with pytest.raises(
+                TapBusy, match=rf"tap0@xdp: .*`somebody` \(id {held[0]}, native, since \d\d:\d\d\)"
+            ) as error:
                 flow("(device,tap0)")
             assert "not evicted" in error.value.help
             assert calls.attached_xdp(index) == held

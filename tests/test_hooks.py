@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -20,12 +21,13 @@ from typing import Any
 
 import pytest
 
+from ffpf_bpf import compiler
 from ffpf_bpf.capture.pcapng import InterfaceDescription, PcapngWriter
 from ffpf_bpf.compiler.pcap import compile_filter, offline_filter
 from ffpf_bpf.errors import KernelError
-from ffpf_bpf.flow import Flow
+from ffpf_bpf.flow import Flow, chains
 from ffpf_bpf.graph.predicate import run
-from ffpf_bpf.kernel import attachment, calls, netlink
+from ffpf_bpf.kernel import attachment, calls, netlink, probes
 from ffpf_bpf.kernel.interfaces import find
 from ffpf_bpf.kernel.maps import Descriptor
 from tests.conftest import assert_kernel_objects
@@ -45,6 +47,10 @@ MODES = [pytest.param("", id="tcx", marks=tcx), pytest.param("cls_bpf", id="cls_
 WAYS = [
     pytest.param((hook, *mode.values), id=f"{hook} by {mode.id}", marks=mode.marks) for hook in TC for mode in MODES
 ]
+FRAGS = "frags"  # by programs that know frames of several buffers, also where none needs them
+WAYS_BY_FRAGS = [("xdp", FRAGS)] if probes.has_frags() else []
+frags = pytest.mark.feature("multi-buffer frames")
+IN_PIECES = [*WAYS, *(pytest.param(("xdp", way), marks=frags) for way in ("", FRAGS))]
 loops, atomic = pytest.mark.feature("loops of (scan)"), pytest.mark.feature("atomic operations")
 
 GRAPHS = [
@@ -88,7 +94,10 @@ def flow_at(network: Network, way: tuple[str, str], expression: str) -> Iterator
     """A flow, switched on, attached in that way."""
     hook, forced = way
     with pytest.MonkeyPatch.context() as patch, network.enter():
-        patch.setenv(attachment.FORCED, forced)
+        if forced == FRAGS:
+            patch.setattr(chains, "hook_here", lambda name: compiler.XDP_FRAGS)
+        else:
+            patch.setenv(attachment.FORCED, forced)
         tap = network.tap if hook == "xdp" else f"{network.tap}@{hook}"
         with Flow.create().populate(expression.format(tap=tap)).instantiate().activate() as flow:
             yield flow
@@ -144,7 +153,7 @@ def test_all_hooks_record_and_count_the_same(
 ) -> None:
     frames = frames_that_arrive()
     results = {}
-    for way in ways_here():
+    for way in [*ways_here(), *WAYS_BY_FRAGS]:
         with flow_at(network, way, expression) as flow:
             send(network, way[0], frames)
             results[way] = recorded(flow, tmp_path / "-".join(way))
@@ -218,7 +227,7 @@ LARGE = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", IN_PIECES)
 @pytest.mark.parametrize("here", [14, 20, 37, 60])
 def test_frames_in_several_pieces(jumbo: Network, way: tuple[str, str], here: int) -> None:
     """Filters and the dissector look across the pieces, and the record is whole."""
@@ -238,7 +247,7 @@ def test_frames_in_several_pieces(jumbo: Network, way: tuple[str, str], here: in
 
 
 @loops
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", IN_PIECES)
 def test_scan_looks_across_the_pieces(jumbo: Network, way: tuple[str, str]) -> None:
     with flow_at(jumbo, way, "(device,{tap}) -> (scan,needle) -> (classify,dport) -80-> (grab,snaplen=42)") as flow:
         send_in_pieces(jumbo, way[0], LARGE)
@@ -280,6 +289,71 @@ def test_a_transfer_with_large_sends(network: Network, forced: str) -> None:
     assert counted.counts["bytes"] >= size
     assert counted.counts["bytes"] / counted.packets_in > 1514, "no frame was longer than the wire takes"
     assert ingress.ledger.counted == 0
+
+
+@frags
+def test_a_transfer_of_several_buffers_a_frame(jumbo: Network) -> None:
+    """Native, at an MTU of 9,000: all of the payload is counted, and arrives."""
+    size = 3_000_000
+    content = random.Random(SEED).randbytes(size)
+    expression = (
+        "(device,{tap}) -> (bpf,tcp dst port 7777) -> (bytecount) -> (bpf,len > 4096) -> (packetcount as larger)"
+    )
+    with ExitStack() as stack:
+        flow = stack.enter_context(flow_at(jumbo, ("xdp", ""), expression))
+        assert [tap["mode"] for tap in flow.taps] == ["native"]
+        with jumbo.enter():
+            server = stack.enter_context(socket.create_server((jumbo.tap_address, 7777)))
+        with jumbo.enter(jumbo.outside):
+            client = socket.create_connection((jumbo.tap_address, 7777))
+        connection, _ = server.accept()
+        with client, connection:
+            pid = os.fork()
+            if pid == 0:
+                client.sendall(content)
+                os._exit(0)
+            got = bytearray()
+            while len(got) < size:
+                got += connection.recv(1 << 16)
+            os.waitpid(pid, 0)
+        assert bytes(got) == content
+        statistics = flow.stats()
+    assert statistics.node("bytecount1").counts["bytes"] >= size
+    assert statistics.node("larger").counts["packets"] > size / 9000 / 2
+
+
+@frags
+def test_all_programs_of_a_chain_take_several_buffers(jumbo: Network) -> None:
+    """Flows join, are folded into one segment, and leave; each sees the whole frames."""
+    with ExitStack() as stack:
+        ports = range(80, 90)
+        flows = [
+            stack.enter_context(flow_at(jumbo, ("xdp", ""), f"(device,{{tap}}) -> (bpf,udp dst port {port}) -> (grab)"))
+            for port in ports
+        ]
+        frames = [large(bytes([port]) * 8900, port=port) for port in ports]
+        jumbo.send(frames)
+        for flow, frame in zip(flows, frames, strict=True):
+            assert received_from(flow) == [(frame, len(frame))]
+        for flow in flows[::2]:
+            flow.close()
+        for flow in flows[1::2]:
+            flow.activate()
+        jumbo.send(frames)
+        for flow, frame in zip(flows[1::2], frames[1::2], strict=True):
+            assert received_from(flow) == [(frame, len(frame))]
+
+
+@frags
+def test_where_no_driver_takes_several_buffers_it_is_said_why(jumbo: Network) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes, "has_frags", lambda: False)
+        with flow_at(jumbo, ("xdp", ""), "(device,{tap})") as flow:
+            (tap,) = flow.taps
+    assert tap["mode"] == "generic"
+    assert re.fullmatch("numerical result out of range: (veth: )?Peer MTU is too large to set XDP", tap["refusal"])
+    with jumbo.enter():
+        assert calls.attached_xdp(find(jumbo.tap).index)[0] == 0
 
 
 @tcx

@@ -19,7 +19,7 @@ from ffpf_bpf.compiler import frame, reach
 from ffpf_bpf.flow import statistics
 from ffpf_bpf.graph import memory, predicate
 from ffpf_bpf.graph.effect import NO_RESULT, Fate
-from ffpf_bpf.kernel import attachment, tap
+from ffpf_bpf.kernel import holders, tap
 
 BPF_SRC = Path(__file__).parent.parent / "bpf_src"
 SLOT_BYTES = 128
@@ -181,8 +181,10 @@ def test_words_of_those_who_read_the_counters(btf: Btf) -> None:
 
 
 def test_offsets_of_the_kernel_layer(btf: Btf) -> None:
-    assert btf.members("ffpf_tap")["owner_pid"] == (attachment.OWNER_OFFSET, 4)
-    assert btf.members("ffpf_tap")["monitor"] == (attachment.MONITOR_OFFSET, 4)
+    assert btf.members("ffpf_tap")["owner_pid"] == (holders.PID_OFFSET, 4)
+    assert btf.members("ffpf_tap")["owner_began"] == (holders.BEGAN_OFFSET, 8)
+    assert btf.members("ffpf_tap")["owner_pids"] == (holders.PIDS_OFFSET, 4)
+    assert btf.members("ffpf_tap")["monitor"] == (holders.MONITOR_OFFSET, 4)
     assert btf.members("ffpf_tap")["reach"] == (tap.REACH_OFFSET, 4)
     assert btf.members("ffpf_tap")["far_reach"] == (tap.REACH_OFFSET + 4, 4)
     assert btf.members("ffpf_scratch")["length"] == (frame.LENGTH, 4)

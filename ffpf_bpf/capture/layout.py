@@ -38,7 +38,7 @@ READER_DTYPE = np.dtype(
 TAP_DTYPE = np.dtype(
     [
         *[("active", "<u4"), ("owner_pid", "<u4"), ("seed", "<u8"), ("reach", "<u4"), ("far_reach", "<u4")],
-        *[("monitor", "<u4"), ("reserved", "u1", (36,))],
+        *[("owner_began", "<u8"), ("owner_pids", "<u4"), ("monitor", "<u4"), ("reserved", "u1", (24,))],
     ]
 )
 """struct ffpf_tap, 64 bytes: the head of a tap's map."""

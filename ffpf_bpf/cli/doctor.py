@@ -10,7 +10,8 @@ import typer
 from ffpf_bpf.cli import options
 from ffpf_bpf.compiler import versions
 from ffpf_bpf.errors import FfpfError
-from ffpf_bpf.kernel import filters, probes
+from ffpf_bpf.kernel import dispatcher, filters, probes
+from ffpf_bpf.kernel.guards import Stale
 from ffpf_bpf.kernel.probes import Finding
 
 NOT_ALLOWED = 4
@@ -19,11 +20,14 @@ NOT_ALLOWED = 4
 def doctor(
     json: options.Json = False,
     clean: Annotated[
-        bool, typer.Option("--clean", help="Remove the filters at tc that flows left whose host or guardian crashed.")
+        bool,
+        typer.Option(
+            "--clean", help="Remove filters and components that flows left whose guardian was killed as well."
+        ),
     ] = False,
 ) -> None:
     """Try everything a flow needs, and say what is missing."""
-    left = [_removed(found) if clean else _stale(found) for found in filters.stale()]
+    left = [_removed(found) if clean else _stale(found) for found in (*filters.stale(), *dispatcher.stale())]
     findings = [*_compilers(), *probes.examine(), *probes.examine_interfaces(), *left]
     if json:
         fields = ("name", "works", "seen", "mend", "needed")
@@ -38,18 +42,18 @@ def doctor(
     raise typer.Exit(0 if all(finding.works or not finding.needed for finding in findings) else NOT_ALLOWED)
 
 
-def _stale(found: filters.Stale) -> Finding:
+def _stale(found: Stale) -> Finding:
     return Finding(
-        found.tap, False, f"a filter of process {found.pid}, which has died, still runs", "ffpf doctor --clean"
+        found.tap, False, f"a {found.kind} of process {found.pid}, which has died, still runs", "ffpf doctor --clean"
     )
 
 
-def _removed(found: filters.Stale) -> Finding:
+def _removed(found: Stale) -> Finding:
     try:
-        filters.clean(found)
+        found.remove()
     except FfpfError as error:
         return Finding(found.tap, False, error.message, error.help)
-    return Finding(found.tap, True, f"the filter of process {found.pid}, which has died, was removed")
+    return Finding(found.tap, True, f"the {found.kind} of process {found.pid}, which has died, was removed")
 
 
 def _compilers() -> list[Finding]:

@@ -15,7 +15,7 @@ from ffpf_bpf.compiler.audit import audit
 from ffpf_bpf.compiler.deliver import DELIVER_PROGRAM, generate_deliver
 from ffpf_bpf.compiler.frame import Generated, SegmentFlow, new_module, segment_rings, segment_stores
 from ffpf_bpf.compiler.grant import Grant, deliver_grant, entry_grant, segment_grant
-from ffpf_bpf.compiler.hook import HOOKS, XDP, XDP_BY_WORDS, Hook, hook_of, monitoring
+from ffpf_bpf.compiler.hook import HOOKS, XDP, XDP_BY_WORDS, XDP_FRAGS, Hook, hook_of, monitoring
 from ffpf_bpf.compiler.lines import node_before
 from ffpf_bpf.compiler.object import Object, ObjectProgram, read, with_functions
 from ffpf_bpf.compiler.pcap import compile_filter
@@ -34,6 +34,7 @@ __all__ = [
     "SEGMENT_PROGRAM",
     "XDP",
     "XDP_BY_WORDS",
+    "XDP_FRAGS",
     "Hook",
     "Object",
     "Reach",
@@ -212,7 +213,8 @@ def _compile_entry(cpus: int, hook: Hook) -> Object:
     known = ir.GlobalVariable(module, ir.IntType(32), "ffpf_cpus")
     known.global_constant = True
     known.initializer = ir.IntType(32)(cpus)
-    return audited(_compile(Generated(module, (ENTRY_PROGRAM,), hook, {hook.entry})), entry_grant(hook))
+    modules = {hook.entry, hook.frame} if hook.maps else {hook.entry}
+    return audited(_compile(Generated(module, (ENTRY_PROGRAM,), hook, modules)), entry_grant(hook))
 
 
 def _optimised(generated: Generated) -> emit.Module:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from llvmlite import ir
 
-from ffpf_bpf.compiler.hook import FRAME_MAP, TC, Hook
+from ffpf_bpf.compiler.hook import FRAME_MAP, Hook
 from ffpf_bpf.compiler.predicate import I8, I32, I64, POINTER, opaque
 from ffpf_bpf.graph.graph import Graph
 from ffpf_bpf.graph.memory import FLOW_BYTES, SCRATCH_BYTES, TAP_BYTES, Home, Memory, Ring, RingHome
@@ -108,7 +108,7 @@ class Frame:
         self.links = external(module, "ffpf_links")
         self.grabbed = self.builder.alloca(I64)
         self.builder.store(I64(0), self.grabbed)
-        if hook is TC:
+        if hook.maps:
             self.cpu = self._cpu(cpus)
             self.data, self.end, self.length = self._bounds()
         else:
@@ -118,7 +118,7 @@ class Frame:
     def _bounds(self, *, pinned: bool = False) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Where the packet begins and ends, and its length; read from the context here and not earlier if `pinned`."""
         b = self.builder
-        if self.hook is TC:
+        if self.hook.maps:
             start, stop, length = self._frame_bounds(pinned)
             return b.inttoptr(start, POINTER), b.inttoptr(stop, POINTER), length
         start, stop = self._direct_bounds(pinned)
@@ -134,7 +134,7 @@ class Frame:
         return self._context_address(self.hook.data, pinned), self._context_address(self.hook.end, pinned)
 
     def _frame_bounds(self, pinned: bool) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """The same at tc, and the length: where the entry program has put the frame, if it has.
+        """The same where frames may be copied, and the length: where the entry program has put the frame, if it has.
 
         The verifier goes both ways, with a packet's address and with a map's. Comparisons with the end tell it of the
         one how far it may go; the other is inside its map however they come out.
@@ -145,7 +145,7 @@ class Frame:
         b.cbranch(b.icmp_unsigned("==", copied, I32(0)), direct, elsewhere)
         b.position_at_end(direct)
         # Opaque each, or one load is made of two, and the verifier wants to know of an instruction where it loads from.
-        whole = opaque(b, b.zext(self._context_word(SKB_LENGTH), I64), pinned=pinned)
+        whole = self._noted_length(pinned) if self.hook.measures else self._skb_length(pinned)
         ways = [(*self._direct_bounds(pinned), whole)]
         b.branch(both)
         b.position_at_end(elsewhere)
@@ -154,8 +154,7 @@ class Frame:
             b, b.ptrtoint(b.gep(external(self.module, FRAME_MAP), [at], source_etype=I8), I64), pinned=pinned
         )
         size = b.and_(opaque(b, b.zext(copied, I64), pinned=pinned), I64(FRAME_BYTES - 1))
-        noted = b.load(b.gep(scratch, [I64(LENGTH)], source_etype=I8), typ=I32)
-        ways.append((frame, b.add(frame, size), opaque(b, b.zext(noted, I64), pinned=pinned)))
+        ways.append((frame, b.add(frame, size), self._noted_length(pinned)))
         b.branch(both)
         b.position_at_end(both)
         joined = []
@@ -166,6 +165,14 @@ class Frame:
             joined.append(value)
         start, stop, length = (opaque(b, value, pinned=pinned) for value in joined)
         return start, stop, length
+
+    def _skb_length(self, pinned: bool) -> ir.Value:
+        return opaque(self.builder, self.builder.zext(self._context_word(SKB_LENGTH), I64), pinned=pinned)
+
+    def _noted_length(self, pinned: bool) -> ir.Value:
+        b = self.builder
+        noted = b.load(b.gep(self.scratch(), [I64(LENGTH)], source_etype=I8), typ=I32)
+        return opaque(b, b.zext(noted, I64), pinned=pinned)
 
     def _context_word(self, offset: int) -> ir.Value:
         return self.builder.load(self.builder.gep(self.context, [I64(offset)], source_etype=I8), typ=I32)

@@ -25,6 +25,7 @@ HELPERS = {
     "get_smp_processor_id": THIS_CPU,
     "tail_call": TAIL_CALL,
     "jiffies64": 118,
+    "xdp_get_buff_len": 188,
     "xdp_load_bytes": 189,
     "skb_load_bytes": 26,
     "ringbuf_output": WAKE,
@@ -70,9 +71,11 @@ class Grant:
 
 
 def entry_grant(hook: Hook = XDP) -> Grant:
-    """What the program at a tap may do: at tc, copy frames as well."""
-    copying = _copying(hook) if hook.maps else frozenset()
-    return Grant(frozenset({"ffpf_tap"}), frozenset(), ALL | copying, frozenset(), frozenset({NEXT}), hook, copies=True)
+    """What the program at a tap may do: where it copies frames, that as well."""
+    granted = ALL | (_copying(hook) if hook.maps else frozenset())
+    if hook.measures is not None:
+        granted |= {hook.measures}
+    return Grant(frozenset({"ffpf_tap"}), frozenset(), granted, frozenset(), frozenset({NEXT}), hook, copies=True)
 
 
 def segment_grant(flows: Sequence[SegmentFlow], hook: Hook = XDP) -> Grant:

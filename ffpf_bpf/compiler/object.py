@@ -121,7 +121,7 @@ def read(elf: bytes, *, functions: bool = False) -> Object:
         section_index = symbol["st_shndx"]
         section = file.get_section(section_index)
         hook = section.name.partition("/")[0]
-        if hook not in ("xdp", "tc") and not functions:
+        if hook not in ("xdp", "xdp.frags", "tc") and not functions:
             raise FfpfError(f"the compiler left `{symbol.name}` out of line", help="mark it FFPF_PRIMITIVE")
         start, size = symbol["st_value"], symbol["st_size"]
         found = _relocations(relocations.get(section_index), symbols, start, size)

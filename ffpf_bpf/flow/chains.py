@@ -14,7 +14,7 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from ffpf_bpf import compiler
@@ -28,12 +28,14 @@ from ffpf_bpf.graph.graph import sources
 from ffpf_bpf.graph.memory import SCRATCH_BYTES, TAP_BYTES, Home
 from ffpf_bpf.graph.sharing import Key
 from ffpf_bpf.kernel import calls, probes, tap
+from ffpf_bpf.kernel.attachment import NotNative
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Bell
 from ffpf_bpf.kernel.programs import Binding
 
 LONGEST_CHAIN = 4
 MOST_FLOWS_IN_SEGMENT = 20
+ORDINARY_MTU = 1500  # up to here every driver has a buffer for a whole frame
 MOST_MAPS = 64  # of a program: each flow's, its ring and its bell, the links, and the tap's, two at tc
 LOG_LINES_SHOWN = 6
 TOO_LARGE = "the verifier gave up on its size: split the filter into several nodes, or the flow into several flows"
@@ -362,12 +364,21 @@ def hook_here(name: str) -> compiler.Hook:
 
 
 def _attach(interface: Interface, hook: str) -> Chain:
+    """The chain of a tap, attached. Drivers that use several buffers for a large frame may want programs that know."""
+    compiled_for = hook_here(tap_name(interface.name, hook))
+    if compiled_for is compiler.XDP and interface.mtu > ORDINARY_MTU and probes.has_frags():
+        for native in (compiler.XDP, compiler.XDP_FRAGS):
+            with suppress(NotNative):
+                return _attached(interface, hook, native, native_only=True)
+    return _attached(interface, hook, compiled_for)
+
+
+def _attached(interface: Interface, hook: str, compiled_for: compiler.Hook, *, native_only: bool = False) -> Chain:
     cpus = calls.possible_cpus()
     control_bytes = TAP_BYTES + cpus * SCRATCH_BYTES
-    name = tap_name(interface.name, hook)
-    compiled_for = hook_here(name)
     entry = compiler.compile_entry(cpus, compiled_for).audited(compiler.ENTRY_PROGRAM)
-    return Chain(name, compiled_for, tap.attach(interface, hook, entry, control_bytes, FLOW_SEED))
+    attached = tap.attach(interface, hook, entry, control_bytes, FLOW_SEED, native_only=native_only)
+    return Chain(tap_name(interface.name, hook), compiled_for, attached)
 
 
 def _explained(

@@ -15,10 +15,12 @@ from typing import Protocol
 from ffpf_bpf.errors import KernelError, TapBusy
 from ffpf_bpf.graph.effect import tap_name
 from ffpf_bpf.kernel import calls, filters
+from ffpf_bpf.kernel.dispatcher import is_dispatcher
+from ffpf_bpf.kernel.holders import ENTRY_NAME, described, owner_of
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Descriptor
+from ffpf_bpf.kernel.refusals import explained
 
-ENTRY_NAME = "ffpf_entry"
 LONGEST_FAREWELL_S = 2.0
 TCX_TYPES = {"tc-ingress": calls.ATTACH_TCX_INGRESS, "tc-egress": calls.ATTACH_TCX_EGRESS}
 FORCED = "FFPF_TC"  # environment: `cls_bpf` attaches at tc as on kernels that have no tcx
@@ -62,14 +64,19 @@ class _Link:
             calls.detach(self._link.fileno)
 
 
-def attach(program: Descriptor, interface: Interface, hook: str) -> Attachment:
+class NotNative(Exception):
+    """The driver takes the program in generic mode alone, if at all."""
+
+
+def attach(program: Descriptor, interface: Interface, hook: str, *, native_only: bool = False) -> Attachment:
     """Attach a program: at XDP native, or generic where the driver has no native mode; at tc by a tcx link, or as a
     filter where the kernel has none, in front of the programs that are there.
 
-    Raises TapBusy, naming the holder, if XDP is taken. At tc any number of programs stand behind each other.
+    Raises TapBusy, naming the holder, if XDP is taken, and NotNative if it was to be `native_only`. At tc any number of
+    programs stand behind each other.
     """
     if hook == "xdp":
-        return _attach_xdp(program, interface)
+        return _attach_xdp(program, interface, native_only)
     try:
         if is_forced():
             return filters.attach(program, interface, hook, f"{FORCED}={os.environ[FORCED]}")
@@ -106,26 +113,29 @@ def has_tcx() -> bool:
     return True
 
 
-def refuse_if_held(interface: Interface) -> None:
-    """Raise TapBusy if the interface carries an XDP program; what a process just dead left gets a moment to go."""
+def refuse_if_held(interface: Interface) -> calls.ProgramInfo | None:
+    """Raise TapBusy if the interface carries an XDP program; what a process just dead left gets a moment to go. A
+    dispatcher of libxdp is returned: it can be joined."""
     where = f"{interface.name}@xdp"
     patient_until_s = time.monotonic() + LONGEST_FAREWELL_S
     while True:
         program_id, mode = calls.attached_xdp(interface.index)
         if not program_id:
-            return
+            return None
         info = _info_if_there(program_id)
         if info is None:
             continue
+        if is_dispatcher(info):
+            return info
         if info.name != ENTRY_NAME:
             raise TapBusy(
-                f"the interface carries the XDP program `{info.name}` (id {info.id}, {mode}) of somebody else",
+                f"the interface carries the XDP program {described(info, mode)} of somebody else",
                 errno=errno.EBUSY,
                 where=where,
                 help=f"it is not evicted: see `bpftool prog show id {info.id}`, detach it, or grab from "
                 f"`{interface.name}@tc-ingress`",
             )
-        owner = _owner(info.map_ids)
+        owner = owner_of(info.map_ids).pid
         if Path(f"/proc/{owner}").exists() or time.monotonic() > patient_until_s:
             raise TapBusy(
                 f"process {owner} grabs from this interface already",
@@ -152,7 +162,7 @@ class _XdpLink(_Link):
         return calls.attached_xdp(interface.index)[0] == self._program_id
 
 
-def _attach_xdp(program: Descriptor, interface: Interface) -> Attachment:
+def _attach_xdp(program: Descriptor, interface: Interface, native_only: bool) -> Attachment:
     refusal = ""
     for flags, mode in ((calls.XDP_FLAGS_DRV_MODE, "native"), (calls.XDP_FLAGS_SKB_MODE, "generic")):
         try:
@@ -160,9 +170,19 @@ def _attach_xdp(program: Descriptor, interface: Interface) -> Attachment:
         except KernelError as error:
             if error.errno in (errno.EBUSY, errno.EEXIST):
                 refuse_if_held(interface)
-            if error.errno in (errno.EPERM, errno.EACCES) or mode == "generic":
+            if error.errno in (errno.EPERM, errno.EACCES):
                 raise _at(error, f"{interface.name}@xdp") from None
-            refusal = os.strerror(error.errno).lower()
+            if native_only:
+                raise NotNative from None
+            refused = explained(error.errno, program.fileno, interface.index, flags)
+            if mode == "generic":
+                raise KernelError(
+                    f"cannot attach at XDP: {refused}",
+                    errno=error.errno,
+                    where=f"{interface.name}@xdp",
+                    help=f"grab from `{interface.name}@tc-ingress`",
+                ) from None
+            refusal = refused
     raise AssertionError("unreachable")
 
 
@@ -179,26 +199,3 @@ def _info_if_there(program_id: int) -> calls.ProgramInfo | None:
         if error.errno == errno.ENOENT:
             return None
         raise
-
-
-def _owner(map_ids: tuple[int, ...]) -> int:
-    """The process that holds the tap whose entry program uses these maps; 0 if it cannot be found.
-
-    The tap's map is the first that the program uses. The others stay closed: opening a prog array whose owner is dying
-    makes the kernel keep it for ever (prog_array_map_clear).
-    """
-    try:
-        return calls.map_word(map_ids[0], "ffpf_tap", OWNER_OFFSET) or 0 if map_ids else 0
-    except KernelError:
-        return 0
-
-
-def is_monitor(map_ids: tuple[int, ...]) -> bool:
-    """Whether frames end at the tap whose entry program uses these maps."""
-    try:
-        return bool(map_ids and calls.map_word(map_ids[0], "ffpf_tap", MONITOR_OFFSET))
-    except KernelError:
-        return False
-
-
-OWNER_OFFSET, MONITOR_OFFSET = 4, 24  # struct ffpf_tap

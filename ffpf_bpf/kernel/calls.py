@@ -10,7 +10,7 @@ import ctypes
 import errno
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -20,9 +20,10 @@ from ffpf_bpf.kernel import structures
 
 # <linux/bpf.h>
 MAP_ARRAY, MAP_PROG_ARRAY, MAP_ARRAY_OF_MAPS, MAP_RINGBUF = 2, 3, 12, 27
-PROG_SCHED_CLS, PROG_XDP = 3, 6
+PROG_SCHED_CLS, PROG_XDP, PROG_EXT = 3, 6, 28
 ATTACH_XDP, ATTACH_TCX_INGRESS, ATTACH_TCX_EGRESS = 37, 46, 47
 F_MMAPABLE = 1 << 10
+F_XDP_HAS_FRAGS = 1 << 5
 F_BEFORE = 1 << 3
 XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2
 LICENSE = b"GPL"
@@ -42,6 +43,8 @@ class ProgramInfo:
     id: int
     name: str
     map_ids: tuple[int, ...]
+    loaded_ns: int  # since the host started
+    types: int  # the id of its BTF
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +78,32 @@ def create_map(kind: int, name: str, key_bytes: int, value_bytes: int, entries: 
 @_call
 def load_program(name: str, instructions: bytes, kind: int = PROG_XDP, flags: int = 0) -> int:
     """The descriptor of a loaded program. Raises VerifierError with the log if the verifier refuses it."""
-    result, _ = _load(name, instructions, kind, flags, log_bytes=0)
+    return _loaded(name, instructions, kind, structures.LoadOptions(prog_flags=flags))
+
+
+@_call
+def load_extension(name: str, instructions: bytes, target: int, types: int, function: int) -> int:
+    """The descriptor of a program that takes the place of a function of the program `target`: the one that is number
+    `function` of the BTF of descriptor `types`, whose form it has."""
+    begins = (ctypes.c_uint32 * 2)(0, function)  # struct bpf_func_info: at the first instruction
+    options = structures.LoadOptions(
+        prog_btf_fd=types,
+        attach_prog_fd=target,
+        attach_btf_id=function,
+        func_info=ctypes.addressof(begins),
+        func_info_cnt=1,
+        func_info_rec_size=ctypes.sizeof(begins),
+    )
+    return _loaded(name, instructions, PROG_EXT, options)
+
+
+def _loaded(name: str, instructions: bytes, kind: int, options: structures.LoadOptions) -> int:
+    result, _ = _load(name, instructions, kind, options, log_bytes=0)
     if result >= 0:
         return result
     if -result in (errno.EPERM, errno.ENOMEM, errno.ENOSYS, errno.EMFILE, errno.ENFILE):
         return _checked(result, f"cannot load program `{name}`")
-    result, log = _load(name, instructions, kind, flags, log_bytes=LOG_BYTES)
+    result, log = _load(name, instructions, kind, options, log_bytes=LOG_BYTES)
     if result >= 0:
         return result
     raise VerifierError(f"the verifier refused program `{name}`", log=log, errno=-result)
@@ -185,20 +208,60 @@ def linked_interface(link: int) -> int:
     return int(info.ifindex)
 
 
+def open_program(program_id: int) -> int:
+    """A descriptor of any program of the host."""
+    return _checked(library().bpf_prog_get_fd_by_id(program_id), f"cannot look at program {program_id}")
+
+
+def open_types(types_id: int) -> int:
+    """A descriptor of any BTF of the host."""
+    return _checked(library().bpf_btf_get_fd_by_id(types_id), f"cannot look at BTF {types_id}")
+
+
 def program_info(program_id: int) -> ProgramInfo:
-    """Name and maps of any program of the host."""
-    descriptor = _checked(library().bpf_prog_get_fd_by_id(program_id), f"cannot look at program {program_id}")
+    """Name, maps and age of any program of the host."""
+    descriptor = open_program(program_id)
     try:
-        ids = (ctypes.c_uint32 * 64)()
-        info = structures.ProgramInfo(nr_map_ids=len(ids), map_ids=ctypes.addressof(ids))
-        _get_info(descriptor, info)
-        return ProgramInfo(info.id, info.name.decode(errors="replace"), tuple(ids[: min(info.nr_map_ids, len(ids))]))
+        return info_of(descriptor)
     finally:
         os.close(descriptor)
 
 
-def map_word(map_id: int, name: str, offset: int) -> int | None:
-    """The 32-bit word at `offset` of entry 0 of the host's map `map_id`, if that map is called `name`."""
+def info_of(program: int) -> ProgramInfo:
+    """The same of a program that is open."""
+    ids = (ctypes.c_uint32 * 64)()
+    info = structures.ProgramInfo(nr_map_ids=len(ids), map_ids=ctypes.addressof(ids))
+    _get_info(program, info)
+    maps = tuple(ids[: min(info.nr_map_ids, len(ids))])
+    return ProgramInfo(info.id, info.name.decode(errors="replace"), maps, info.load_time, info.btf_id)
+
+
+def program_ids() -> Iterator[int]:
+    """The ids of all programs of the host."""
+    found = ctypes.c_uint32(0)
+    while library().bpf_prog_get_next_id(found.value, ctypes.byref(found)) == 0:
+        yield found.value
+
+
+def is_linked(program_id: int) -> bool:
+    """Whether a link of the host, which may be pinned, holds that program."""
+    found = ctypes.c_uint32(0)
+    while library().bpf_link_get_next_id(found.value, ctypes.byref(found)) == 0:
+        link = library().bpf_link_get_fd_by_id(found.value)
+        if link < 0:
+            continue  # it went meanwhile
+        try:
+            info = structures.LinkInfo()
+            _get_info(link, info)
+            if info.prog_id == program_id:
+                return True
+        finally:
+            os.close(link)
+    return False
+
+
+def map_value(map_id: int, name: str) -> bytes | None:
+    """Entry 0 of the host's map `map_id`, if that map is called `name`."""
     descriptor = _checked(library().bpf_map_get_fd_by_id(map_id), f"cannot look at map {map_id}")
     try:
         info = structures.MapInfo()
@@ -208,7 +271,7 @@ def map_word(map_id: int, name: str, offset: int) -> int | None:
         value = ctypes.create_string_buffer(info.value_size)
         key = ctypes.c_uint32(0)
         _checked(library().bpf_map_lookup_elem(descriptor, ctypes.byref(key), value), f"cannot read map {map_id}")
-        return int.from_bytes(value.raw[offset : offset + 4], "little")
+        return value.raw
     finally:
         os.close(descriptor)
 
@@ -238,16 +301,15 @@ def possible_cpus() -> int:
         return int(file.read().strip().replace(",", "-").split("-")[-1]) + 1
 
 
-def _load(name: str, instructions: bytes, kind: int, flags: int, log_bytes: int) -> tuple[int, str]:
+def _load(
+    name: str, instructions: bytes, kind: int, options: structures.LoadOptions, log_bytes: int
+) -> tuple[int, str]:
     log = ctypes.create_string_buffer(log_bytes) if log_bytes else None
-    options = structures.LoadOptions(
-        sz=ctypes.sizeof(structures.LoadOptions),
-        attempts=5,
-        prog_flags=flags,
-        log_level=LOG_LEVEL if log else 0,
-        log_size=log_bytes,
-        log_buf=ctypes.cast(log, ctypes.c_char_p) if log else None,
-    )
+    options.sz = ctypes.sizeof(options)
+    options.attempts = 5
+    options.log_level = LOG_LEVEL if log else 0
+    options.log_size = log_bytes
+    options.log_buf = ctypes.cast(log, ctypes.c_char_p) if log else None
     result = library().bpf_prog_load(
         kind, name.encode()[:15], LICENSE, instructions, len(instructions) // 8, ctypes.byref(options)
     )

@@ -13,32 +13,19 @@ import os
 import re
 import secrets
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from ffpf_bpf.errors import KernelError
+from ffpf_bpf.kernel.guards import Guardian, Owner, Stale, this_process
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Descriptor
 from ffpf_bpf.kernel.netlink import PARENTS, Filter, Netlink, made_qdisc, remove
 
-GUARDIAN = Path(__file__).with_name("guardian.py")
-LONGEST_START_S, LONGEST_END_S = 10.0, 5.0
 FIRST, LAST = 1, 8  # priorities: the lowest goes first, and one priority takes filters of one kind only
 HANDLES = 0x66660000  # so high that nobody who counts from 1 takes ours for theirs
 NAME = re.compile(r"ffpf:(?P<pids>\d+):(?P<pid>\d+):(?P<start>\d+):[0-9a-f]+(?P<qdisc>:qdisc)?")
-
-
-@dataclass(frozen=True, slots=True)
-class Stale:
-    """A filter whose owner, process `pid`, has died: at which tap."""
-
-    tap: str
-    pid: int
-    filter: Filter
 
 
 class FilterAttachment:
@@ -47,7 +34,7 @@ class FilterAttachment:
     mode = "cls_bpf"
 
     def __init__(
-        self, interface: Interface, filter: Filter, netlink: Netlink, guardian: _Guardian, refusal: str
+        self, interface: Interface, filter: Filter, netlink: Netlink, guardian: Guardian, refusal: str
     ) -> None:
         self.refusal = refusal
         self._interface = interface
@@ -85,7 +72,7 @@ def attach(program: Descriptor, interface: Interface, hook: str, why: str) -> Fi
                     raise _no_egress_side(interface.name)
                 name = _name(owns_qdisc=not qdisc or _is_ours(netlink, interface.index))
                 # From here on somebody cleans up, whatever happens to this process.
-                guardian = undo.enter_context(_Guardian(interface.index, parent, name))
+                guardian = undo.enter_context(Guardian("filter", interface.index, parent, name))
                 if not qdisc and not netlink.add_clsact(interface.index):
                     continue  # somebody else was quicker: it is theirs
                 undo.callback(_remove_quietly, netlink, interface.index, parent, name)
@@ -105,74 +92,17 @@ def stale() -> list[Stale]:
                 with contextlib.suppress(OSError):  # the interface has gone
                     for filter in netlink.filters(index, parent):
                         if pid := _dead_owner(filter.name):
-                            found.append(Stale(f"{interface}@{hook}", pid, filter))
+                            found.append(Stale(f"{interface}@{hook}", pid, "filter", partial(_clean, filter)))
     return found
 
 
-def clean(found: Stale) -> None:
+def _clean(stale: Filter) -> None:
     """Remove a stale filter, and the qdisc if it was made for it and nothing else uses it. Raises KernelError."""
     try:
         with contextlib.closing(Netlink()) as netlink:
-            remove(netlink, found.filter.interface, found.filter.parent, found.filter.name)
+            remove(netlink, stale.interface, stale.parent, stale.name)
     except OSError as error:
         raise _explained(error) from None
-
-
-class _Guardian:
-    """The process that removes a filter when this one has died."""
-
-    def __init__(self, interface: int, parent: int, name: str) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._socket = Descriptor(ours.detach())  # closed in a child that a fork makes of this process
-            words = [str(word) for word in (os.getpid(), interface, parent)]
-            try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(GUARDIAN), *words, name],
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    env={},
-                    start_new_session=True,
-                )
-            except BaseException:
-                self._socket.close()
-                raise
-        try:
-            self._wait_until_there()
-        except BaseException:
-            self.close()
-            raise
-
-    def _wait_until_there(self) -> None:
-        with socket.socket(fileno=os.dup(self._socket.fileno)) as answers:
-            answers.settimeout(LONGEST_START_S)
-            try:
-                said = answers.recv(1)
-            except TimeoutError:
-                said = b""
-        if not said:
-            raise KernelError(
-                "the process that would remove the filter did not start",
-                errno=errno.ECHILD,
-                help=f"`{sys.executable} {GUARDIAN}` says why",
-            )
-
-    def close(self) -> None:
-        """Let it go, and wait for its end."""
-        self._socket.close()
-        try:
-            self._process.wait(LONGEST_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def __enter__(self) -> _Guardian:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _add(netlink: Netlink, wanted: Filter, program: Descriptor) -> Filter:
@@ -191,8 +121,9 @@ def _add(netlink: Netlink, wanted: Filter, program: Descriptor) -> Filter:
 
 
 def _name(*, owns_qdisc: bool) -> str:
-    pid = os.getpid()
-    return f"ffpf:{_pid_namespace()}:{pid}:{_start_of(pid)}:{secrets.token_hex(4)}" + (":qdisc" if owns_qdisc else "")
+    owner = this_process()
+    words = f"ffpf:{owner.pids}:{owner.pid}:{owner.began}:{secrets.token_hex(4)}"
+    return words + (":qdisc" if owns_qdisc else "")
 
 
 def _handle() -> int:
@@ -201,25 +132,12 @@ def _handle() -> int:
 
 def _dead_owner(name: str) -> int:
     """The process that a filter of ours was made by, if it is not there any more; 0 if it is, or the filter is nobody's
-    of ours. Those of another PID namespace cannot be judged, so they are not."""
+    of ours."""
     ours = NAME.fullmatch(name)
-    if ours is None or int(ours["pids"]) != _pid_namespace():
+    if ours is None:
         return 0
-    return int(ours["pid"]) if _start_of(int(ours["pid"])) != int(ours["start"]) else 0
-
-
-def _start_of(pid: int) -> int:
-    """When a process began, in ticks since the host did; -1 if there is none (proc(5), stat, field 22)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return -1
-    state, *fields = stat.rpartition(")")[2].split()
-    return -1 if state in "ZX" else int(fields[18])
-
-
-def _pid_namespace() -> int:
-    return os.stat("/proc/self/ns/pid").st_ino
+    owner = Owner(int(ours["pids"]), int(ours["pid"]), int(ours["start"]))
+    return owner.pid if owner.is_dead else 0
 
 
 def _is_ours(netlink: Netlink, interface: int) -> bool:

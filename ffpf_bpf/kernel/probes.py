@@ -14,12 +14,12 @@ from functools import cache
 from pathlib import Path
 
 from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
-from ffpf_bpf.kernel import attachment, calls, functions, hooks
+from ffpf_bpf.kernel import calls, functions, hooks
+from ffpf_bpf.kernel.holders import described, is_monitor
 from ffpf_bpf.kernel.maps import Bell, Descriptor, MappedArray, ProgArray
 
 CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
 CAP_SYS_ADMIN = 21
-F_XDP_HAS_FRAGS = 1 << 5
 RING_BYTES = 4 << 20
 NODES_WITH_ATOMICS = "(limit), (head), (newflow) and the gaps of (histogram)"
 # w2 = 0; r3 = r10; r3 += -8; *(u64 *)(r10 - 8) = 0; w4 = 8; call bpf_xdp_load_bytes; r0 = 2; exit
@@ -84,7 +84,7 @@ def _optional() -> Iterator[Finding]:
         (
             "multi-buffer frames",
             "programs load",
-            lambda: _loads(calls.PASS_PROGRAM, F_XDP_HAS_FRAGS),
+            lambda: _loads(calls.PASS_PROGRAM, calls.F_XDP_HAS_FRAGS),
             "native mode for large MTUs takes Linux 5.18",
         ),
         ("atomic operations", "load", lambda: _loads(ATOMIC_PROGRAM), f"{NODES_WITH_ATOMICS} take Linux 5.12 or newer"),
@@ -110,6 +110,16 @@ def lacks_load_bytes() -> bool:
     return False
 
 
+@cache
+def has_frags() -> bool:
+    """Whether this kernel has programs for frames of several buffers."""
+    try:
+        _loads(calls.PASS_PROGRAM, calls.F_XDP_HAS_FRAGS)
+    except FfpfError:
+        return False
+    return True
+
+
 def examine_interfaces() -> Iterator[Finding]:
     """Each interface, and the XDP program it carries."""
     for index, name in socket.if_nameindex():
@@ -119,9 +129,8 @@ def examine_interfaces() -> Iterator[Finding]:
                 yield Finding(f"interface {name}", True, "free at XDP")
                 continue
             holder = calls.program_info(program_id)
-            ends = ": a monitor port, whose frames end there" if attachment.is_monitor(holder.map_ids) else ""
-            carries = f"carries XDP program `{holder.name}` (id {program_id}, {mode}){ends}"
-            yield Finding(f"interface {name}", True, carries)
+            ends = ": a monitor port, whose frames end there" if is_monitor(holder.map_ids) else ""
+            yield Finding(f"interface {name}", True, f"carries XDP program {described(holder, mode)}{ends}")
         except KernelError as error:
             yield Finding(f"interface {name}", True, f"unknown: {error.message}")
 

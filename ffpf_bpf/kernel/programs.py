@@ -12,7 +12,12 @@ from ffpf_bpf.kernel.maps import Descriptor
 
 PSEUDO_MAP_FD, PSEUDO_MAP_VALUE = 1, 2
 PSEUDO_KERNEL_CALL = 2  # BPF_PSEUDO_KFUNC_CALL
-KINDS = {"xdp": calls.PROG_XDP, "tc": calls.PROG_SCHED_CLS}
+# By what sections of objects are called, with the flags to load them.
+KINDS = {
+    "xdp": (calls.PROG_XDP, 0),
+    "xdp.frags": (calls.PROG_XDP, calls.F_XDP_HAS_FRAGS),
+    "tc": (calls.PROG_SCHED_CLS, 0),
+}
 
 
 class RelocationLike(Protocol):
@@ -49,7 +54,7 @@ class Binding:
 
 def load(program: ProgramLike, bindings: Mapping[str, Binding]) -> Descriptor:
     """Bind and load a program. Raises VerifierError if the verifier refuses it."""
-    return Descriptor(calls.load_program(program.name, bound(program, bindings), KINDS[program.hook]))
+    return Descriptor(calls.load_program(program.name, bound(program, bindings), *KINDS[program.hook]))
 
 
 def bound(program: ProgramLike, bindings: Mapping[str, Binding]) -> bytes:

@@ -84,7 +84,7 @@ class XdpQuery(ctypes.Structure):
 
 
 class ProgramInfo(ctypes.Structure):
-    """struct bpf_prog_info up to its name."""
+    """struct bpf_prog_info up to its types."""
 
     _fields_ = (
         ("type", ctypes.c_uint32),
@@ -99,6 +99,15 @@ class ProgramInfo(ctypes.Structure):
         ("nr_map_ids", ctypes.c_uint32),
         ("map_ids", ctypes.c_uint64),
         ("name", ctypes.c_char * 16),
+        ("ifindex", ctypes.c_uint32),
+        ("gpl_compatible", ctypes.c_uint32),
+        ("netns_dev", ctypes.c_uint64),
+        ("netns_ino", ctypes.c_uint64),
+        ("nr_jited_ksyms", ctypes.c_uint32),
+        ("nr_jited_func_lens", ctypes.c_uint32),
+        ("jited_ksyms", ctypes.c_uint64),
+        ("jited_func_lens", ctypes.c_uint64),
+        ("btf_id", ctypes.c_uint32),
     )
 
 

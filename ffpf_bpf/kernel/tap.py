@@ -10,21 +10,22 @@ Everything is held by descriptors and nothing is pinned: the death of the proces
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from ffpf_bpf.errors import KernelError
 from ffpf_bpf.kernel import calls
-from ffpf_bpf.kernel.attachment import MONITOR_OFFSET, OWNER_OFFSET, Attachment, refuse_if_held
+from ffpf_bpf.kernel.attachment import Attachment, refuse_if_held
 from ffpf_bpf.kernel.attachment import attach as attach_program
+from ffpf_bpf.kernel.dispatcher import join
+from ffpf_bpf.kernel.holders import MONITOR_OFFSET, TAP_MAP, own_tap
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Array, Descriptor, MappedArray, ProgArray
 from ffpf_bpf.kernel.programs import Binding, ProgramLike, load
 
 NEXT, DELIVER, LINKS = 0, 1, 2  # enum ffpf_link
-TAP_MAP, SEED_OFFSET, REACH_OFFSET = "ffpf_tap", 8, 16  # struct ffpf_tap
+SEED_OFFSET, REACH_OFFSET = 8, 16  # struct ffpf_tap
 FRAME_MAP, FRAME_BYTES = "ffpf_frame", 0x10000  # FFPF_FRAME_BYTES, for each CPU
 MOST_SEGMENTS = 15  # entry -> 15 x (segment -> deliver) stays within the kernel's 33 tail calls
 
@@ -65,7 +66,7 @@ class Tap:
 
     @property
     def mode(self) -> str:
-        """How it is attached: `native` or `generic` at XDP, `tcx` or `cls_bpf` at tc."""
+        """How it is attached: `native`, `generic` or `dispatcher` at XDP, `tcx` or `cls_bpf` at tc."""
         return self._attachment.mode
 
     @property
@@ -166,23 +167,31 @@ class Tap:
             self._words.release()
 
 
-def attach(interface: Interface, hook: str, entry: ProgramLike, control_bytes: int, seed: int) -> Tap:
+def attach(
+    interface: Interface, hook: str, entry: ProgramLike, control_bytes: int, seed: int, *, native_only: bool = False
+) -> Tap:
     """Attach the entry program at a hook (`attachment.attach`). `seed`, 64 bits, keys the hashes of flows.
 
-    Raises TapBusy, naming the holder, if the interface carries an XDP program already; it is never evicted.
+    Where libxdp's dispatcher runs the interface at XDP, it is joined. Raises TapBusy, naming the holder, if the
+    interface carries another XDP program already; it is never evicted. Raises NotNative if it was to be `native_only`.
     """
-    if hook == "xdp":
-        refuse_if_held(interface)
+    dispatcher = refuse_if_held(interface) if hook == "xdp" else None
     with ExitStack() as stack:
         control = stack.enter_context(MappedArray(TAP_MAP, control_bytes))
-        control.memory[OWNER_OFFSET : OWNER_OFFSET + 4] = os.getpid().to_bytes(4, "little")
+        own_tap(control)
         control.memory[SEED_OFFSET : SEED_OFFSET + 8] = seed.to_bytes(8, "little")
         links = stack.enter_context(ProgArray("ffpf_links", LINKS))
         shared = {TAP_MAP: Binding(control, True)}
-        if entry.hook == "tc":
+        if entry.hook != "xdp":
             frame = stack.enter_context(Array(FRAME_MAP, calls.possible_cpus() * FRAME_BYTES))
             shared[FRAME_MAP] = Binding(frame, True)
-        program = stack.enter_context(load(entry, {**shared, "ffpf_links": Binding(links, False)}))
-        attachment = attach_program(program, interface, hook)
+        bindings = {**shared, "ffpf_links": Binding(links, False)}
+        attachment: Attachment
+        if dispatcher is not None:
+            program, attachment = join(entry, bindings, links, interface, dispatcher)
+            stack.enter_context(program)
+        else:
+            program = stack.enter_context(load(entry, bindings))
+            attachment = attach_program(program, interface, hook, native_only=native_only)
         stack.callback(attachment.close)
         return Tap(interface, attachment, control, shared, links, stack.pop_all())
