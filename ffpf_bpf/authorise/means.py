@@ -25,7 +25,10 @@ def check_taps(graph: Graph, rule: Rule) -> Finding:
     for name, device in devices:
         if not rule.allows_tap(device):
             help = f"grab at {' or '.join(shown(glob) for glob in rule.taps)}"
-            return Finding(Result.REFUTED, f"{_tap(device)} is not allowed", (name,) if name else (), help=help)
+            what = (
+                f"{_tap(device)} may be other taps than these" if device.is_glob else f"{_tap(device)} is not allowed"
+            )
+            return Finding(Result.REFUTED, what, (name,) if name else (), help=help)
     return Finding(Result.PROVED, ", ".join(dict.fromkeys(_tap(device) for _, device in devices)))
 
 
@@ -123,4 +126,4 @@ def _at_most(wanted: int, most: int, unit: str, help: str) -> Finding:
 
 
 def _tap(device: Device) -> str:
-    return shown(f"{device.interface}@{device.hook}")
+    return shown(f"{device.place}@{device.hook}")

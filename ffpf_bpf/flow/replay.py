@@ -11,6 +11,7 @@ import mmap
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
@@ -197,8 +198,9 @@ class Replay:
         known = set(self.file.interfaces)
         here = {name: name for name in self._names if name in known}
         for device in self._graph.taps:
-            if device.interface in known:
-                here.setdefault(device.interface, device.tap)
+            for name in known:
+                if fnmatchcase(name, device.interface) or device.effect.is_at(name):
+                    here.setdefault(name, device.tap)
         if here:
             return here
         if len(self._names) == 1:
