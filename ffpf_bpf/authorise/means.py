@@ -25,10 +25,8 @@ def check_taps(graph: Graph, rule: Rule) -> Finding:
     for name, device in devices:
         if not rule.allows_tap(device):
             help = f"grab at {' or '.join(shown(glob) for glob in rule.taps)}"
-            what = (
-                f"{_tap(device)} may be other taps than these" if device.is_glob else f"{_tap(device)} is not allowed"
-            )
-            return Finding(Result.REFUTED, what, (name,) if name else (), help=help)
+            said = "may be a tap that is not allowed" if device.is_glob else "is not allowed"
+            return Finding(Result.REFUTED, f"{_tap(device)} {said}", (name,) if name else (), help=help)
     return Finding(Result.PROVED, ", ".join(dict.fromkeys(_tap(device) for _, device in devices)))
 
 

@@ -187,6 +187,6 @@ class Policies:
 
 
 def matches_tap(glob: str, device: Device) -> bool:
-    """Namespace, interface and hook are matched apart, so a `*` for one never reaches into another. A glob that names no
-    namespace is about the one that the process is in."""
+    """Namespace, interface and hook are matched apart, so a `*` for one never reaches into another. A glob that names
+    no namespace is about the one that the process is in."""
     return all(map(fnmatchcase, (device.namespace, device.interface, device.hook), tap_parts(glob)))

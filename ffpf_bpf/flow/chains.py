@@ -214,7 +214,8 @@ class Chains:
                         where=interface.name,
                         help="a tap has one name in a process: use that one",
                     )
-                if not space.visit(lambda: chain.tap.holds(interface)):
+                held = chain.tap
+                if not space.visit(lambda: held.holds(interface)):
                     raise KernelError(
                         "the interface is not the one that this process attached to: renamed, or made anew",
                         where=interface.name,

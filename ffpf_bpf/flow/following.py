@@ -47,7 +47,7 @@ class Following:
             return
         with flow.switching:
             grabber = flow.grabber
-            if grabber is None:
+            if grabber is None or not known:
                 return
             self.tell(grabber.look(known))
             if not self.is_wanted or self._is_joining or self._next(grabber, known) is None:

@@ -90,8 +90,8 @@ class Grabber:
                 self._build(found, spaces, {})
 
     def _found(self, devices: Sequence[Device], spaces: Spaces) -> list[tuple[Place, Interface]]:
-        """The taps of the devices, and their interfaces, as far as they are there. Raises KernelError if one is not that
-        need be."""
+        """The taps of the devices, and their interfaces, as far as they are there. Raises KernelError if one is not
+        that need be."""
         found = []
         for device in devices:
             space = spaces[device.namespace]

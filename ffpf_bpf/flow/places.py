@@ -17,8 +17,8 @@ ABSENT = "absent"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened to a tap of a flow: `what` is one of `attached`, `gone`, `renamed`, `moved`, `down`, `up`, `mtu` and
-    `refused`, and `said` the same in words. `number` counts the events of a flow, from 1."""
+    """What happened to a tap of a flow: `what` is one of `attached`, `gone`, `renamed`, `moved`, `down`, `up`, `mtu`
+    and `refused`, and `said` the same in words. `number` counts the events of a flow, from 1."""
 
     number: int
     time_ns: int

@@ -102,9 +102,6 @@ class Replay:
     def set_clock(self) -> None:
         """Packets have the file's times."""
 
-    def gone(self) -> list[str]:
-        return []
-
     def stats(self) -> Statistics:
         return read(self._store.array.memory, self._graph, self.memory, reports(self._nodes))
 

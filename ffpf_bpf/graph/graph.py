@@ -156,8 +156,8 @@ def dead_ends(steps: Sequence[Step]) -> frozenset[int]:
 
 
 def check(graph: Graph) -> None:
-    """Refuse a graph that is no DAG in evaluation order, which only a value made by hand may be; and one with a glob and
-    another device that may be the same tap: a packet arrives at one of a flow's devices."""
+    """Refuse a graph that is no DAG in evaluation order, which only a value made by hand may be; and one with a glob
+    and another device that may be the same tap: a packet arrives at one of a flow's devices."""
     for index, step in enumerate(graph.steps):
         if any(not 0 <= source < index for source in sources(step)):
             raise ExpressionError(

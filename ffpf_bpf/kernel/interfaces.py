@@ -21,7 +21,7 @@ VLAN_TAG_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """An interface: its name as a flow has it, index, largest payload in bytes, and the inode of its network namespace."""
+    """An interface: its name as a flow has it, index, largest payload in bytes, and its network namespace's inode."""
 
     name: str
     index: int
