@@ -10,7 +10,7 @@ import typer
 from ffpf_bpf.cli import options
 from ffpf_bpf.compiler import versions
 from ffpf_bpf.errors import FfpfError
-from ffpf_bpf.kernel import filters, probes
+from ffpf_bpf.kernel import filters, namespaces, probes
 from ffpf_bpf.kernel.probes import Finding
 
 NOT_ALLOWED = 4
@@ -18,13 +18,16 @@ NOT_ALLOWED = 4
 
 def doctor(
     json: options.Json = False,
+    netns: options.Netns = None,
     clean: Annotated[
         bool, typer.Option("--clean", help="Remove the filters at tc that flows left whose host or guardian crashed.")
     ] = False,
 ) -> None:
     """Try everything a flow needs, and say what is missing."""
-    left = [_removed(found) if clean else _stale(found) for found in filters.stale()]
-    findings = [*_compilers(), *probes.examine(), *probes.examine_interfaces(), *left]
+    with namespaces.find(netns or "") as space:
+        left = space.visit(lambda: [_removed(found) if clean else _stale(found) for found in filters.stale()])
+        there = space.visit(lambda: list(probes.examine_interfaces()))
+    findings = [*_compilers(), *probes.examine(), *there, *left]
     if json:
         fields = ("name", "works", "seen", "mend", "needed")
         print(json_module.dumps([{name: getattr(finding, name) for name in fields} for finding in findings]))

@@ -99,7 +99,7 @@ def _run(
             flow.populate(expression, buffer_bytes=buffer_bytes, narrow=narrow)
             if said := options.narrowing(flow):
                 print(f"ffpf: {flow.id}: {said}", file=sys.stderr)
-            interfaces += len(flow.interfaces)
+            interfaces += 0 if flow.has_globs else len(flow.interfaces)
             session.flows.append(flow)
         for flow in session.flows:
             flow.instantiate()

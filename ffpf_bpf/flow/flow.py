@@ -474,6 +474,11 @@ class Flow(Deliverer):
         return self._grabber.taps if self._grabber is not None else self._taps
 
     @property
+    def has_globs(self) -> bool:
+        """Whether a device of it may be several interfaces."""
+        return any(device.is_glob for device in self.definition.graph.taps)
+
+    @property
     def grabber(self) -> Grabber | None:
         """What it is in the kernel, if it is there."""
         return grabber if isinstance(grabber := self._grabber, Grabber) else None
