@@ -133,6 +133,10 @@ class Chain:
         if not self.is_closed:
             self.tap.set_active(self.active)
 
+    def is_attached(self) -> bool:
+        """Whether the kernel still has it at its interface."""
+        return not self.is_closed and self.tap.is_attached()
+
     def close(self) -> None:
         """Detach; all that is in it goes."""
         self.is_closed = True
@@ -215,14 +219,11 @@ class Chains:
                         help="a tap has one name in a process: use that one",
                     )
                 held = chain.tap
-                if not space.visit(lambda: held.holds(interface)):
-                    raise KernelError(
-                        "the interface is not the one that this process attached to: renamed, or made anew",
-                        where=interface.name,
-                        help="close the flows on the old one first",
-                    )
-                chain.join(member)
-                return chain
+                if space.visit(lambda: held.holds(interface)):
+                    chain.join(member)
+                    return chain
+                # Renamed, or made anew: a tap is what has its name, so whoever is in the old one has lost it.
+                self.abandon(chain)
             with ExitStack() as undo:
                 chain = space.visit(lambda: _attach(interface, hook), Chain.close)
                 undo.callback(chain.close)

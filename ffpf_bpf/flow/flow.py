@@ -402,8 +402,12 @@ class Flow(Deliverer):
             await asyncio.sleep(nap_s)
 
     def check_taps(self) -> None:
-        """Raise KernelError if an interface of the flow has gone, unless it follows them. No system call."""
-        if isinstance(self._running, Grabber) and (lost := self._following.lost) and not self._following.is_wanted:
+        """Raise KernelError if an interface of the flow has gone, unless it follows them. Asks the kernel at most once
+        a second."""
+        if not isinstance(self._running, Grabber):
+            return
+        self._following.check()
+        if (lost := self._following.lost) and not self._following.is_wanted:
             raise KernelError(
                 lost.said, errno=errno.ENODEV, where=lost.tap, help="what came until then is counted and kept"
             )
@@ -411,7 +415,7 @@ class Flow(Deliverer):
     @property
     def events(self) -> tuple[Event, ...]:
         """What happened to its interfaces since it was instantiated, the last thousand: `attached`, `gone`, `renamed`,
-        `moved` (to another network namespace), `down`, `up`, `mtu`, and `refused`."""
+        `moved` (to another network namespace), `detached` (by somebody else), `down`, `up`, `mtu`, and `refused`."""
         return tuple(self._following.events)
 
     def poll(self) -> Iterator[Batch]:

@@ -8,6 +8,7 @@ as they are then: no tap is attached that they do not allow.
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterable
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from ffpf_bpf.flow.flow import Flow
 
 MOST_EVENTS = 1_000
-LOST = ("gone", "renamed", "moved")
+LOST = ("gone", "renamed", "moved", "detached")
+CHECK_PERIOD_S = 1.0
 
 
 class Following:
@@ -39,6 +41,7 @@ class Following:
         self._telling = threading.Lock()
         self._refused: dict[str, Link] = {}  # until they change
         self._is_joining = False
+        self._checked_s = 0.0
 
     def look(self, known: Known) -> None:
         """Compare the flow's taps with what there is."""
@@ -49,11 +52,28 @@ class Following:
             grabber = flow.grabber
             if grabber is None or not known:
                 return
-            self.tell(grabber.look(known))
+            told = grabber.look(known)
+            self.tell(told)
+            # Whoever detached us is not fought.
+            left = {each.tap for each in told if each.what == "detached"}
+            self._refused |= {
+                device.at(link.name): link for device, link in grabber.newcomers(known) if device.at(link.name) in left
+            }
             if not self.is_wanted or self._is_joining or self._next(grabber, known) is None:
                 return
             self._is_joining = True
         threading.Thread(target=self._join, args=(grabber,), name="ffpf-join", daemon=True).start()
+
+    def check(self) -> None:
+        """Once a second, look for what somebody else has detached: of that, nobody tells."""
+        now_s = time.monotonic()
+        flow = self._flow()
+        if flow is None or now_s < self._checked_s + CHECK_PERIOD_S:
+            return
+        self._checked_s = now_s
+        with flow.switching:
+            if flow.grabber is not None and flow.grabber.abandon_detached():
+                self.look(WATCHER.known(self))
 
     def tell(self, happenings: Iterable[Happening]) -> None:
         """These happened now."""

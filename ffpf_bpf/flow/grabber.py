@@ -193,6 +193,14 @@ class Grabber:
                 told += place.changed(there.links[place.interface.index])
         return told
 
+    def abandon_detached(self) -> bool:
+        """Give up the taps that somebody else has detached; whether there were some."""
+        detached = [place.chain for place in self._places if place.is_detached()]
+        for chain in detached:
+            if chain is not None:
+                CHAINS.abandon(chain)
+        return bool(detached)
+
     def newcomers(self, known: Known) -> list[tuple[Device, Link]]:
         """The interfaces that its taps are about, and that it does not grab from."""
         attached = {place.tap for place in self._places if place.chain is not None}

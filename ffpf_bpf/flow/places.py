@@ -17,8 +17,8 @@ ABSENT = "absent"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened to a tap of a flow: `what` is one of `attached`, `gone`, `renamed`, `moved`, `down`, `up`, `mtu`
-    and `refused`, and `said` the same in words. `number` counts the events of a flow, from 1."""
+    """What happened to a tap of a flow: `what` is one of `attached`, `gone`, `renamed`, `moved`, `detached`, `down`,
+    `up`, `mtu` and `refused`, and `said` the same in words. `number` counts the events of a flow, from 1."""
 
     number: int
     time_ns: int
@@ -60,6 +60,7 @@ class Place:
     link: Link | None = field(default=None)
     mode: str = ABSENT
     refusal: str = ""
+    is_suspect: bool = False
 
     @property
     def shown(self) -> dict[str, str]:
@@ -69,7 +70,13 @@ class Place:
     def enter(self, interface: Interface, chain: Chain, member: Member) -> None:
         """It is attached."""
         self.interface, self.chain, self.member, self.link = interface, chain, member, None
-        self.mode, self.refusal = chain.tap.mode, chain.tap.refusal
+        self.mode, self.refusal, self.is_suspect = chain.tap.mode, chain.tap.refusal, False
+
+    def is_detached(self) -> bool:
+        """Whether it has not been attached since the last time that this was asked, though nobody told: for an
+        interface that went, somebody does in between."""
+        was_suspect, self.is_suspect = self.is_suspect, self.chain is not None and not self.chain.is_attached()
+        return was_suspect and self.is_suspect
 
     def lost(self, known: Interfaces | None) -> Happening | None:
         """Why it is not attached to what it is called after, if so. A tap is a name, which policies are about: another
@@ -86,7 +93,11 @@ class Place:
         if link.name != name:
             return Happening(self.tap, "renamed", f"the interface was renamed to `{link.name}`")
         assert self.chain is not None
-        return Happening(self.tap, "gone", "the interface is gone") if self.chain.is_closed else None
+        return (
+            Happening(self.tap, "detached", "our filter or link was detached by somebody")
+            if self.chain.is_closed
+            else None
+        )
 
     def changed(self, link: Link) -> list[Happening]:
         """What is told of an interface that stays."""
