@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import socket
 import subprocess
 import sys
 import threading
@@ -33,8 +34,9 @@ RULE = '[[rule]]\nname = "r"\nsubjects = ["*"]\ntaps = {taps}\nclasses = ["grab"
 def inside(network: Network) -> Iterator[None]:
     with network.enter():
         yield
-    for link in ("other0", "tap5", "tap6", "veth5"):
-        subprocess.run(["ip", "-n", network.inside, "link", "del", link], check=False, stderr=subprocess.DEVNULL)
+        for _, name in socket.if_nameindex():
+            if name not in ("lo", network.tap):
+                subprocess.run(["ip", "link", "del", name], check=False, stderr=subprocess.DEVNULL)
     assert not CHAINS._chains
     until(lambda: not any(thread.name == "ffpf-watch" for thread in threading.enumerate()))
 
@@ -148,7 +150,7 @@ def test_one_that_is_deleted_and_made_anew() -> None:
     veth("tap5")
     with following("(device,tap5) -> (packetcount)") as flow:
         link("del", "tap5")
-        until(lambda: told(flow) == [("tap5", "gone")])
+        until(lambda: ("tap5", "gone") in told(flow))
         list(flow.batches(duration_s=0.1))  # a flow that follows does not end
         veth("tap5")
         until(lambda: ("tap5", "attached") in told(flow))
@@ -224,8 +226,6 @@ def test_a_glob_is_every_interface_that_it_matches(network: Network) -> None:
 
 
 def with_socket(interface: str, frames: list[bytes]) -> None:
-    import socket
-
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.bind((interface, 0))
         for frame in frames:
@@ -302,7 +302,7 @@ def test_what_cannot_be_attached_is_told_once_and_tried_when_it_changes(network:
             before = len(flow.events)
         link("set", "veth5", "mtu", "1400")
         until(lambda: ("veth5", "attached") in told(flow))
-        assert before <= 6
+        assert before <= 4
 
 
 def test_each_tap_that_comes_is_decided_on(network: Network, tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_each_tap_that_comes_is_decided_on(network: Network, tmp_path: Path) -> 
         link("del", "tap7")
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     decided = [line["accepted"] for line in lines if "accepted" in line]
-    assert decided == [True, True, False, False]
+    assert decided[:2] == [True, True] and len(decided) >= 4 and not any(decided[2:])
     assert [line["tap"] for line in lines if "tap" in line] == ["tap0", "tap5", "tap6"]
 
 
@@ -336,7 +336,7 @@ def test_a_rule_must_allow_whatever_a_glob_may_match(tmp_path: Path) -> None:
     (tmp_path / "rule.toml").write_text(RULE.format(taps='["tap0", "tap5"]'))
     with pytest.raises(Rejected) as error:
         Flow.create(policies=tmp_path).populate("(device,tap?) -> (packetcount)").instantiate()
-    assert "rule r: grab at `tap0` or `tap5`" in str(error.value)
+    assert "device1: `tap?@xdp` may be a tap that is not allowed" in str(error.value)
 
 
 def test_an_interface_that_is_renamed_while_it_is_joined_is_left(
@@ -358,8 +358,6 @@ def test_an_interface_that_is_renamed_while_it_is_joined_is_left(
 
 
 def index_of(name: str) -> int:
-    import socket
-
     return socket.if_nametoindex(name)
 
 
@@ -447,8 +445,8 @@ def test_run_tells_and_writes_what_comes(network: Network, tmp_path: Path) -> No
     time.sleep(0.5)
     network.send([udp(1)] * 2)
     veth("tap5")
-    said = [run.stderr.readline() for _ in range(2)]
-    assert any("ffpf: flow1: tap5: attached (native)\n" in line for line in said), said
+    while "flow1: tap5: attached (native)" not in (line := run.stderr.readline()):
+        assert line, "it ended"
     until(lambda: calls.attached_xdp(index_of("tap5p"))[0])
     with_socket("tap5", [udp(2)] * 3)
     time.sleep(0.3)

@@ -39,7 +39,7 @@ class Following:
         self._flow = weakref.ref(flow)
         self._told = 0
         self._telling = threading.Lock()
-        self._refused: dict[str, Link] = {}  # until they change
+        self._refused: dict[str, tuple[Link, str]] = {}  # as it was then, and why: tried again once it changes
         self._is_joining = False
         self._checked_s = 0.0
 
@@ -57,7 +57,9 @@ class Following:
             # Whoever detached us is not fought.
             left = {each.tap for each in told if each.what == "detached"}
             self._refused |= {
-                device.at(link.name): link for device, link in grabber.newcomers(known) if device.at(link.name) in left
+                device.at(link.name): (link, "")
+                for device, link in grabber.newcomers(known)
+                if device.at(link.name) in left
             }
             if not self.is_wanted or self._is_joining or self._next(grabber, known) is None:
                 return
@@ -87,7 +89,8 @@ class Following:
     def _next(self, grabber: Grabber, known: Known) -> tuple[Device, Link] | None:
         """An interface to join that was not refused as it is."""
         found = grabber.newcomers(known)
-        return next(((device, link) for device, link in found if self._refused.get(device.at(link.name)) != link), None)
+        refused = {tap: link for tap, (link, _) in self._refused.items()}
+        return next(((device, link) for device, link in found if refused.get(device.at(link.name)) != link), None)
 
     def _join(self, grabber: Grabber) -> None:
         """Join what is there, one after the other."""
@@ -105,9 +108,11 @@ class Following:
                     if flow.grabber is grabber:
                         self.tell([grabber.join(device, link.name, before_load)])
             except FfpfError as error:
-                tap = device.at(link.name)
-                self._refused[tap] = link
-                self.tell([Happening(tap, "refused", f"not attached: {' '.join(error.message.split())}")])
+                tap, said = device.at(link.name), f"not attached: {' '.join(error.message.split())}"
+                before, said_before = self._refused.get(tap, (None, ""))
+                self._refused[tap] = link, said
+                if before is None or before.index != link.index or said != said_before:
+                    self.tell([Happening(tap, "refused", said)])
             except BaseException:
                 self._is_joining = False
                 raise
