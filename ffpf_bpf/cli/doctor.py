@@ -11,7 +11,7 @@ from ffpf_bpf.cli import options
 from ffpf_bpf.compiler import versions
 from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.kernel import filters, namespaces, probes
-from ffpf_bpf.kernel.probes import Finding
+from ffpf_bpf.kernel.finding import Finding
 
 NOT_ALLOWED = 4
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffpf_bpf.errors import KernelError
+from ffpf_bpf.kernel import privileges
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Descriptor
 from ffpf_bpf.kernel.netlink import PARENTS, Filter, Netlink, made_qdisc, remove
@@ -246,7 +247,7 @@ def _explained(error: OSError) -> KernelError:
     message = f"cannot attach a filter: {os.strerror(number).lower()}"
     match number:
         case errno.EPERM | errno.EACCES:
-            mend = "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+            mend = privileges.remedy()
         case errno.ENOENT | errno.EOPNOTSUPP:
             mend = "a kernel with NET_CLS_BPF and NET_SCH_INGRESS: `modprobe cls_bpf sch_ingress`"
         case _:
