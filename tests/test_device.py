@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ffpf_bpf import device
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.classes.device import Device
@@ -36,6 +37,13 @@ FRAME = ether(0x88CC, bytes(46))
         ),
         ("(device,eth0,monitor)", Device("eth0", True), "(device,eth0,monitor)", "device('eth0', monitor=True)"),
         ('(device,"eth0@xdp, monitor")', Device("eth0", True), "(device,eth0,monitor)", "device('eth0', monitor=True)"),
+        ("(device,blue/eth0@xdp)", Device("blue/eth0"), "(device,blue/eth0)", "device('blue/eth0')"),
+        (
+            '(device,"blue/v[!a]th*@tc-egress")',
+            Device("blue/v[!a]th*@tc-egress"),
+            '(device,"blue/v[!a]th*@tc-egress")',
+            "device('blue/v[!a]th*@tc-egress')",
+        ),
         ('(device,"a,b)")', Device("a,b)"), '(device,"a,b)")', "device('a,b)')"),
         ("(device,é)", Device("é"), "(device,é)", "device('é')"),
     ],
@@ -60,7 +68,10 @@ def test_text_and_python(written: str, node: Device, shown_text: str, shown_pyth
         ("(device,eth0@xdp@xdp)", "unknown hook `xdp@xdp`"),
         ("(device,eth 0)", "`eth 0` cannot be the name of an interface"),
         ("(device,eth0:1)", "`eth0:1` cannot be the name of an interface"),
-        ("(device,../eth0)", "`../eth0` cannot be the name of an interface"),
+        ("(device,../eth0)", "`..` cannot be the name of a network namespace"),
+        ("(device,/eth0)", "`` cannot be the name of a network namespace"),
+        ("(device,a/b/eth0)", "`b/eth0` cannot be the name of an interface"),
+        ("(device,blue/@tc-egress)", "no interface named"),
         ("(device,.)", "`.` cannot be the name of an interface"),
         ("(device,..)", "`..` cannot be the name of an interface"),
         ("(device,sixteen__letters)", "`sixteen__letters` cannot be the name of an interface"),
@@ -70,6 +81,31 @@ def test_text_and_python(written: str, node: Device, shown_text: str, shown_pyth
 )
 def test_refused(expression: str, message: str) -> None:
     assert refusal(expression) == message
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        ("veth*", "veth1", "an interface may be both `veth1` and `veth*`"),
+        ("*1", "v?t*", "an interface may be both `v?t*` and `*1`"),
+        ("blue/*", "blue/lo", "an interface may be both `blue/lo` and `blue/*`"),
+        ("veth*", "eth*", ""),
+        ("veth*", "veth1@tc-ingress", ""),
+        ("veth*", "blue/veth1", ""),
+        ("blue/veth*", "green/veth*", ""),
+        ("[!a-c]*", "[a-c]*", ""),
+        ("?", "??", ""),
+    ],
+)
+def test_one_interface_is_one_tap_of_a_flow(one: str, other: str, message: str) -> None:
+    """A packet arrives at one of a flow's devices: proofs take that for granted."""
+    flow = device(one) | device(other)
+    if not message:
+        assert build(flow).taps == (Device(one), Device(other))
+        return
+    with pytest.raises(ExpressionError) as error:
+        build(flow)
+    assert error.value.message == message
 
 
 @pytest.mark.parametrize("tap", [None, 0, b"eth0"])

@@ -284,12 +284,15 @@ def test_waiting_works_without_membarrier(monkeypatch: pytest.MonkeyPatch, netwo
 def test_an_interface_made_anew_or_renamed_is_not_taken_for_the_old_one(network: Network) -> None:
     import subprocess
 
-    with flow("(device,tap0) -> (packetcount)"):
+    with flow("(device,tap0) -> (packetcount)") as old:
         subprocess.run(["ip", "link", "set", "tap0", "down"], check=True)
         subprocess.run(["ip", "link", "set", "tap0", "name", "tap1"], check=True)
         try:
-            with pytest.raises(KernelError, match="tap1: the interface is not the one .* renamed, or made anew"):
-                flow("(device,tap1) -> (packetcount)")
+            with flow("(device,tap1) -> (packetcount)") as new:
+                new.activate()
+                with pytest.raises(KernelError, match="tap0: the interface was renamed to `tap1`"):
+                    list(old.batches(duration_s=5))
+                assert [tap["mode"] for tap in (*old.taps, *new.taps)] == ["absent", "native"]
         finally:
             subprocess.run(["ip", "link", "set", "tap1", "name", "tap0"], check=True)
             subprocess.run(["ip", "link", "set", "tap0", "up"], check=True)

@@ -104,7 +104,7 @@ def _taps(before: Rules, after: Rules) -> dict[tuple[str, ...], tuple[Rules, Rul
     for device in told_apart(glob for rule in (*before, *after) for glob in rule.taps):
         pair = tuple(tuple(rule for rule in rules if rule.allows_tap(device)) for rules in (before, after))
         devices.setdefault((pair[0], pair[1]), []).append(device)
-    return {tuple(f"{d.interface}@{d.hook}" for d in some): pair for pair, some in devices.items()}
+    return {tuple(f"{d.place}@{d.hook}" for d in some): pair for pair, some in devices.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def _decide(
     carrying = [rule for rule in allowing if hold(within[rule.name])]
     if not carrying:
         return rejected([each for obligations in within.values() for each in obligations], digest)
-    forbidding = [rule for rule in naming if any(map(rule.allows_tap, definition.graph.taps))]
+    forbidding = [rule for rule in naming if any(map(rule.may_concern, definition.graph.taps))]
     tries = [*([rule] for rule in carrying), *([carrying] if len(carrying) > 1 else [])]
     for rules in tries:
         claims = (*content_claims(prover, rules, forbidding), *inference_claims(prover, rules, forbidding))

@@ -26,7 +26,8 @@ def check_taps(graph: Graph, rule: Rule) -> Finding:
     for name, device in devices:
         if not rule.allows_tap(device):
             help = f"grab at {' or '.join(shown(glob) for glob in rule.taps)}"
-            return Finding(Result.REFUTED, f"{_tap(device)} is not allowed", (name,) if name else (), help=help)
+            said = "may be a tap that is not allowed" if device.is_glob else "is not allowed"
+            return Finding(Result.REFUTED, f"{_tap(device)} {said}", (name,) if name else (), help=help)
         if device.monitor and not rule.monitor:
             what = f"{_tap(device)} may not be a monitor port"
             help = "leave out `monitor`, and frames go on into the network stack"
@@ -128,4 +129,4 @@ def _at_most(wanted: int, most: int, unit: str, help: str) -> Finding:
 
 
 def _tap(device: Device) -> str:
-    return shown(f"{device.interface}@{device.hook}")
+    return shown(f"{device.place}@{device.hook}")

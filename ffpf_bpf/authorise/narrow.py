@@ -102,7 +102,7 @@ class _Search:
         self._known: dict[tuple[Expression, tuple[str, ...]], _Failing | None] = {}
         naming = policies.naming(subject)
         self.allowing = [rule for rule in naming if rule.classes]
-        self.forbidding = [rule for rule in naming if any(map(rule.allows_tap, definition.graph.taps))]
+        self.forbidding = [rule for rule in naming if any(map(rule.may_concern, definition.graph.taps))]
 
     def run(self) -> Narrowing:
         if not self.allowing:

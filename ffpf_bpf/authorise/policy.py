@@ -13,8 +13,9 @@ from ipaddress import IPv4Network, IPv6Network
 
 from ffpf_bpf.authorise.subject import Subject
 from ffpf_bpf.errors import FfpfError
+from ffpf_bpf.graph import globs
 from ffpf_bpf.graph.classes.device import Device
-from ffpf_bpf.graph.effect import Depth
+from ffpf_bpf.graph.effect import Depth, tap_parts
 
 ANY = "*"
 Network = IPv4Network | IPv6Network
@@ -148,8 +149,25 @@ class Rule:
         return not wanted.isdisjoint(self.subjects)
 
     def allows_tap(self, device: Device) -> bool:
-        """Whether the device is at one of its taps."""
-        return any(matches_tap(glob, device) for glob in self.taps)
+        """Whether the device is at one of its taps: if it is a glob, wherever it may be."""
+        if not device.is_glob:
+            return any(matches_tap(glob, device) for glob in self.taps)
+        return globs.covers(self._interfaces(device), device.interface)
+
+    def may_concern(self, device: Device) -> bool:
+        """Whether the device is at one of its taps: if it is a glob, at any place where it may be."""
+        if not device.is_glob:
+            return self.allows_tap(device)
+        return any(globs.meet(device.interface, glob) for glob in self._interfaces(device))
+
+    def _interfaces(self, device: Device) -> list[str]:
+        """The globs on interfaces of its taps in the namespace and at the hook of the device."""
+        taps = [tap_parts(glob) for glob in self.taps]
+        return [
+            interface
+            for namespace, interface, hook in taps
+            if fnmatchcase(device.namespace, namespace) and fnmatchcase(device.hook, hook)
+        ]
 
     def allows_class(self, name: str) -> bool:
         """`device` need not be listed: `taps` says which."""
@@ -170,12 +188,6 @@ class Policies:
 
 
 def matches_tap(glob: str, device: Device) -> bool:
-    """Interface and hook are matched apart, so a `*` for one never reaches into the other."""
-    interface, hook = split_tap(glob)
-    return fnmatchcase(device.interface, interface) and fnmatchcase(device.hook, hook)
-
-
-def split_tap(glob: str) -> tuple[str, str]:
-    """Interface and hook of a glob; without `@` the hook is xdp, as in a flow expression."""
-    interface, at, hook = glob.partition("@")
-    return interface, hook if at else "xdp"
+    """Namespace, interface and hook are matched apart, so a `*` for one never reaches into another. A glob that names
+    no namespace is about the one that the process is in."""
+    return all(map(fnmatchcase, (device.namespace, device.interface, device.hook), tap_parts(glob)))

@@ -7,10 +7,10 @@ import re
 from fnmatch import fnmatchcase
 
 from ffpf_bpf.authorise.mistake import mistake, nearest, quoted
-from ffpf_bpf.authorise.policy import ANY, CARRIERS, Part, split_tap
+from ffpf_bpf.authorise.policy import ANY, CARRIERS, Part
 from ffpf_bpf.graph.classes import CLASSES
 from ffpf_bpf.graph.classes.device import HOOKS
-from ffpf_bpf.graph.effect import Depth
+from ffpf_bpf.graph.effect import Depth, tap_parts
 
 UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 LARGEST_LIMIT = 1 << 40
@@ -39,9 +39,12 @@ def subject(text: str) -> str:
 
 
 def tap(text: str) -> str:
-    interface, hook = split_tap(text)
-    if not interface or set(interface) & set("/ \t\n:") or not text.isprintable():
-        raise mistake(f"{quoted(text)} is no tap", 'write a glob on INTERFACE@HOOK, as in "eth*" or "veth*@*"')
+    namespace, interface, hook = tap_parts(text)
+    is_place = bool(interface) and not set(interface) & set("/ \t\n:") and (bool(namespace) or "/" not in text)
+    if not is_place or not text.isprintable():
+        raise mistake(
+            f"{quoted(text)} is no tap", 'write a glob on INTERFACE@HOOK, as in "eth*", "veth*@*" or "blue/eth*"'
+        )
     if not any(fnmatchcase(known, hook) for known in HOOKS):
         raise mistake(f"{quoted(text)} has an unknown hook {quoted(hook)}", nearest(hook, HOOKS, "the hooks are"))
     return text

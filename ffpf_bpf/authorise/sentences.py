@@ -17,10 +17,9 @@ from ffpf_bpf.authorise.policy import (
     PacketClass,
     Rule,
     Span,
-    split_tap,
 )
 from ffpf_bpf.authorise.protocols import SCTP, TCP, UDP, ethertype_word, protocol_word
-from ffpf_bpf.graph.effect import Depth
+from ffpf_bpf.graph.effect import Depth, tap_parts
 
 MOST_LISTED = 10
 NO_END = 1 << 31  # where all is listed
@@ -156,7 +155,12 @@ def _subjects(texts: tuple[str, ...]) -> str:
 
 
 def _taps(globs: tuple[str, ...]) -> str:
-    return _all((f"`{'@'.join(split_tap(glob))}`" for glob in globs), NO_END)
+    return _all((f"`{_whole(glob)}`" for glob in globs), NO_END)
+
+
+def _whole(glob: str) -> str:
+    namespace, interface, hook = tap_parts(glob)
+    return f"{namespace}/{interface}@{hook}" if namespace else f"{interface}@{hook}"
 
 
 def _classes(names: tuple[str, ...]) -> str:

@@ -140,6 +140,13 @@ class PcapngWriter(Closing):
     def broken(self) -> bool:
         return self._output.broken
 
+    def add_interface(self, interface: InterfaceDescription) -> int:
+        """One more interface, for packets that are written from now on; the bytes that it takes. Its number is the next
+        one."""
+        block = _interface_description(interface)
+        self._output.append(memoryview(block), len(block), 0)
+        return len(block)
+
     def write(self, blocks: npt.NDArray[Any] | memoryview) -> None:
         """Writes a batch of ring slots as it is; they are of one size, which the first of them says.
 

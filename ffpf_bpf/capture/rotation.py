@@ -77,7 +77,7 @@ class RotatingWriter(Closing):
         if path == "-" and not rotation.is_none:
             raise ExpressionError("standard output is one file", where="-w -", help="name a file to rotate")
         self.files = 0
-        self._path, self._interfaces, self._comment, self._rotation = path, interfaces, comment, rotation
+        self._path, self._interfaces, self._comment, self._rotation = path, list(interfaces), comment, rotation
         self._compress = compression_of(path, compress)
         self._statistics = statistics
         self._delivered: Counter[int] = Counter()
@@ -95,6 +95,12 @@ class RotatingWriter(Closing):
     def is_over(self) -> bool:
         """Whether the last file that the rotation allows is old enough."""
         return self._rotation.ends and self.files >= (self._rotation.files or 0) and self._is_old()
+
+    def add_interface(self, interface: InterfaceDescription) -> int:
+        """The number of one more interface, of this file and of those that follow."""
+        self._bytes += self._writer.add_interface(interface)
+        self._interfaces.append(interface)
+        return len(self._interfaces) - 1
 
     def write(self, records: np.ndarray[Any, Any], interface: int = 0) -> None:
         """A batch of ring slots, counted as delivered for `interface`; cut where a file ends."""

@@ -73,7 +73,7 @@ def _objects(definition: Definition, output: str | None) -> None:
     several = len(definition.graph.taps) > 1
     for tap, part, cpus in planned_parts(definition):
         for name, compiled in compiler.compile_segment((part,), tap, cpus).items():
-            suffix = f".{tap}" if several else ""
+            suffix = f".{tap.replace('/', '.')}" if several else ""
             suffix += ".deliver" if name == compiler.DELIVER_PROGRAM else ""
             _put_bytes(output + suffix, compiled.elf)
             print(f"{output + suffix}: {name}, {compiled.programs[name].count} instructions", file=sys.stderr)

@@ -29,6 +29,7 @@ def check(
     user: options.User = None,
     buffer: options.Buffer = "4MiB",
     narrow: options.Narrow = False,
+    netns: options.Netns = None,
     counterexample: Annotated[
         Path | None,
         typer.Option("--counterexample", metavar="FILE", help="Write the packets that refute it to a pcapng file."),
@@ -42,7 +43,7 @@ def check(
     subject = options.subject(user) if user is not None else None
     verdicts = []
     for argument in expressions:
-        flow = Flow.create(policies=policies, subject=subject)
+        flow = Flow.create(policies=policies, subject=subject, netns=netns)
         start_s = time.monotonic()
         try:
             flow.populate(options.expression_text(argument), buffer_bytes=options.size_in_bytes(buffer), narrow=narrow)

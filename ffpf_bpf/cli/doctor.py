@@ -10,15 +10,16 @@ import typer
 from ffpf_bpf.cli import options
 from ffpf_bpf.compiler import versions
 from ffpf_bpf.errors import FfpfError
-from ffpf_bpf.kernel import dispatcher, filters, probes
+from ffpf_bpf.kernel import dispatcher, filters, namespaces, probes
+from ffpf_bpf.kernel.finding import Finding
 from ffpf_bpf.kernel.guards import Stale
-from ffpf_bpf.kernel.probes import Finding
 
 NOT_ALLOWED = 4
 
 
 def doctor(
     json: options.Json = False,
+    netns: options.Netns = None,
     clean: Annotated[
         bool,
         typer.Option(
@@ -27,8 +28,14 @@ def doctor(
     ] = False,
 ) -> None:
     """Try everything a flow needs, and say what is missing."""
-    left = [_removed(found) if clean else _stale(found) for found in (*filters.stale(), *dispatcher.stale())]
-    findings = [*_compilers(), *probes.examine(), *probes.examine_interfaces(), *left]
+
+    def leftovers() -> list[Finding]:
+        return [_removed(found) if clean else _stale(found) for found in (*filters.stale(), *dispatcher.stale())]
+
+    with namespaces.find(netns or "") as space:
+        left = space.visit(leftovers)
+        there = space.visit(lambda: list(probes.examine_interfaces()))
+    findings = [*_compilers(), *probes.examine(), *there, *left]
     if json:
         fields = ("name", "works", "seen", "mend", "needed")
         print(json_module.dumps([{name: getattr(finding, name) for name in fields} for finding in findings]))

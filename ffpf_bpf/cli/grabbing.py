@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -18,7 +20,9 @@ from ffpf_bpf.graph.expression import Expression, then
 
 
 def grab(
-    interface: Annotated[str, typer.Option("-i", "--interface", metavar="IF[@HOOK][,monitor]", help="Where to grab.")],
+    interface: Annotated[
+        str, typer.Option("-i", "--interface", metavar="[NETNS/]IF[@HOOK][,monitor]", help="Where to grab.")
+    ],
     filter_words: Annotated[
         list[str] | None, typer.Argument(metavar="[FILTER...]", help="A pcap filter, as in: tcp port 80")
     ] = None,
@@ -37,6 +41,8 @@ def grab(
     policies: options.Policies = None,
     narrow: options.Narrow = False,
     audit: options.Audit = None,
+    netns: options.Netns = None,
+    follow: options.Follow = False,
     json: options.Json = False,
 ) -> None:
     """Grab from one interface with one pcap filter: print packets, or write them to a file."""
@@ -47,7 +53,8 @@ def grab(
     rotation = options.rotation(write, rotate_size, rotate_period, rotate_files)
     printing = write is None and not json
     session = Session([], write, printing, count, duration, json, rotation=rotation, compress=compress)
-    _run([then(*stages)], session, options.size_in_bytes(buffer), pace, policies, audit, narrow)
+    create = partial(Flow.create, policies=policies, audit=audit, pace=pace, netns=netns, follow=follow)
+    _run([then(*stages)], session, create, options.size_in_bytes(buffer), narrow)
 
 
 def run(
@@ -66,6 +73,8 @@ def run(
     policies: options.Policies = None,
     narrow: options.Narrow = False,
     audit: options.Audit = None,
+    netns: options.Netns = None,
+    follow: options.Follow = False,
     stats: Annotated[bool, typer.Option("--stats", help="Show the counters of every node, each second.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -73,28 +82,26 @@ def run(
     rotation = options.rotation(write, rotate_size, rotate_period, rotate_files)
     session = Session([], write, print_packets, count, duration, json, stats, rotation, compress)
     texts: list[Expression | str] = [options.expression_text(argument) for argument in expressions]
-    _run(texts, session, options.size_in_bytes(buffer), pace, policies, audit, narrow, read)
+    create = partial(Flow.create, policies=policies, audit=audit, pace=pace, file=read, netns=netns, follow=follow)
+    _run(texts, session, create, options.size_in_bytes(buffer), narrow and read is None)
 
 
 def _run(
     expressions: list[Expression] | list[Expression | str],
     session: Session,
+    create: Callable[..., Flow],
     buffer_bytes: int,
-    pace: str,
-    policies: options.Policies,
-    audit: options.Audit,
     narrow: bool,
-    read: str | None = None,
 ) -> None:
     interfaces = 0
     with ExitStack() as stack:
         stack.callback(Flow.close_all, session.flows)
         for expression in expressions:
-            flow = Flow.create(policies=policies, first_interface=interfaces, audit=audit, pace=pace, file=read)
-            flow.populate(expression, buffer_bytes=buffer_bytes, narrow=narrow and read is None)
+            flow = create(first_interface=interfaces)
+            flow.populate(expression, buffer_bytes=buffer_bytes, narrow=narrow)
             if said := options.narrowing(flow):
                 print(f"ffpf: {flow.id}: {said}", file=sys.stderr)
-            interfaces += len(flow.interfaces)
+            interfaces += 0 if flow.has_globs else len(flow.interfaces)
             session.flows.append(flow)
         for flow in session.flows:
             flow.instantiate()

@@ -77,6 +77,13 @@ Pace = Annotated[
         "--pace", metavar="slow|fast", help="A full ring drops new packets (slow), or overwrites old ones (fast)."
     ),
 ]
+Netns = Annotated[
+    str | None,
+    typer.Option("--netns", metavar="NAME", help="The network namespace of interfaces that name none (NAME/IF does)."),
+]
+Follow = Annotated[
+    bool, typer.Option("--follow", help="Let interfaces come and go: grab from those that are there, and tell.")
+]
 Expressions = Annotated[
     list[str],
     typer.Argument(

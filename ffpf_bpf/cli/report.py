@@ -25,13 +25,15 @@ def as_json(flow: Flow) -> dict[str, Any]:
         "taps": list(flow.taps),
         "nodes": [node.as_json() for node in statistics.nodes],
         "ledger": statistics.ledger.as_json(),
+        **({"events": [event.as_json() for event in flow.events]} if flow.events else {}),
     }
 
 
 def text(flow: Flow) -> str:
     """One flow for people."""
     statistics = flow.stats()
-    taps = ", ".join(f"{tap['tap']} ({tap['mode']}{', monitor' if 'monitor' in tap else ''})" for tap in flow.taps)
+    shown = (f"{tap['tap']} ({tap['mode']}{', monitor' if 'monitor' in tap else ''})" for tap in flow.taps)
+    taps = ", ".join(shown) or "no interface"
     rows = [("node", "", "in", "out", "counted")]
     behind: list[list[str]] = [[]]
     for node in statistics.nodes:

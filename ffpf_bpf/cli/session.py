@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, TextIO
 
+import numpy as np
+
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.pcapng import InterfaceDescription, InterfaceStatistics
 from ffpf_bpf.capture.ring import Batch
@@ -46,6 +48,8 @@ class Session:
     _started_ns: int = 0
     _shown_s: float = 0.0
     _stats_lines: int = 0
+    _events_told: dict[str, int] = field(default_factory=dict)  # by flow, the last one's number
+    _file_numbers: dict[str, list[int]] = field(default_factory=dict)  # by flow, of its taps in the file
     _rate_base: tuple[float, int] = field(default=(0.0, 0))
 
     def run(self) -> int:
@@ -82,6 +86,7 @@ class Session:
             self._show_progress()
             self._show_stats()
             self._each(lambda flow: flow.check_taps())
+            self._tell_events()
             left_s = None if end_s is None else end_s - time.monotonic()
             pace.rest(self._listen, taken, self._waiting(), left_s)
         last = [flow for flow in self.flows if not _is_over(flow)][-1:]
@@ -134,11 +139,32 @@ class Session:
         if len(records) == 0:
             return
         if self._writer is not None:
-            self._writer.write(records, flow.first_interface)
+            self._writer.write(*self._numbered(flow, records))
         if self.print_packets:
             chosen = Batch(records, batch.cpu, batch.lost)
             self._print(chosen.packets(flow.interfaces, flow.first_interface))
         self.grabbed += len(records)
+
+    def _numbered(self, flow: Flow, records: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], int]:
+        """Records with the numbers that their taps have in the file, and the number of the flow's first."""
+        if not flow.has_globs:
+            return records, flow.first_interface
+        assert self._writer is not None
+        numbers = self._file_numbers.setdefault(flow.id, [])
+        for name in flow.interfaces[len(numbers) :]:
+            numbers.append(self._writer.add_interface(_description(flow, name)))
+        records = records.copy()
+        records["interface"] = np.array(numbers, np.uint32)[records["interface"] - np.uint32(flow.first_interface)]
+        return records, numbers[0]
+
+    def _tell_events(self) -> None:
+        """What happened to interfaces."""
+        for flow in self.flows:
+            for event in flow.events:
+                if event.number > self._events_told.get(flow.id, 0):
+                    self._events_told[flow.id] = event.number
+                    self._clear_progress()
+                    print(f"ffpf: {flow.id}: {event}", file=sys.stderr, flush=True)
 
     def _print(self, packets: Iterable[Packet]) -> None:
         if not report.print_packets(packets):
@@ -175,11 +201,8 @@ class Session:
         self.signal = number
 
     def _interfaces(self) -> list[InterfaceDescription]:
-        return [
-            InterfaceDescription(name, flow.snaplen, flow.definition.text)
-            for flow in self.flows
-            for name in flow.interfaces
-        ]
+        """Those that are known. The taps of a glob are told when packets come."""
+        return [_description(flow, name) for flow in self.flows if not flow.has_globs for name in flow.interfaces]
 
     def _comment(self) -> str:
         """Each flow and its graph: the digest is that of its decision, and of its line in an audit journal."""
@@ -191,10 +214,13 @@ class Session:
         """The ledger of each flow at its first tap: a file's statistics are by interface, a ledger by flow."""
         statistics = []
         for flow in self.flows:
+            numbers = self._file_numbers.get(flow.id, []) if flow.has_globs else [flow.first_interface]
+            if not numbers:
+                continue
             ledger = flow.stats().ledger
             statistics.append(
                 InterfaceStatistics(
-                    interface=flow.first_interface,
+                    interface=numbers[0],
                     start_ns=self._started_ns,
                     end_ns=time.time_ns(),
                     received=ledger.seen,
@@ -267,6 +293,10 @@ class Session:
             print(f"\x1b[{self._stats_lines}A\r\x1b[J", end="", file=sys.stderr, flush=True)
         elif self._shown_s and sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _description(flow: Flow, tap: str) -> InterfaceDescription:
+    return InterfaceDescription(tap, flow.snaplen, flow.definition.text)
 
 
 def _is_over(flow: Flow) -> bool:

@@ -33,7 +33,7 @@ from ffpf_bpf.compiler.frame import (
 from ffpf_bpf.compiler.hook import Hook
 from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER
 from ffpf_bpf.graph.effect import NO_RESULT, Fate, Transform
-from ffpf_bpf.graph.graph import Graph, Leaf
+from ffpf_bpf.graph.graph import Leaf
 from ffpf_bpf.graph.memory import BLOCK_BYTES, READER_BYTES, RING_BYTES, TAG_BYTES
 from ffpf_bpf.graph.views import View, views
 
@@ -163,7 +163,7 @@ class _Deliver:
             ring = _PacketRing(
                 external(self.result.module, f"ffpf_ring_{first}"),
                 self._at(home.store, home.memory.ring, home.memory.ring_stride),
-                _tap_number(flow.graph, self.tap),
+                flow.tap_number(self.tap),
                 [self._reader(number, sinks) for number, sinks in users.items()],
             )
             stored = self._variable(I1)
@@ -380,7 +380,3 @@ def _snaplen(b: ir.IRBuilder, grabbed: ir.Value, sinks: list[Sink]) -> ir.Value:
         reached = b.icmp_unsigned("!=", b.and_(grabbed, I64(1 << sink.bit)), I64(0))
         length = b.select(reached, I64(sink.snaplen), length)
     return length
-
-
-def _tap_number(graph: Graph, tap: str) -> int:
-    return [device.tap for device in graph.taps].index(tap)

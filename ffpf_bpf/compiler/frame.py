@@ -29,7 +29,8 @@ class SegmentFlow:
 
     Its ledger and counters lie in the store of number `store`, laid out as `memory`; each step's own memory at its home
     in `homes`. Steps of several flows of a segment that have one home are evaluated once, and packets for one
-    `ring_home` are stored once, by whichever segment comes first.
+    `ring_home` are stored once, by whichever segment comes first. Its records have the number of the tap, which is
+    `tap` where that is not the one of the graph's.
     """
 
     graph: Graph
@@ -39,6 +40,11 @@ class SegmentFlow:
     store: int
     homes: tuple[Home, ...]
     ring_home: RingHome
+    tap: int | None = None
+
+    def tap_number(self, name: str) -> int:
+        """The number of a tap among those of the flow."""
+        return self.tap if self.tap is not None else [device.tap for device in self.graph.taps].index(name)
 
     @property
     def used(self) -> frozenset[tuple[int, int]]:

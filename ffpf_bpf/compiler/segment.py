@@ -184,7 +184,7 @@ class _Segment:
             for at, leaf in flow.graph.leaves()
             if at == index or at in sources(flow.graph.steps[index])
         ]
-        return I1(int(any(isinstance(effect, Arrival) and effect.tap == self.tap for effect in here)))
+        return I1(int(any(isinstance(effect, Arrival) and effect.is_at(self.tap) for effect in here)))
 
     def _flow(self, number: int, flow: SegmentFlow) -> None:
         """One flow's graph: the steps in order, each counted, then the packet's fate."""
@@ -266,7 +266,7 @@ class _Segment:
         b = self.builder
         match leaf.node.effect:
             case Arrival() as arrival:
-                return I1(int(arrival.tap == self.tap)), NOTHING
+                return I1(int(arrival.is_at(self.tap))), NOTHING
             case Predicate(filter=text):
                 with Guard(b, arrives) as guard:
                     function = self._filter(flow.predicates[text])

@@ -18,6 +18,7 @@ from ffpf_bpf.errors import Rejected
 from ffpf_bpf.flow import questions
 from ffpf_bpf.flow.chains import BeforeLoad
 from ffpf_bpf.graph.builder import build
+from ffpf_bpf.graph.classes.device import placed
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.expression import Expression
 from ffpf_bpf.graph.parser import parse
@@ -33,14 +34,14 @@ class Authority:
     policies: Path | None
     journal: Journal | None
 
-    def define(self, expression: Expression | str, buffer_bytes: int, flow: str) -> Definition:
-        """The definition that a flow expression and a buffer make. Raises ExpressionError, and Rejected where the
-        sandbox has no answer."""
+    def define(self, expression: Expression | str, buffer_bytes: int, flow: str, namespace: str = "") -> Definition:
+        """The definition that a flow expression and a buffer make, with devices in that namespace if they name none.
+        Raises ExpressionError, and Rejected where the sandbox has no answer."""
         if self.policies is None:
-            graph = build(parse(expression) if isinstance(expression, str) else expression)
+            graph = build(placed(parse(expression) if isinstance(expression, str) else expression, namespace))
             return Definition(graph, compiler.compile_predicates(graph), buffer_bytes)
         try:
-            return questions.define(expression, buffer_bytes)
+            return questions.define(expression, buffer_bytes, namespace)
         except Rejected as error:
             assert isinstance(error.decision, Decision)
             self._journalled(error.decision, NOT_READ, "", flow)

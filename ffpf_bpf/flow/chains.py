@@ -31,6 +31,7 @@ from ffpf_bpf.kernel import calls, probes, tap
 from ffpf_bpf.kernel.attachment import NotNative
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Bell
+from ffpf_bpf.kernel.namespaces import Namespace
 from ffpf_bpf.kernel.programs import Binding
 
 LONGEST_CHAIN = 4
@@ -79,6 +80,7 @@ class Chain:
         self.tap = attached
         self.active = 0
         self.monitor = False  # whether frames end behind it, as all flows in it say
+        self.is_closed = False
         self._shared: list[_Shared] = []
 
     @property
@@ -133,7 +135,17 @@ class Chain:
     def count_active(self, change: int) -> None:
         """Flows switched on or off: one store, seen by the next packet."""
         self.active += change
-        self.tap.set_active(self.active)
+        if not self.is_closed:
+            self.tap.set_active(self.active)
+
+    def is_attached(self) -> bool:
+        """Whether the kernel still has it at its interface."""
+        return not self.is_closed and self.tap.is_attached()
+
+    def close(self) -> None:
+        """Detach; all that is in it goes."""
+        self.is_closed = True
+        self.tap.close()
 
     def _rebuild(self, shared: _Shared, others: tuple[Member, ...]) -> None:
         """`shared` with only `others` in it."""
@@ -202,25 +214,29 @@ class Chains:
         self._chains: dict[tuple[int, int, str], Chain] = {}
         self._users: Counter[tuple[int, int]] = Counter()
 
-    def enter(self, interface: Interface, hook: str, member: Member) -> Chain:
-        """Join the chain of a tap, attached now if this process does not hold it yet."""
+    def enter(self, space: Namespace, interface: Interface, hook: str, member: Member) -> Chain:
+        """Join the chain of a tap in a namespace, attached now if this process does not hold it yet."""
         key = (interface.namespace, interface.index, hook)
         monitor = member.part.graph.ends_frames(tap_name(interface.name, hook))
         with self.lock:
             self._refuse_if_at_odds(key, monitor)
             chain = self._chains.get(key)
             if chain is not None:
-                if not chain.tap.holds(interface):
+                if interface.name != chain.tap.interface.name and _is_place(chain.tap.interface.name, interface.name):
                     raise KernelError(
-                        "the interface is not the one that this process attached to: renamed, or made anew",
+                        f"this process grabs from it as `{chain.tap.interface.name}`",
                         where=interface.name,
-                        help="close the flows on the old one first",
+                        help="a tap has one name in a process: use that one",
                     )
-                chain.join(member)
-                return chain
+                held = chain.tap
+                if space.visit(lambda: held.holds(interface)):
+                    chain.join(member)
+                    return chain
+                # Renamed, or made anew: a tap is what has its name, so whoever is in the old one has lost it.
+                self.abandon(chain)
             with ExitStack() as undo:
-                chain = _attach(interface, hook)
-                undo.callback(chain.tap.close)
+                chain = space.visit(lambda: _attach(interface, hook), Chain.close)
+                undo.callback(chain.close)
                 if monitor:
                     chain.monitor = True
                     chain.tap.set_monitor()
@@ -303,11 +319,19 @@ class Chains:
             leaving.setdefault(chain, []).append(member)
         with self.lock, ExitStack() as every:
             for chain, members in leaving.items():
+                if chain.is_closed:
+                    continue
                 if chain.members > len(members):
                     every.callback(chain.leave, members)
                 else:
-                    every.callback(chain.tap.close)
-                    self._chains = {key: other for key, other in self._chains.items() if other is not chain}
+                    every.callback(self.abandon, chain)
+
+    def abandon(self, chain: Chain) -> None:
+        """Detach a chain, whoever is in it: its tap is not there any more."""
+        with self.lock, self.toggling:
+            self._chains = {key: other for key, other in self._chains.items() if other is not chain}
+            if not chain.is_closed:
+                chain.close()
 
     def forget(self) -> None:
         """In a child that inherited them: the chains are the parent's."""
@@ -355,6 +379,11 @@ def _fit(parts: list[SegmentFlow]) -> bool:
     bells = sum(bool(part.graph.sinks) for part in parts)
     maps = len(compiler.segment_stores(parts)) + len(compiler.segment_rings(parts)) + bells + 3
     return len(parts) <= MOST_FLOWS_IN_SEGMENT and maps <= MOST_MAPS and compiler.fit_together(parts)
+
+
+def _is_place(one: str, other: str) -> bool:
+    """Whether two names of one interface are the same but for the namespace."""
+    return one.rpartition("/")[2] == other.rpartition("/")[2]
 
 
 def hook_here(name: str) -> compiler.Hook:

@@ -33,21 +33,24 @@ from ffpf_bpf.capture.waiting import Pace
 from ffpf_bpf.errors import ExpressionError, FfpfError, IllegalState, KernelError, Rejected
 from ffpf_bpf.flow.authority import Authority
 from ffpf_bpf.flow.callbacks import Callbacks
-from ffpf_bpf.flow.chains import CHAINS
+from ffpf_bpf.flow.chains import CHAINS, BeforeLoad
 from ffpf_bpf.flow.expiry import Expiry
-from ffpf_bpf.flow.grabber import Grabber, close_all
+from ffpf_bpf.flow.following import Following
+from ffpf_bpf.flow.grabber import Grabber, Spaces, close_all
 from ffpf_bpf.flow.node import FlowNode
+from ffpf_bpf.flow.places import Event
 from ffpf_bpf.flow.replay import Replay
 from ffpf_bpf.flow.sandbox import SANDBOX
 from ffpf_bpf.flow.statistics import Statistics, no_node
+from ffpf_bpf.graph.classes.device import check_namespace
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.expression import Expression
 from ffpf_bpf.graph.parser import parse
-from ffpf_bpf.kernel import maps
+from ffpf_bpf.kernel import maps, namespaces
+from ffpf_bpf.kernel.watch import WATCHER
 
 DEFAULT_BUFFER_BYTES = 4 << 20
 LARGEST_BUFFER_BYTES = 1 << 30
-TAP_CHECK_PERIOD_S = 0.5
 
 
 class State(StrEnum):
@@ -99,6 +102,8 @@ class Flow(Deliverer):
         first_interface: int,
         journal: Journal | None,
         file: str | None = None,
+        netns: str = "",
+        follow: bool = False,
     ) -> None:
         super().__init__()
         self.id = f"flow{next(_numbers)}"
@@ -107,12 +112,14 @@ class Flow(Deliverer):
         self._definition: Definition | None = None
         self._decision: Decision | None = None
         self._file = file
+        self._netns = netns
+        self._following = Following(self, follow)
         self._grabber: Grabber | Replay | None = None
         self._final: Statistics | None = None
         self._taps: tuple[dict[str, str], ...] = ()
         self._snaplen = self._slots = 0
-        self._checked_s = 0.0
-        self._switching = threading.RLock()  # of the state: a flow may be closed by any thread
+        self._interfaces: tuple[str, ...] = ()
+        self.switching = threading.RLock()  # of the state: a flow may be closed by any thread
         self._expiry: Expiry | None = None
         self._pace = ReaderPace.SLOW
         self.narrowed = ""  # the nodes that were put in
@@ -129,6 +136,8 @@ class Flow(Deliverer):
         audit: Path | str | None = None,
         pace: str = "slow",
         file: Path | str | None = None,
+        netns: str | None = None,
+        follow: bool = False,
     ) -> Self:
         """A new flow: nothing in the kernel. `policies` is a directory of policy files; with one, what no rule allows
         is denied. `subject` is who asks, by default the user of this process. Records number the flow's taps from
@@ -138,14 +147,25 @@ class Flow(Deliverer):
 
         With `file`, a pcap or pcapng file, the flow runs on its packets, in this process: what arrives at a device is
         what the file has of an interface of that name, or all, if it has none and the flow no other device. That needs
-        no privileges, and no policies: these are about interfaces."""
+        no privileges, and no policies: these are about interfaces.
+
+        `netns` names the network namespace of all devices that name none, as `(device,blue/eth0)` does; the caller
+        stays where it is. With `follow`, interfaces may come and go while the flow runs: those that a device names, or
+        matches, are grabbed from as soon as they are there, if the policies allow it then; `events` tells of it."""
+        if netns is not None:
+            check_namespace(netns, "netns")
         if file is not None:
+            if netns is not None or follow:
+                raise ExpressionError(
+                    "a file has no network namespaces, and nothing to follow", where="file", help="leave out the other"
+                )
             flow = cls(None, subject, first_interface, None, os.fspath(file))
         else:
             if policies is not None:
                 SANDBOX.start()
             journal = Journal(Path(audit)) if audit is not None else None
-            flow = cls(Path(policies) if policies is not None else None, subject, first_interface, journal)
+            directory = Path(policies) if policies is not None else None
+            flow = cls(directory, subject, first_interface, journal, None, netns or "", follow)
         flow.pace = pace
         return flow
 
@@ -186,7 +206,7 @@ class Flow(Deliverer):
             raise ExpressionError(f"{expression!r} is no flow expression", help="give text, or nodes joined by `>>`")
         if not isinstance(buffer_bytes, int) or not 4096 <= buffer_bytes <= LARGEST_BUFFER_BYTES:
             raise ExpressionError(f"a buffer of {buffer_bytes} bytes", help="between 4 KiB and 1 GiB for each CPU")
-        definition = self._authority.define(expression, buffer_bytes, self.id)
+        definition = self._authority.define(expression, buffer_bytes, self.id, self._netns)
         whole = definition
         self.narrowed, self.not_narrowed = "", ""
         if narrow:
@@ -219,19 +239,25 @@ class Flow(Deliverer):
         user = self._user
         with _deciding:
             decision, line = self._decide(_live_flows[user])
-            if not decision.accepted:
-                raise self._authority.rejected(decision)
+            self._check(decision)
             _count(user, 1)
+        names = {device.namespace for device in self.definition.graph.taps}
         try:
-            grabber = self._build(decision, line)
+            with namespaces.opened(names, may_miss=self._following.is_wanted) as spaces:
+                grabber = self._build(decision, line, spaces)
+                grabber.reader.pace = self._pace
+                self._decision = decision
+                self._entered(grabber)
+                self._expiry = Expiry(self)
+                self._expiry.set(decision.expires_s)
+                WATCHER.add(self._following, spaces)
         except BaseException:
-            _count(user, -1)
+            if self._grabber is None:
+                _count(user, -1)
+            else:
+                self.close()
+                self.state, self._final = State.POPULATED, None
             raise
-        grabber.reader.pace = self._pace
-        self._decision = decision
-        self._entered(grabber)
-        self._expiry = Expiry(self)
-        self._expiry.set(decision.expires_s)
         return self
 
     def reauthorise(self) -> Decision:
@@ -241,23 +267,38 @@ class Flow(Deliverer):
         if self._file is not None:
             raise IllegalState("a flow on a file needs no decision", help="policies are about interfaces")
         try:
-            with _deciding:
-                decision, _ = self._decide(_live_flows[self._user] - 1)
-            if not decision.accepted:
-                raise self._authority.rejected(decision)
+            return self._decided_again()[0]
         except Exception:
             self.close()
             raise
-        with self._switching:
+
+    def admit(self) -> BeforeLoad | None:
+        """Before it grabs from one more interface: decide by the policies as they are now, and what is to be told of
+        the programs. Raises Rejected and PolicyError, and the flow goes on as it was."""
+        decision, line = self._decided_again()
+        return self._authority.before_load(decision, line)
+
+    def _decided_again(self) -> tuple[Decision, str]:
+        with _deciding:
+            decision, line = self._decide(_live_flows[self._user] - 1)
+        self._check(decision)
+        with self.switching:
             self._require("reauthorise")  # it may have been closed meanwhile
             assert self._expiry is not None
             self._decision = decision
             self._expiry.set(decision.expires_s)
-        return decision
+        return decision, line
+
+    def _check(self, decision: Decision) -> None:
+        """Raise Rejected unless it accepts the very definition of the flow."""
+        if not decision.accepted:
+            raise self._authority.rejected(decision)
+        if decision.digest != self.definition.digest:
+            raise Rejected("the decision is about another definition", decision=decision, help="authorise it again")
 
     def activate(self) -> Self:
         """Switch on: a store into a mapped word, no system call."""
-        with self._switching:
+        with self.switching:
             self._require("activate")
             self._running.activate()
             self.state = State.ACTIVE
@@ -266,7 +307,7 @@ class Flow(Deliverer):
     def pause(self, *, wait: bool = False) -> Self:
         """Switch off; counters, memory and rings stay. Packets on their way may still be recorded for some
         microseconds; with `wait` it returns only when none can be, which takes about 10 ms."""
-        with self._switching:
+        with self.switching:
             self._require("pause")
             self._running.pause()
             self.state = State.PAUSED
@@ -286,10 +327,13 @@ class Flow(Deliverer):
         owners: list[Flow] = []
         with ExitStack() as switching:
             for flow in sorted(flows, key=id):
-                switching.enter_context(flow._switching)
+                switching.enter_context(flow.switching)
                 flow.state = State.CLOSED
                 if flow._expiry is not None:
                     flow._expiry.cancel()
+                WATCHER.remove(flow._following)
+                if flow._grabber is not None:
+                    flow._taps, flow._interfaces = flow._grabber.taps, flow.interfaces
                 grabber, flow._grabber = flow._grabber, None
                 if isinstance(grabber, Replay):
                     flow._final = grabber.close()
@@ -304,7 +348,7 @@ class Flow(Deliverer):
     def stats(self) -> Statistics:
         """What was counted so far, or in all when the flow is closed."""
         if self.state is State.CLOSED:
-            with self._switching:
+            with self.switching:
                 pass  # where another thread closes it, the final counts are there in a moment
         if self._final is not None:
             return self._final
@@ -357,15 +401,21 @@ class Flow(Deliverer):
                 raise
 
     def check_taps(self) -> None:
-        """Raise KernelError if an interface of the flow has gone. Asks the kernel at most twice a second."""
-        now_s = time.monotonic()
-        if now_s < self._checked_s + TAP_CHECK_PERIOD_S:
+        """Raise KernelError if an interface of the flow has gone, unless it follows them. Asks the kernel at most once
+        a second."""
+        if not isinstance(self._running, Grabber):
             return
-        self._checked_s = now_s
-        for name in self._running.gone():
+        self._following.check()
+        if (lost := self._following.lost) and not self._following.is_wanted:
             raise KernelError(
-                "the interface is gone", errno=errno.ENODEV, where=name, help="what came until then is counted and kept"
+                lost.said, errno=errno.ENODEV, where=lost.tap, help="what came until then is counted and kept"
             )
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What happened to its interfaces since it was instantiated, the last thousand: `attached`, `gone`, `renamed`,
+        `moved` (to another network namespace), `detached` (by somebody else), `down`, `up`, `mtu`, and `refused`."""
+        return tuple(self._following.events)
 
     def poll(self) -> Iterator[Batch]:
         """The packets that are there now, at most one batch per CPU; does not wait."""
@@ -421,14 +471,26 @@ class Flow(Deliverer):
 
     @property
     def interfaces(self) -> tuple[str, ...]:
-        """The names of its taps; a record's `interface` is an index into it."""
-        return tuple(device.tap for device in self.definition.graph.taps)
+        """The names of its taps; a record's `interface` is an index into it. More may come to those of a glob."""
+        if (grabber := self.grabber) is not None:
+            return grabber.interfaces
+        return self._interfaces or tuple(device.tap for device in self.definition.graph.taps)
 
     @property
     def taps(self) -> tuple[dict[str, str], ...]:
-        """Each tap's name (`tap`), the `mode` it is attached in (`native` or `generic`), the driver's `refusal` of
-        native mode if it is not, and `monitor` if frames end there; once instantiated."""
-        return self._taps
+        """Each tap's name (`tap`), the `mode` it is attached in (`native` or `generic`, `absent` where it is not), the
+        driver's `refusal` of native mode if it is not, and `monitor` if frames end there; once instantiated."""
+        return self._grabber.taps if self._grabber is not None else self._taps
+
+    @property
+    def has_globs(self) -> bool:
+        """Whether a device of it may be several interfaces."""
+        return any(device.is_glob for device in self.definition.graph.taps)
+
+    @property
+    def grabber(self) -> Grabber | None:
+        """What it is in the kernel, if it is there."""
+        return grabber if isinstance(grabber := self._grabber, Grabber) else None
 
     @property
     def snaplen(self) -> int:
@@ -475,7 +537,6 @@ class Flow(Deliverer):
 
     def _entered(self, grabber: Grabber | Replay) -> Self:
         self._grabber = grabber
-        self._taps = grabber.taps
         if self.definition.graph.sinks:
             self._snaplen, self._slots = grabber.ring.snaplen, grabber.ring.slots
         self.state = State.INSTANTIATED
@@ -498,11 +559,9 @@ class Flow(Deliverer):
     def _decide(self, live_flows: int) -> tuple[Decision, str]:
         return self._authority.decide(self.definition, live_flows, self.id)
 
-    def _build(self, decision: Decision, line: str) -> Grabber:
-        definition = self.definition
-        if decision.digest != definition.digest:
-            raise Rejected("the decision is about another definition", decision=decision, help="authorise it again")
-        return Grabber(definition, self.first_interface, self._group, self._authority.before_load(decision, line))
+    def _build(self, decision: Decision, line: str, spaces: Spaces) -> Grabber:
+        before_load, follow = self._authority.before_load(decision, line), self._following.is_wanted
+        return Grabber(self.definition, self.first_interface, spaces, self._group, before_load, follow=follow)
 
     def _require(self, call: str) -> None:
         if self.state not in ALLOWED[call]:
@@ -527,10 +586,11 @@ def _forget_in_child() -> None:
     global _deciding, _counting  # threads that the child does not have may hold them
     _deciding, _counting = threading.RLock(), threading.Lock()
     for flow in _flows:
-        flow._grabber, flow.state, flow._switching = None, State.CLOSED, threading.RLock()
+        flow._grabber, flow.state, flow.switching = None, State.CLOSED, threading.RLock()
     _flows.clear()
     _live_flows.clear()
     CHAINS.forget()
+    WATCHER.forget()
     maps.forget_all()
 
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from ffpf_bpf.capture.ring import RingReader
 from ffpf_bpf.compiler import SegmentFlow
-from ffpf_bpf.errors import VerifierError
+from ffpf_bpf.errors import KernelError, VerifierError
 from ffpf_bpf.flow.chains import CHAINS, BeforeLoad, Chain, Member
+from ffpf_bpf.flow.places import ABSENT, Happening, Place
 from ffpf_bpf.flow.statistics import Statistics, read
 from ffpf_bpf.flow.store import NodeMemory, PacketRing, Store, node_memories, reports
+from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.memory import ETHERNET_FRAME_BYTES, Home, Memory, RingHome, homes, lay_out, size_ring
 from ffpf_bpf.graph.sharing import common_view, keys
-from ffpf_bpf.kernel import calls, interfaces
+from ffpf_bpf.kernel import calls, interfaces, namespaces
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Bell
+from ffpf_bpf.kernel.namespaces import Namespace
+from ffpf_bpf.kernel.netlink import Link
+from ffpf_bpf.kernel.watch import Known
 
 LEAST_STEP_NS = 1_000
+Spaces = Mapping[str, Namespace | None]
 CLOCK_WORD = 1  # struct ffpf_flow in 64-bit words: clock_offset_ns
 
 
@@ -39,19 +47,30 @@ class Grabber:
     """Builds everything or nothing; `close_all` takes it down, in reverse.
 
     Flows of one `group` run once what they have in common; None shares nothing. `before_load` is told of the programs
-    of each tap when they are compiled and not loaded yet; what it raises undoes everything.
+    of each tap when they are compiled and not loaded yet; what it raises undoes everything. `spaces` are the namespaces
+    of its devices by name, None for one that is not there; what is not there is left out if it is to `follow`.
     """
 
     def __init__(
         self,
         definition: Definition,
         first_interface: int,
+        spaces: Spaces,
         group: object = None,
         before_load: BeforeLoad | None = None,
+        *,
+        follow: bool = False,
     ) -> None:
         graph = definition.graph
-        found = [interfaces.find(device.interface) for device in graph.taps]
-        longest = min(max(interface.longest_frame for interface in found), LONGEST_SNAPLEN)
+        self.happened: list[Happening] = []
+        self.follow = follow
+        # Taps that come and go are not those of another flow, even if they have the same name.
+        self._changes = follow or any(device.is_glob for device in graph.taps)
+        group = None if self._changes else group
+        self._places: list[Place] = []
+        found = self._found(graph.taps, spaces)
+        longest = max((interface.longest_frame for _, interface in found), default=ETHERNET_FRAME_BYTES)
+        longest = min(longest, LONGEST_SNAPLEN)
         self.ring = size_ring(graph.snaplen or longest, definition.buffer_bytes, tagged=graph.tagged)
         self._definition = definition
         self._first_interface = first_interface
@@ -60,20 +79,63 @@ class Grabber:
         self._graph = graph
         self._keys = keys(graph)
         self._view = common_view(graph) if group is not None else None
-        self._chains: list[Chain] = []
         self._active = False
-        places = [(interface, device.hook) for device, interface in zip(graph.taps, found, strict=True)]
         with CHAINS.lock:
-            elsewhere = CHAINS.common(places, self._planned)
+            elsewhere = CHAINS.common([(interface, place.device.hook) for place, interface in found], self._planned)
             try:
-                self._build(places, elsewhere)
+                self._build(found, spaces, elsewhere)
             except VerifierError:
                 if not elsewhere:
                     raise
                 # Together with what it would share the kernel finds it too large.
-                self._build(places, {})
+                self._build(found, spaces, {})
 
-    def _build(self, places: list[tuple[Interface, str]], elsewhere: Mapping[int, Home]) -> None:
+    def _found(self, devices: Sequence[Device], spaces: Spaces) -> list[tuple[Place, Interface]]:
+        """The taps of the devices, and their interfaces, as far as they are there. Raises KernelError if one is not
+        that need be."""
+        found = []
+        for device in devices:
+            space = spaces[device.namespace]
+            if device.is_glob:
+                names = interfaces.matching(device.interface, space) if space is not None else []
+                if not names and not self.follow:
+                    raise KernelError(
+                        f"no interface matches `{device.place}`", errno=errno.ENODEV, help="`--follow` waits for some"
+                    )
+            else:
+                names = [device.interface]
+                self._place(device, device.interface)
+            for name in names:
+                interface = self._interface(device, name, space)
+                if interface is not None:
+                    found.append((self._place(device, name), interface))
+        return found
+
+    def _interface(self, device: Device, name: str, space: Namespace | None) -> Interface | None:
+        """The interface, None if it need not be there and is not."""
+        if space is None:
+            return None
+        try:
+            return interfaces.find(name, space)
+        except KernelError as error:
+            if device.is_glob and error.errno == errno.EPROTONOSUPPORT:
+                self.happened.append(Happening(device.at(name), "refused", error.message))
+                return None
+            if self.follow and error.errno == errno.ENODEV and "another name" not in error.message:
+                return None
+            raise
+
+    def _place(self, device: Device, name: str) -> Place:
+        """The tap of that name, a new one with the next number if it was not there before."""
+        tap = device.at(name)
+        for place in self._places:
+            if place.tap == tap:
+                return place
+        place = Place(device, tap, len(self._places))
+        self._places.append(place)
+        return place
+
+    def _build(self, places: list[tuple[Place, Interface]], spaces: Spaces, elsewhere: Mapping[int, Home]) -> None:
         """Make the maps and enter the chains, with the memory of shared steps `elsewhere`."""
         graph = self._graph
         with ExitStack() as undo:
@@ -83,6 +145,7 @@ class Grabber:
                 undo.callback(store.close)
             own = Store(self.memory)
             undo.callback(own.close)
+            self._home = undo.enter_context(namespaces.find("", spaces.get("")))
             own.fill_tables(graph)
             self._flow_map = own.map
             self._words = undo.enter_context(memoryview(self._flow_map.memory).cast("Q"))
@@ -102,18 +165,76 @@ class Grabber:
             self._member = self._member_with({**stores, own.number: own}, own.number, elsewhere, home)
             self._nodes = node_memories(graph, self._member.part.homes, self._member.stores)
             undo.callback(self._leave)
-            for interface, hook in places:
-                self._chains.append(CHAINS.enter(interface, hook, self._member))
+            for place, interface in places:
+                self._enter(place, interface, spaces[place.device.namespace], self._before_load)
             CHAINS.count_users(self._member, 1)
             undo.callback(CHAINS.count_users, self._member, -1)
             self._undo = undo.pop_all()
 
-    def _found_ring(self, own: Store, places: list[tuple[Interface, str]], elsewhere: Mapping[int, Home]) -> PacketRing:
+    def _enter(
+        self, place: Place, interface: Interface, space: Namespace | None, before_load: BeforeLoad | None
+    ) -> None:
+        assert space is not None
+        member = self._member
+        if self._changes:
+            member = replace(member, part=replace(member.part, tap=place.number), before_load=before_load)
+        place.enter(interface, CHAINS.enter(space, interface, place.device.hook, member), member)
+
+    def look(self, known: Known) -> list[Happening]:
+        """Leave taps that are not there any more; what happened to all of them."""
+        told, self.happened = self.happened, []
+        for place in self._places:
+            if place.chain is None or place.interface is None:
+                continue
+            there = known.get(place.device.namespace)
+            lost = place.lost(there)
+            if lost is not None:
+                CHAINS.abandon(place.chain)
+                place.chain, place.mode, place.refusal = None, ABSENT, ""
+                told.append(lost)
+            elif there is not None:
+                told += place.changed(there.links[place.interface.index])
+        return told
+
+    def abandon_detached(self) -> bool:
+        """Give up the taps that somebody else has detached; whether there were some."""
+        detached = [place.chain for place in self._places if place.is_detached()]
+        for chain in detached:
+            if chain is not None:
+                CHAINS.abandon(chain)
+        return bool(detached)
+
+    def newcomers(self, known: Known) -> list[tuple[Device, Link]]:
+        """The interfaces that its taps are about, and that it does not grab from."""
+        attached = {place.tap for place in self._places if place.chain is not None}
+        return [
+            (device, link)
+            for device in self._graph.taps
+            if (there := known.get(device.namespace)) is not None
+            for link in there.links.values()
+            if link.name.isprintable() and device.effect.is_at(device.at(link.name))
+            if device.at(link.name) not in attached
+        ]
+
+    def join(self, device: Device, name: str, before_load: BeforeLoad | None) -> Happening:
+        """Grab from one more interface. Raises what `Chains.enter` does."""
+        with namespaces.opened([device.namespace], of=self._home) as spaces, CHAINS.lock:
+            space = spaces[device.namespace]
+            place = self._place(device, name)
+            self._enter(place, interfaces.find(name, space), space, before_load)
+            assert place.chain is not None
+            if self._active:
+                CHAINS.toggle([place.chain], 1, lambda: None)
+        return Happening(place.tap, "attached", f"attached ({place.mode})")
+
+    def _found_ring(
+        self, own: Store, places: list[tuple[Place, Interface]], elsewhere: Mapping[int, Home]
+    ) -> PacketRing:
         """The packet ring of flows of the group that see the same at the same taps, or a new one."""
         key = None
         if self._view is not None:
             homes = [elsewhere.get(step, Home(own.number, step, self.memory)) for step in self._view]
-            taps = tuple((interface.namespace, interface.index, hook) for interface, hook in places)
+            taps = tuple((interface.namespace, interface.index, place.device.hook) for place, interface in places)
             key = (self._group, self.ring, taps, tuple((home.store, home.step) for home in homes))
         ring = CHAINS.ring(key) if key is not None else None
         return ring or PacketRing(own, self.ring, self._first_interface, key)
@@ -137,14 +258,17 @@ class Grabber:
         return Member(part, stores, ring, bell, self._group, self._keys, self._before_load)
 
     @property
+    def _chains(self) -> list[Chain]:
+        return [place.chain for place in self._places if place.chain is not None]
+
+    @property
     def taps(self) -> tuple[dict[str, str], ...]:
-        names = (device.tap for device in self._graph.taps)
-        return tuple(
-            {"tap": name, "mode": chain.tap.mode}
-            | ({"refusal": chain.tap.refusal} if chain.tap.refusal else {})
-            | ({"monitor": "yes"} if chain.monitor else {})
-            for name, chain in zip(names, self._chains, strict=True)
-        )
+        return tuple(place.shown for place in self._places)
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """The names of its taps by number, of those that were once there too."""
+        return tuple(place.tap for place in self._places)
 
     def activate(self) -> None:
         """Switch on: stores into mapped words, no system call."""
@@ -180,14 +304,17 @@ class Grabber:
         """Where the memory of the node at a step is, if it has any."""
         return self._nodes.get(step)
 
-    def gone(self) -> list[str]:
-        """The taps whose interfaces do not exist any more."""
-        names = (device.tap for device in self._graph.taps)
-        return [name for name, chain in zip(names, self._chains, strict=True) if not chain.tap.is_attached()]
-
     def _leave(self) -> None:
-        chains, self._chains = self._chains, []
-        CHAINS.exit((chain, self._member) for chain in chains)
+        CHAINS.exit(self._taken_places())
+
+    def _taken_places(self) -> list[tuple[Chain, Member]]:
+        """Where it is in chains, which it is about to leave."""
+        taken = []
+        for place in self._places:
+            if place.chain is not None and place.member is not None:
+                taken.append((place.chain, place.member))
+                place.chain = None
+        return taken
 
     def _store(self, toggle: int) -> None:
         self._words[0] = toggle
@@ -206,8 +333,5 @@ def close_all(grabbers: list[Grabber]) -> list[Statistics]:
                 grabber.pause()
         calls.wait_for_programs()
         final = [grabber.stats() for grabber in grabbers]
-        places = [(chain, grabber._member) for grabber in grabbers for chain in grabber._chains]
-        for grabber in grabbers:
-            grabber._chains = []
-        CHAINS.exit(places)
+        CHAINS.exit([taken for grabber in grabbers for taken in grabber._taken_places()])
         return final

@@ -25,6 +25,7 @@ from ffpf_bpf.errors import ExpressionError, FfpfError, Rejected
 from ffpf_bpf.flow.decider import CompileQuestion, DecideQuestion, NarrowQuestion, decision_form, obligation_form
 from ffpf_bpf.flow.sandbox import LIMIT_S, MALFORMED, SANDBOX, Unanswered
 from ffpf_bpf.graph.builder import build
+from ffpf_bpf.graph.classes.device import placed
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.expression import Expression, check_text
 from ffpf_bpf.graph.parser import LONGEST_TEXT, parse
@@ -36,9 +37,12 @@ NARROW_S = 20.0
 OWN_PART = 0.9  # of the time of a decision: after that it ends by itself, and says how far it came
 
 
-def define(expression: Expression | str, buffer_bytes: int, *, limit_s: float = LIMIT_S) -> Definition:
-    """The definition that a flow expression and a buffer make, its filters compiled in the sandbox. Raises
-    ExpressionError as `parse`, `build` and libpcap do, and Rejected if there is no answer."""
+def define(
+    expression: Expression | str, buffer_bytes: int, namespace: str = "", *, limit_s: float = LIMIT_S
+) -> Definition:
+    """The definition that a flow expression and a buffer make, with devices in that namespace if they name none, its
+    filters compiled in the sandbox. Raises ExpressionError as `parse`, `build` and libpcap do, and Rejected if there is
+    no answer."""
     if isinstance(expression, str):
         check_text(expression, "")
         text = expression
@@ -49,7 +53,7 @@ def define(expression: Expression | str, buffer_bytes: int, *, limit_s: float = 
     try:
         answer = SANDBOX.ask(CompileQuestion(text), limit_s)
         _raise_error(answer)
-        graph = build(parse(expression) if isinstance(expression, str) else expression)
+        graph = build(placed(parse(expression) if isinstance(expression, str) else expression, namespace))
         return Definition(graph, _programs(answer, graph.filters), buffer_bytes)
     except Unanswered as error:
         raise Rejected(

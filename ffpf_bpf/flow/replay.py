@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import mmap
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
@@ -62,7 +63,7 @@ class Replay:
         self._views = max(1, len(set(views(graph).values())))
         with ExitStack() as undo:
             self.file = undo.enter_context(CaptureFile(path))
-            self._tap_of = self._placed()
+            self._has_places = self._is_placed()
             self._store = Store(self.memory, PlainArray)
             undo.callback(self._store.close)
             self._store.fill_tables(graph)
@@ -100,9 +101,6 @@ class Replay:
 
     def set_clock(self) -> None:
         """Packets have the file's times."""
-
-    def gone(self) -> list[str]:
-        return []
 
     def stats(self) -> Statistics:
         return read(self._store.array.memory, self._graph, self.memory, reports(self._nodes))
@@ -196,26 +194,28 @@ class Replay:
         start = self.memory.ring
         self._store.array.memory[start : start + self.memory.ring_stride] = bytes(self.memory.ring_stride)
 
-    def _placed(self) -> Mapping[str, str] | None:
-        """Which tap a packet arrives at, by the name of its interface; None: all at the only one."""
-        known = set(self.file.interfaces)
-        here = {name: name for name in self._names if name in known}
-        for device in self._graph.taps:
-            if device.interface in known:
-                here.setdefault(device.interface, device.tap)
-        if here:
-            return here
+    def _is_placed(self) -> bool:
+        """Whether a packet arrives at the tap that the name of its interface says; or else all at the only one."""
+        if any(map(self._at, self.file.interfaces)):
+            return True
         if len(self._names) == 1:
-            return None
+            return False
         raise ExpressionError(
             f"the file has no packets of {', '.join(f'`{name}`' for name in self._names)}",
             where=self.file.where,
             help=f"it has {', '.join(f'`{name}`' for name in self.file.interfaces) or 'none'}; name these in the flow",
         )
 
+    def _at(self, name: str) -> str:
+        """The tap that packets of the file's interface of that name arrive at; "" for none. A file of another program
+        says nothing of hooks and namespaces."""
+        taps = self._graph.taps
+        here = [device.tap for device in taps if device.effect.is_at(name)]
+        return (here or [device.tap for device in taps if fnmatchcase(name, device.interface)] or [""])[0]
+
     def _tap(self, interface: int) -> str:
-        if self._tap_of is None:
+        if not self._has_places:
             return self._names[0]
         if interface >= len(self.file.interfaces):
             raise CaptureError(f"no interface {interface}", where=self.file.where)
-        return self._tap_of.get(self.file.interfaces[interface], "")
+        return self._at(self.file.interfaces[interface])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from fnmatch import fnmatchcase
 
 
 class Fate(IntEnum):
@@ -36,19 +37,31 @@ class Depth(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A device: true for packets that arrive at the tap `interface@hook`, known when a tap's programs are compiled."""
+    """A device: true for packets that arrive at the tap, or at one that its glob matches, known when a tap's programs
+    are compiled."""
 
-    interface: str
-    hook: str
+    tap: str
 
-    @property
-    def tap(self) -> str:
-        return tap_name(self.interface, self.hook)
+    def is_at(self, tap: str) -> bool:
+        """Whether packets of that tap arrive. Only the interface may be a glob."""
+        if tap == self.tap:
+            return True
+        namespace, glob, hook = tap_parts(self.tap)
+        there, interface, where = tap_parts(tap)
+        return (namespace, hook) == (there, where) and fnmatchcase(interface, glob)
 
 
 def tap_name(interface: str, hook: str) -> str:
     """A tap as users write it: the hook is left out where it is XDP."""
     return interface if hook == "xdp" else f"{interface}@{hook}"
+
+
+def tap_parts(tap: str) -> tuple[str, str, str]:
+    """Namespace, interface and hook of a tap, or of a glob on taps: `NAMESPACE/INTERFACE@HOOK`. The namespace is ""
+    where none is named, which is the one that the process is in; the hook is xdp where none is."""
+    namespace, slash, rest = tap.partition("/")
+    interface, at, hook = (rest if slash else tap).partition("@")
+    return namespace if slash else "", interface, hook if at else "xdp"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
@@ -339,6 +339,25 @@ def nodes(expression: Expression) -> Iterator[Node]:
             yield node
             for _, case in cases:
                 yield from nodes(case)
+        case _:
+            raise TypeError(f"not a flow expression: {expression!r}")
+
+
+def mapped(expression: Expression, change: Callable[[Node], Node]) -> Expression:
+    """The expression with each node as `change` makes it."""
+    match expression:
+        case Node():
+            return change(expression)
+        case Then(stages=parts):
+            return Then(tuple(mapped(part, change) for part in parts))
+        case AnyOf(branches=parts):
+            return AnyOf(tuple(mapped(part, change) for part in parts))
+        case AllOf(branches=parts):
+            return AllOf(tuple(mapped(part, change) for part in parts))
+        case Not(inner=inner):
+            return Not(mapped(inner, change))
+        case Select(node=node, cases=cases):
+            return Select(change(node), tuple((ranges, mapped(behind, change)) for ranges, behind in cases))
         case _:
             raise TypeError(f"not a flow expression: {expression!r}")
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.classes.device import Device
-from ffpf_bpf.graph.effect import Delivery, Fate, Predicate
+from ffpf_bpf.graph.effect import Arrival, Delivery, Fate, Predicate
 from ffpf_bpf.graph.expression import Expression, Node, Ranges, Role
+from ffpf_bpf.graph.globs import meet
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Graph:
 
     def ends_frames(self, tap: str) -> bool:
         """Whether the tap of that name is a monitor port."""
-        return any(device.monitor for device in self.taps if device.tap == tap)
+        return any(device.monitor for device in self.taps if Arrival(device.tap).is_at(tap))
 
     def leaves(self) -> Iterator[tuple[int, Leaf]]:
         """The nodes, with the index of their step."""
@@ -159,11 +160,18 @@ def dead_ends(steps: Sequence[Step]) -> frozenset[int]:
 
 
 def check(graph: Graph) -> None:
-    """Refuse a graph that is no DAG in evaluation order. `build` never makes one; a value made by hand may be."""
+    """Refuse a graph that is no DAG in evaluation order, which only a value made by hand may be; and one with a glob
+    and another device that may be the same tap: a packet arrives at one of a flow's devices."""
     for index, step in enumerate(graph.steps):
         if any(not 0 <= source < index for source in sources(step)):
             raise ExpressionError(
                 "the graph has a cycle or an edge from nowhere",
                 where=graph.ids[index],
                 help="a step may read only steps before it",
+            )
+    for glob, other in ((one, two) for one in graph.taps for two in graph.taps if one.is_glob and one != two):
+        if (glob.namespace, glob.hook) == (other.namespace, other.hook) and meet(glob.interface, other.interface):
+            raise ExpressionError(
+                f"an interface may be both `{other.tap}` and `{glob.tap}`",
+                help="name it once in a flow; two flows may each name it",
             )

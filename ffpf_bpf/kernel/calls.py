@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
-from ffpf_bpf.kernel import structures
+from ffpf_bpf.kernel import privileges, structures
 
 # <linux/bpf.h>
 MAP_ARRAY, MAP_PROG_ARRAY, MAP_ARRAY_OF_MAPS, MAP_RINGBUF = 2, 3, 12, 27
@@ -69,10 +69,11 @@ def _call(function: Callable[..., Result]) -> Callable[..., Result]:
 def create_map(kind: int, name: str, key_bytes: int, value_bytes: int, entries: int, flags: int = 0) -> int:
     """The descriptor of a new map."""
     options = structures.MapOptions(sz=ctypes.sizeof(structures.MapOptions), map_flags=flags)
-    return _checked(
-        library().bpf_map_create(kind, name.encode()[:15], key_bytes, value_bytes, entries, ctypes.byref(options)),
-        f"cannot create a map of {value_bytes * entries:,} bytes",
-    )
+    arguments = (kind, name.encode()[:15], key_bytes, value_bytes, entries, ctypes.byref(options))
+    result = library().bpf_map_create(*arguments)
+    if result == -errno.EPERM and privileges.has_memlock() and privileges.raise_memlock():
+        result = library().bpf_map_create(*arguments)
+    return _checked(result, f"cannot create a map of {value_bytes * entries:,} bytes")
 
 
 @_call
@@ -101,6 +102,9 @@ def _loaded(name: str, instructions: bytes, kind: int, options: structures.LoadO
     result, _ = _load(name, instructions, kind, options, log_bytes=0)
     if result >= 0:
         return result
+    if privileges.missing():
+        # Without CAP_PERFMON the verifier refuses what it takes otherwise.
+        return _checked(-errno.EPERM, f"cannot load program `{name}`")
     if -result in (errno.EPERM, errno.ENOMEM, errno.ENOSYS, errno.EMFILE, errno.ENFILE):
         return _checked(result, f"cannot load program `{name}`")
     result, log = _load(name, instructions, kind, options, log_bytes=LOG_BYTES)
@@ -334,7 +338,7 @@ def _checked(result: int, message: str) -> int:
 def _help(number: int) -> str:
     match number:
         case errno.EPERM | errno.EACCES:
-            return "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; `ffpf doctor` tells what is missing"
+            return f"{privileges.remedy()}; `ffpf doctor` tells more"
         case errno.ENOMEM:
             return "use smaller buffers (`--buffer`), or raise the memory limit of this process"
         case errno.EMFILE | errno.ENFILE:

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from ffpf_bpf.errors import KernelError
+from ffpf_bpf.kernel import privileges
 from ffpf_bpf.kernel.guards import Guardian, Owner, Stale, this_process
 from ffpf_bpf.kernel.interfaces import Interface
 from ffpf_bpf.kernel.maps import Descriptor
@@ -164,7 +165,7 @@ def _explained(error: OSError) -> KernelError:
     message = f"cannot attach a filter: {os.strerror(number).lower()}"
     match number:
         case errno.EPERM | errno.EACCES:
-            mend = "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+            mend = privileges.remedy()
         case errno.ENOENT | errno.EOPNOTSUPP:
             mend = "a kernel with NET_CLS_BPF and NET_SCH_INGRESS: `modprobe cls_bpf sch_ingress`"
         case _:

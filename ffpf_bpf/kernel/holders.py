@@ -16,7 +16,8 @@ NOBODY = Owner(0, 0, 0)
 
 def described(info: calls.ProgramInfo, mode: str) -> str:
     """A program, as in: `xdpfilt_alw_all` (id 45, native, since 02:31)."""
-    return f"`{info.name}` (id {info.id}, {mode}, since {since(info.loaded_ns)})"
+    loaded = f", since {since(info.loaded_ns)}" if info.loaded_ns else ""
+    return f"`{info.name}` (id {info.id}, {mode}{loaded})"
 
 
 def since(loaded_ns: int) -> str:

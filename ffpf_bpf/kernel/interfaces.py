@@ -1,16 +1,17 @@
-"""Network interfaces of this network namespace, by name."""
+"""Network interfaces, by namespace and name."""
 
 from __future__ import annotations
 
 import difflib
 import errno
 import fcntl
-import os
 import socket
 import struct
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from ffpf_bpf.errors import KernelError
+from ffpf_bpf.kernel.namespaces import Namespace, own
 
 SIOCGIFMTU, SIOCGIFHWADDR = 0x8921, 0x8927
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772  # <linux/if_arp.h>
@@ -20,7 +21,7 @@ VLAN_TAG_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """An interface: name, index, largest payload in bytes, and which network namespace it is in."""
+    """An interface: its name as a flow has it, index, largest payload in bytes, and its network namespace's inode."""
 
     name: str
     index: int
@@ -33,8 +34,22 @@ class Interface:
         return self.mtu + ETHERNET_HEADER_BYTES + 2 * VLAN_TAG_BYTES
 
 
-def find(name: str) -> Interface:
-    """The interface called `name`. Raises KernelError with the nearest name if there is none."""
+def find(name: str, namespace: Namespace | None = None) -> Interface:
+    """The interface called `name`, of the thread's namespace or of another. Raises KernelError with the nearest name if
+    there is none."""
+    if namespace is None:
+        return _find(name, "", own())
+    return namespace.visit(lambda: _find(name, namespace.name, namespace.inode))
+
+
+def matching(glob: str, namespace: Namespace) -> list[str]:
+    """The names of its interfaces that a glob matches, those that were made first in front."""
+    known = sorted(namespace.visit(socket.if_nameindex))
+    return [name for _, name in known if fnmatchcase(name, glob) and name.isprintable()]
+
+
+def _find(name: str, namespace: str, inode: int) -> Interface:
+    place = f"{namespace}/" if namespace else ""
     try:
         index = socket.if_nametoindex(name)
         mtu = _mtu(name)
@@ -42,16 +57,16 @@ def find(name: str) -> Interface:
         names = [other for _, other in socket.if_nameindex()]
         near = difflib.get_close_matches(name, names, n=1)
         raise KernelError(
-            f"no interface `{name}`",
+            f"no interface `{place}{name}`",
             errno=errno.ENODEV,
-            help=f"did you mean `{near[0]}`?" if near else f"there are {', '.join(names)}",
+            help=f"did you mean `{place}{near[0]}`?" if near else f"there are {', '.join(names)}",
         ) from None
     real = socket.if_indextoname(index)
     if real != name:
         # A policy's taps are names: another name for the same interface must not get past them.
         raise KernelError(f"`{name}` is another name of `{real}`", errno=errno.ENODEV, help=f"write `{real}`")
     _refuse_if_no_ethernet(name)
-    return Interface(name, index, mtu, os.stat("/proc/self/ns/net").st_ino)
+    return Interface(f"{place}{name}", index, mtu, inode)
 
 
 def _refuse_if_no_ethernet(name: str) -> None:

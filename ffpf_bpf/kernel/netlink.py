@@ -1,4 +1,4 @@
-"""tc's qdiscs and filters, by rtnetlink (rtnetlink(7); include/uapi/linux/pkt_sched.h, pkt_cls.h).
+"""tc's qdiscs and filters, and interfaces, by rtnetlink (rtnetlink(7); include/uapi/linux/pkt_sched.h, pkt_cls.h).
 
 By sockets alone, since the guardian, which waits beside each filter, is this module and little more. Every error is an
 OSError with the kernel's errno. Imports nothing of this project.
@@ -22,6 +22,11 @@ REQUEST, ACK, DUMP, EXCL, CREATE = 1, 4, 0x300, 0x200, 0x400
 KIND, OPTIONS = 1, 2  # TCA_
 BPF_FD, BPF_NAME, BPF_FLAGS, BPF_ID = 6, 7, 8, 11  # TCA_BPF_
 DIRECT_ACTION = 1
+NEWLINK, DELLINK, GETLINK = 16, 17, 18
+GROUP_LINK = 1  # RTMGRP_LINK
+IFNAME, MTU, NEW_NAMESPACE = 3, 4, 45  # IFLA_
+IFF_UP = 1
+IFINFO = struct.Struct("=BxHiII")
 HEADER, TCMSG, ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BxxxiIII"), struct.Struct("=HH")
 ANSWER_BYTES = 1 << 16
 
@@ -37,6 +42,19 @@ class Filter:
     handle: int
     name: str
     program: int
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What the kernel says of an interface; `is_gone` that it is there no more, `is_elsewhere` that it was moved to
+    another namespace."""
+
+    index: int
+    name: str
+    mtu: int
+    is_up: bool
+    is_gone: bool = False
+    is_elsewhere: bool = False
 
 
 class Netlink:
@@ -97,6 +115,10 @@ class Netlink:
             program = struct.unpack("=I", options.get(BPF_ID, bytes(4)))[0]
             yield Filter(index, found_parent, info >> 16, handle, _text(options.get(BPF_NAME, b"")), program)
 
+    def links(self) -> Iterator[Link]:
+        """All interfaces."""
+        return (_link(NEWLINK, answer) for answer in self._ask(GETLINK, DUMP, IFINFO.pack(0, 0, 0, 0, 0)))
+
     def _ask(self, kind: int, flags: int, message: bytes) -> Iterator[bytes]:
         """What the kernel answers, message by message, without their headers. Raises OSError."""
         with self._lock:
@@ -120,6 +142,34 @@ class Netlink:
                     yield body
 
 
+class LinkMonitor:
+    """A socket that hears of changes of interfaces, in the network namespace of the thread that opened it."""
+
+    def __init__(self) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self._socket.bind((0, GROUP_LINK))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def changes(self) -> Iterator[Link]:
+        """What has changed and was not told yet. Raises OSError (ENOBUFS) if some of it was lost."""
+        while True:
+            try:
+                messages = self._socket.recv(ANSWER_BYTES)
+            except BlockingIOError:
+                return
+            while messages:
+                length, kind, _, _, _ = HEADER.unpack_from(messages)
+                if kind in (NEWLINK, DELLINK):
+                    yield _link(kind, messages[HEADER.size : length])
+                messages = messages[(length + 3) & ~3 :]
+
+
 def remove(netlink: Netlink, interface: int, parent: int, name: str) -> bool:
     """Remove the filter of that name; then the qdisc, if it was made for it, or for one before, and nothing hangs on
     it. False if there was no such filter."""
@@ -135,6 +185,14 @@ def remove(netlink: Netlink, interface: int, parent: int, name: str) -> bool:
 def made_qdisc(name: str) -> bool:
     """Whether a filter's name says that its qdisc goes with it."""
     return name.endswith(":qdisc")
+
+
+def _link(kind: int, message: bytes) -> Link:
+    _, _, index, flags, _ = IFINFO.unpack_from(message)
+    attributes = _attributes(message[IFINFO.size :])
+    name = os.fsdecode(attributes.get(IFNAME, b"").rstrip(b"\0"))
+    mtu = struct.unpack("=I", attributes.get(MTU, bytes(4)))[0]
+    return Link(index, name, mtu, bool(flags & IFF_UP), kind == DELLINK, NEW_NAMESPACE in attributes)
 
 
 def _of(found: Filter) -> bytes:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import errno
-import os
 import platform
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
-from ffpf_bpf.kernel import calls, functions, hooks
+from ffpf_bpf.kernel import calls, functions, hooks, host, privileges
+from ffpf_bpf.kernel.finding import Finding
 from ffpf_bpf.kernel.holders import described, is_monitor
 from ffpf_bpf.kernel.maps import Bell, Descriptor, MappedArray, ProgArray
+from ffpf_bpf.kernel.privileges import ROOT
 
-CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
-CAP_SYS_ADMIN = 21
 RING_BYTES = 4 << 20
 NODES_WITH_ATOMICS = "(limit), (head), (newflow) and the gaps of (histogram)"
 # w2 = 0; r3 = r10; r3 += -8; *(u64 *)(r10 - 8) = 0; w4 = 8; call bpf_xdp_load_bytes; r0 = 2; exit
@@ -33,26 +31,12 @@ LOAD_BYTES_PROGRAM = bytes.fromhex(
 ATOMIC_PROGRAM = bytes.fromhex("7a0af8ff00000000 b701000001000000 db1af8ff01000000 b700000002000000 9500000000000000")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was tried: whether it works, what was seen, and the command that mends it if not.
-
-    What is not `needed` only some nodes or modes use; flows work without it.
-    """
-
-    name: str
-    works: bool
-    seen: str
-    mend: str = ""
-    needed: bool = True
-
-
 def examine() -> Iterator[Finding]:
     """Try everything a flow needs, one by one; leaves nothing behind."""
     yield Finding("kernel", True, f"{platform.system()} {platform.release()} on {platform.machine()}")
-    yield _capabilities()
+    yield privileges.examine()
     yield _tried("bcc", "libbpf through bcc's library", _load_bcc, "apt-get install python3-bpfcc")
-    yield _jit()
+    yield from host.examine()
     yield _tried("XDP programs", "loads", lambda: _loads(calls.PASS_PROGRAM), ROOT)
     yield _tried("mapped arrays", "a map shared as memory", _map_array, ROOT)
     yield _locked_memory()
@@ -65,7 +49,6 @@ def examine() -> Iterator[Finding]:
     yield _bitcode_compiler()
 
 
-ROOT = "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
 HOOK_HELP = {
     "native XDP": "generic XDP is used instead, which is slower",
     "tcx": "filters of tc are used instead; links take Linux 6.6 or newer",
@@ -149,30 +132,8 @@ def _is_privilege(error: FfpfError) -> bool:
     return isinstance(error, KernelError) and error.errno in (errno.EPERM, errno.EACCES)
 
 
-def _capabilities() -> Finding:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    effective = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
-    if effective >> CAP_SYS_ADMIN & 1:
-        return Finding("privileges", True, f"CAP_SYS_ADMIN, as uid {os.geteuid()}")
-    missing = [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
-    if missing:
-        return Finding("privileges", False, f"uid {os.geteuid()} lacks {', '.join(missing)}", "run as root")
-    return Finding("privileges", True, ", ".join(CAPABILITIES))
-
-
 def _load_bcc() -> None:
     calls.library()
-
-
-def _jit() -> Finding:
-    path = Path("/proc/sys/net/core/bpf_jit_enable")
-    try:
-        enabled = path.read_text(encoding="ascii").strip() != "0"
-    except PermissionError:
-        return Finding("JIT", True, "not readable without root")
-    except OSError:
-        return Finding("JIT", True, "not visible in this network namespace, or always on")
-    return Finding("JIT", enabled, "on" if enabled else "off: programs run several times slower", f"echo 1 > {path}")
 
 
 def _loads(instructions: bytes, flags: int = 0) -> None:
@@ -186,11 +147,10 @@ def _map_array(value_bytes: int = 64) -> None:
 
 
 def _locked_memory() -> Finding:
-    """Before Linux 5.11 maps count against RLIMIT_MEMLOCK, which libbpf raises if it may (CAP_SYS_RESOURCE)."""
-    mend = "`ulimit -l unlimited`, or CAP_SYS_RESOURCE: before Linux 5.11 maps count as locked memory"
+    """Before Linux 5.11 maps count against RLIMIT_MEMLOCK, which is raised if it may be."""
+    mend = f"{privileges.MEMLOCK}: before Linux 5.11 maps count as locked memory"
     found = _tried("locked memory", "enough for a ring", lambda: _map_array(RING_BYTES), mend)
-    lacks_right = not found.works and not _capabilities().works
-    return replace(found, mend=ROOT if lacks_right else mend if not found.works else "")
+    return replace(found, mend=ROOT if privileges.missing() else mend) if not found.works else found
 
 
 def _prog_array() -> None:

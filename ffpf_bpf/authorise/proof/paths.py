@@ -96,10 +96,10 @@ class Paths:
 
     def _arrives(self, device: Node) -> Term:
         """A packet arrives at one tap."""
-        taps = [(tap.interface, tap.hook) for tap in self.graph.taps]
+        taps = [tap.tap for tap in self.graph.taps]
         if len(taps) <= 1:
             return t.TRUE
-        number = taps.index((device.interface, device.hook))  # type: ignore[attr-defined]
+        number = taps.index(device.tap)  # type: ignore[attr-defined]
         return t.equal(t.free("tap", 8), t.const(number, 8))
 
     def accepted(self, filter_text: str) -> Term:

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Arrival
-from ffpf_bpf.graph.expression import Node, Role, check_text
+from ffpf_bpf.graph.effect import Arrival, tap_name, tap_parts
+from ffpf_bpf.graph.expression import Expression, Node, Role, check_text, mapped
 
+GLOB = "*?["
+LONGEST_GLOB = 64
+LONGEST_NAMESPACE_BYTES = 255  # of a file's name
 HOOKS = ("xdp", "tc-ingress", "tc-egress")
 
 
 @dataclass(frozen=True, slots=True)
 class Device(Node):
     """A tap: `NAME` or `NAME@HOOK`, the hook one of `xdp` (default) and `tc-ingress`, which see what arrives, and
-    `tc-egress`, which sees what is sent.
+    `tc-egress`, which sees what is sent. `NAMESPACE/NAME` is in a network namespace, as `ip netns` lists them.
 
     Text `(device,eth0)`, Python `device("eth0")`. Every path of a flow begins with one. The interface need not exist
-    before the flow is instantiated.
+    before the flow is instantiated. `*`, `?` and `[...]` in its name make it a glob, for all interfaces of that
+    namespace which it matches: `(device,veth*)`.
 
     `(device,eth0,monitor)`, Python `device("eth0", monitor=True)`, is a port to which only mirrored traffic comes, at
     XDP: while a flow is active there, frames end behind the flows instead of going on into the network stack. All flows
     at an interface must say so, or none.
 
     Raises ExpressionError for a name the kernel would not take (1 to 15 bytes, no space or `/`; net/core/dev.c,
-    dev_valid_name), for an unknown hook, and for a monitor port that is not at XDP.
+    dev_valid_name), for an unknown hook, for a namespace that is no name of a file, and for a monitor port that is not
+    at XDP.
     """
 
     class_name: ClassVar[str] = "device"
@@ -42,7 +47,7 @@ class Device(Node):
         check_text(self.tap, self.where)
         object.__setattr__(self, "tap", self.tap.strip())
         if self.hook == "xdp":
-            object.__setattr__(self, "tap", self.interface)
+            object.__setattr__(self, "tap", self.place)
         if self.tap.endswith(f",{self.word}"):
             raise ExpressionError(
                 f"`{self.tap}` is taken for a monitor port", where=self.where, help='`device("eth0", monitor=True)`'
@@ -53,12 +58,9 @@ class Device(Node):
             raise ExpressionError(
                 "a name with characters that cannot be seen", where=self.where, help="`ip link` lists the interfaces"
             )
-        if len(self.interface.encode()) > 15 or self.interface in (".", "..") or set(self.interface) & set("/ :"):
-            raise ExpressionError(
-                f"`{self.interface}` cannot be the name of an interface",
-                where=self.where,
-                help="1 to 15 bytes without space, `/` and `:`; `ip link` lists the interfaces",
-            )
+        self._check_name()
+        if "/" in self.tap:
+            check_namespace(self.namespace, self.where)
         if self.hook not in HOOKS:
             raise ExpressionError(
                 f"unknown hook `{self.hook}`", where=self.where, help=f"one of {', '.join(HOOKS)}, as in `eth0@xdp`"
@@ -74,6 +76,16 @@ class Device(Node):
                 help=f"write `(device,{self.interface},monitor)`, or leave `monitor` out: at tc frames go on",
             )
 
+    def _check_name(self) -> None:
+        name = self.interface
+        is_long = len(name) > LONGEST_GLOB if self.is_glob else len(name.encode()) > 15
+        if is_long or name in (".", "..") or set(name) & set("/ :"):
+            raise ExpressionError(
+                f"`{name}` cannot be the name of an interface",
+                where=self.where,
+                help="1 to 15 bytes without space, `/` and `:`; `ip link` lists the interfaces",
+            )
+
     @classmethod
     def parse(cls, expression: str, *, name: str, mbuf_bytes: int) -> Self:
         tap, comma, word = expression.rpartition(",")
@@ -81,13 +93,31 @@ class Device(Node):
         return cls(tap if monitor else expression, monitor, name=name, mbuf_bytes=mbuf_bytes)
 
     @property
+    def namespace(self) -> str:
+        """The name of its network namespace; "" for the one that the process is in."""
+        return tap_parts(self.tap)[0]
+
+    @property
     def interface(self) -> str:
-        return self.tap.partition("@")[0]
+        return tap_parts(self.tap)[1]
 
     @property
     def hook(self) -> str:
-        _, at, hook = self.tap.partition("@")
-        return hook if at else "xdp"
+        return tap_parts(self.tap)[2]
+
+    @property
+    def place(self) -> str:
+        """Namespace and interface, as they are written."""
+        return f"{self.namespace}/{self.interface}" if "/" in self.tap else self.interface
+
+    @property
+    def is_glob(self) -> bool:
+        """Whether it is about every interface that its name matches."""
+        return bool(set(GLOB) & set(self.interface))
+
+    def at(self, interface: str) -> str:
+        """The tap of that interface, one that its glob matches."""
+        return tap_name(f"{self.namespace}/{interface}" if self.namespace else interface, self.hook)
 
     @property
     def expression(self) -> str:
@@ -99,4 +129,27 @@ class Device(Node):
 
     @property
     def effect(self) -> Arrival:
-        return Arrival(self.interface, self.hook)
+        return Arrival(self.tap)
+
+
+def check_namespace(name: str, where: str) -> None:
+    """Refuse what cannot be the name of a network namespace. Raises ExpressionError."""
+    check_text(name, where)
+    is_name = 0 < len(name.encode()) <= LONGEST_NAMESPACE_BYTES and name not in (".", "..") and name.isprintable()
+    if not is_name or "/" in name:
+        raise ExpressionError(
+            f"`{name}` cannot be the name of a network namespace",
+            where=where,
+            help="`ip netns` lists the names, as in `blue/eth0`",
+        )
+
+
+def placed(expression: Expression, namespace: str) -> Expression:
+    """The expression, its devices in that namespace where they name none."""
+
+    def place(node: Node) -> Node:
+        if isinstance(node, Device) and not node.namespace:
+            return replace(node, tap=f"{namespace}/{node.tap}")
+        return node
+
+    return mapped(expression, place) if namespace else expression
