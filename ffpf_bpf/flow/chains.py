@@ -251,11 +251,13 @@ class Chains:
         *interface, hook = key
         for (*other, at), chain in self._chains.items():
             if other == interface and "tc-egress" not in (hook, at) and chain.monitor != monitor:
-                said = "a monitor port" if chain.monitor else "no monitor port"
+                said = (
+                    "flows there have it as a monitor port, which ends the frames that this one wants"
+                    if chain.monitor
+                    else "flows there want the frames that a monitor port ends"
+                )
                 raise KernelError(
-                    f"to the flows that are there it is {said}, so it cannot be {'one' if monitor else 'another'} here",
-                    where=chain.name,
-                    help="close them, or say the same of it: `monitor` ends frames at XDP, before tc and the stack",
+                    said, where=chain.name, help="close them first; all flows there say `monitor`, or none"
                 )
 
     def common(
