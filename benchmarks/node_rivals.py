@@ -18,9 +18,10 @@ from ffpf_bpf import compiler
 from ffpf_bpf.compiler.object import Object
 from ffpf_bpf.graph.memory import SCRATCH_BYTES, TAP_BYTES
 from ffpf_bpf.kernel import calls
+from ffpf_bpf.kernel.holders import TAP_MAP
 from ffpf_bpf.kernel.maps import Descriptor, MappedArray, ProgArray
 from ffpf_bpf.kernel.programs import Binding, load
-from ffpf_bpf.kernel.tap import LINKS, NEXT, TAP_MAP
+from ffpf_bpf.kernel.tap import LINKS, NEXT
 
 STATE_WORDS, CPUS = 8, 128  # struct state in handwritten/wire.h, in 64-bit words: so many, then so many for each CPU
 SEEN, PASSED, FILTERED, OWN = 0, 1, 3, 4  # struct counts there
