@@ -23,8 +23,9 @@ endif
 BITCODE := $(patsubst bpf_src/%.c,ffpf_bpf/compiler/bitcode/%.bc,$(wildcard bpf_src/*.c))
 
 # What runs: bcc, libpcap. What builds: clang, libbpf-dev, linux-libc-dev. What demo and tests call: the rest
-# (sysctl is of procps, capinfos of tshark, ethtool is for benchmarks). clang is added by the recipe, as one of several versions.
-PACKAGES := python3-bpfcc python3-venv libpcap0.8 libbpf-dev linux-libc-dev bpftool iproute2 ethtool procps tcpdump tshark
+# (sysctl is of procps, capinfos of tshark, ethtool is for benchmarks, of xdp-tools are xdp-filter and xdp-loader). clang is added by the recipe, as one of several versions.
+PACKAGES := python3-bpfcc python3-venv libpcap0.8 libbpf-dev linux-libc-dev bpftool iproute2 ethtool procps tcpdump tshark \
+	xdp-tools
 
 # What the virtual machines need besides. virtiofsd came with QEMU up to Debian 12, and is a package of its own since.
 VM_PACKAGES = qemu-system-x86 busybox-static kmod debian-archive-keyring \
