@@ -23,7 +23,7 @@ from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.effect import Primitive
 from ffpf_bpf.graph.expression import Node, Role, nodes
 from ffpf_bpf.graph.parser import parse
-from ffpf_bpf.kernel import calls
+from ffpf_bpf.kernel import calls, privileges
 from tests.network import Network
 
 CARELESS = r"""
@@ -145,9 +145,27 @@ def test_inline_assembly_in_a_primitive(assembly: str, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("number", [1, 13])
-def test_no_privilege(number: int) -> None:
-    with pytest.raises(KernelError, match="help: run as root, or with CAP_BPF"):
+@pytest.mark.parametrize(
+    ("lacking", "inside", "help"),
+    [
+        (
+            ["CAP_BPF", "CAP_PERFMON"],
+            False,
+            "this process lacks CAP_BPF, CAP_PERFMON; run as root, or with CAP_BPF, CAP",
+        ),
+        ([], True, "this process is in a user namespace, whose capabilities do not count for BPF"),
+        ([], False, "it has the capabilities: a security module or a seccomp filter forbids it"),
+    ],
+)
+def test_no_privilege(
+    monkeypatch: pytest.MonkeyPatch, number: int, lacking: list[str], inside: bool, help: str
+) -> None:
+    monkeypatch.setattr(privileges, "missing", lambda *_: lacking)
+    monkeypatch.setattr(privileges, "in_user_namespace", lambda *_: inside)
+    monkeypatch.setattr(privileges, "has_memlock", lambda: False)
+    with pytest.raises(KernelError) as error:
         calls._checked(-number, "cannot load")
+    assert error.value.help.startswith(help)
 
 
 @pytest.mark.parametrize(

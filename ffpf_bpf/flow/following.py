@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ffpf_bpf.errors import FfpfError
 from ffpf_bpf.flow.grabber import Grabber
-from ffpf_bpf.flow.places import Event, Happening, event
+from ffpf_bpf.flow.places import Event, Happening
 from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.kernel.netlink import Link
 from ffpf_bpf.kernel.watch import WATCHER, Known
@@ -82,7 +82,7 @@ class Following:
         with self._telling:
             for each in happenings:
                 self._told += 1
-                self.events.append(event(self._told, each))
+                self.events.append(Event(self._told, time.time_ns(), each.tap, each.what, each.said))
                 if each.what in LOST and self.lost is None:
                     self.lost = self.events[-1]
 

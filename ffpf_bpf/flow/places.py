@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,11 +30,6 @@ class Event:
 
     def as_json(self) -> dict[str, Any]:
         return {"time_ns": self.time_ns, "tap": self.tap, "event": self.what, "said": self.said}
-
-
-def event(number: int, happening: Happening) -> Event:
-    """It happened now."""
-    return Event(number, time.time_ns(), happening.tap, happening.what, happening.said)
 
 
 @dataclass(frozen=True, slots=True)
