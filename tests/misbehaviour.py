@@ -16,7 +16,7 @@ from typing import Any
 
 from ffpf_bpf import authorise
 from ffpf_bpf.authorise import Decision, Narrowing, Obligation, Policies, Subject
-from ffpf_bpf.flow import decider
+from ffpf_bpf.flow import confinement, decider
 from ffpf_bpf.graph.definition import Definition
 
 really_decide, really_narrow = authorise.decide, authorise.narrowed
@@ -25,7 +25,7 @@ really_decide, really_narrow = authorise.decide, authorise.narrowed
 def main(control_fd: int, parent: int) -> None:
     authorise.decide = act  # type: ignore[assignment]
     authorise.narrowed = act_instead  # type: ignore[assignment]
-    decider.MEMORY_BYTES = 256 << 20
+    confinement.MEMORY_BYTES = 256 << 20
     decider.main(control_fd, parent)
 
 
@@ -97,13 +97,13 @@ def segfault(_argument: str, _definition: Definition) -> None:
 
 def answer(argument: str, _definition: Definition) -> None:
     """Write what a file holds as the answer."""
-    socket.socket(fileno=os.dup(decider.CHANNEL)).sendall(Path(argument).read_bytes())
+    socket.socket(fileno=os.dup(confinement.CHANNEL)).sendall(Path(argument).read_bytes())
     os._exit(0)
 
 
 def flood(_argument: str, _definition: Definition) -> None:
     while True:
-        os.write(decider.CHANNEL, bytes(1 << 16))
+        os.write(confinement.CHANNEL, bytes(1 << 16))
 
 
 def leave_a_child(argument: str, _definition: Definition) -> None:
@@ -190,6 +190,7 @@ def state() -> dict[str, Any]:
         "fds": fds(),
         "environment": sorted(os.environ),
         "session": os.getsid(0) == os.getpid(),
+        "pid": os.getpid(),
         "tried": tried,
     }
 

@@ -177,7 +177,7 @@ class TestWithoutAnAnswer:
         assert decision.reasons[0].startswith(reason)
         assert decide(policies).accepted
         assert bad.pid == zygote
-        assert children_of(zygote) == []
+        wait_for(lambda: asked_of(zygote) == [])
 
     @pytest.mark.parametrize("user", ["grow", "grow-in-c"])
     def test_memory(self, policies: Policies, bad: Sandbox, user: str) -> None:
@@ -354,9 +354,14 @@ class TestInstructions:
             questions.define(WEB, 1 << 16)
 
 
-def test_what_the_child_has(policies: Policies, bad: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("forked", ["ahead", "when asked"])
+def test_what_the_child_has(policies: Policies, bad: Sandbox, monkeypatch: pytest.MonkeyPatch, forked: str) -> None:
     monkeypatch.setenv("FFPF_SECRET", "x")
+    if forked == "ahead":
+        decide(policies)
+        spare = spare_of(bad)
     state = json.loads(decide(policies, "state").reasons[0])
+    assert forked != "ahead" or state["pid"] == spare
     assert state["environment"] == ["LC_CTYPE", "OPENBLAS_NUM_THREADS"] or state["environment"] == [
         "OPENBLAS_NUM_THREADS"
     ]
@@ -442,8 +447,7 @@ class TestTheZygote:
         with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
             assert parent.stdout
             zygote = int(parent.stdout.readline())
-            if user == "deaf":
-                wait_for(lambda: children_of(zygote) != [])
+            wait_for(lambda: (asked_of if user == "deaf" else children_of)(zygote) != [])
             below = [zygote, *children_of(zygote)]
             parent.kill()
         wait_for(lambda: not any(map(running, below)))
@@ -526,8 +530,59 @@ class TestTheZygote:
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             decide(policies, "deaf", limit_s=30)
-        wait_for(lambda: children_of(zygote) == [])
+        wait_for(lambda: asked_of(zygote) == [])
         assert decide(policies).accepted
+
+
+class TestTheSpare:
+    """A child that is there before the question."""
+
+    def test_each_question_has_its_own(self, policies: Policies, bad: Sandbox) -> None:
+        decide(policies)
+        asked = set()
+        for _ in range(3):
+            spare = spare_of(bad)
+            assert json.loads(decide(policies, "state").reasons[0])["pid"] == spare
+            asked.add(spare)
+            assert not running(spare)
+        assert len(asked) == 3
+
+    def test_it_knows_no_other_policies(self, policies: Policies, bad: Sandbox) -> None:
+        assert decide(policies).accepted
+        spare = spare_of(bad)
+        assert not decide(Policies((), "of nothing")).accepted
+        assert not running(spare)
+        assert spare_of(bad) != spare
+        assert decide(policies).accepted
+
+    def test_it_was_ended(self, policies: Policies, bad: Sandbox) -> None:
+        decide(policies)
+        before = bad.pid
+        os.kill(spare_of(bad), signal.SIGKILL)
+        assert decide(policies).accepted
+        assert bad.pid == before
+
+    def test_it_cannot_be_asked_in_time(self, policies: Policies, bad: Sandbox) -> None:
+        decide(policies)
+        os.kill(spare_of(bad), signal.SIGSTOP)
+        assert decide(policies, limit_s=0.6).reasons[0].startswith("undecided after 0.6 s")
+        assert decide(policies).accepted
+
+    def test_its_cpu_is_limited(self, policies: Policies, bad: Sandbox) -> None:
+        decide(policies)
+        spare = spare_of(bad)
+        decision = decide(policies, "spin", limit_s=1)
+        assert decision.reasons[0].startswith("undecided after 1 s")
+        assert not running(spare)
+
+    def test_none_is_kept_for_those_without_policies(self) -> None:
+        without = Sandbox()
+        try:
+            without.ask(decider.CompileQuestion(WEB), LIMIT_S)
+            time.sleep(0.5)
+            assert without.pid and children_of(without.pid) == []
+        finally:
+            without.close()
 
 
 def readable(file: Path, content: bytes) -> Path:
@@ -538,6 +593,26 @@ def readable(file: Path, content: bytes) -> Path:
         if directory.stat().st_uid == os.geteuid() and str(directory) not in ("/", "/tmp"):
             directory.chmod(0o755)
     return file
+
+
+def spare_of(sandbox: Sandbox) -> int:
+    """The child that waits for the next question, once it does."""
+    assert sandbox.pid
+    wait_for(lambda: set(children_of(sandbox.pid)) != set(asked_of(sandbox.pid)))
+    (spare,) = set(children_of(sandbox.pid)) - set(asked_of(sandbox.pid))
+    return spare
+
+
+def asked_of(pid: int | None) -> list[int]:
+    """The children that have a question."""
+    return [child for child in children_of(pid) if name_of(child) != "ffpf-spare"]
+
+
+def name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def children_of(pid: int | None) -> list[int]:

@@ -5,18 +5,17 @@
 The zygote handles nothing that a user wrote: it forks, kills a child whose parent hangs up, and tells how it ended. It
 opens no file of the parent's, has none of its descriptors, and ends when the parent does. The child reads the text,
 calls libpcap and the solvers, and can be taken over by what it reads, as far as anybody knows; so it has nothing but
-the socket to its parent. `confine` says what it may use.
+the socket to its parent (`ffpf_bpf/flow/confinement.py`). One is forked ahead, for the next question about the policies
+that were asked about last: it is as fresh, and confined before anybody asks.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import json
 import os
 import pickle
-import resource
 import select
 import signal
 import socket
@@ -33,7 +32,18 @@ from ffpf_bpf.authorise.policy import Allow, PacketClass, Rule
 from ffpf_bpf.authorise.proof.prefixes import prepare
 from ffpf_bpf.compiler.pcap import offline_filter
 from ffpf_bpf.errors import ExpressionError, FfpfError
-from ffpf_bpf.flow import seccomp
+from ffpf_bpf.flow.confinement import (
+    CHANNEL,
+    NOBODY,
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_PDEATHSIG,
+    confine,
+    leave_namespaces,
+    limit_cpu,
+    move,
+    prctl,
+    set_name,
+)
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.expression import Expression
@@ -45,18 +55,10 @@ if TYPE_CHECKING:
 
 READY, FORKED = b"ready", b"forked"
 OUT_OF_MEMORY = 70  # exit status
-MEMORY_BYTES = 2 << 30  # more than the zygote has
-MOST_DESCRIPTORS = 16
-NOBODY = 65_534
-CHANNEL = 3
+SPARE_AFTER_MS = 100  # without a question
 LARGEST_MESSAGE = 4_096
 SOLVERS = ("z3", "bitwuzla")
 USUAL_FLOW = '(device,lo) -> (bpf,"tcp port 80 and src net 10.1.0.0/16") -> (grab,snaplen=96)'
-
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_NO_NEW_PRIVS = 1, 4, 15, 38
-CAPABILITY_VERSION_3 = 0x2008_0522
-CLONE_NEWIPC, CLONE_NEWNET = 0x0800_0000, 0x4000_0000
-
 
 Tell = Callable[[Any], None]
 
@@ -170,7 +172,7 @@ def main(control_fd: int, parent: int) -> NoReturn:
     control = socket.socket(fileno=control_fd)
     control.set_inheritable(False)
     _follow(parent)
-    _leave_namespaces()
+    leave_namespaces()
     missing = _prepare()
     control.send(READY)
     _Zygote(control, missing).serve()
@@ -186,16 +188,10 @@ def _follow(parent: int) -> None:
 
     signal.signal(signal.SIGTERM, look)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _prctl(PR_SET_NAME, ctypes.create_string_buffer(b"ffpf-decider"))
-    _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    set_name("ffpf-decider")
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
     look(0, None)
-
-
-def _leave_namespaces() -> None:
-    """Keep no network of the parent's alive, and have none; only root may."""
-    with suppress(OSError):
-        _checked(_libc().unshare(CLONE_NEWNET | CLONE_NEWIPC), "unshare")
 
 
 def usual_policies() -> Policies:
@@ -212,15 +208,20 @@ def _prepare() -> str:
             importlib.import_module(name)
         except Exception:  # whatever keeps it from being used
             missing = missing or name
+    _rehearse(missing)
+    gc.collect()
+    gc.freeze()
+    return missing
+
+
+def _rehearse(missing: str) -> None:
+    """Decide, unless a solver is missing."""
     with suppress(FfpfError):  # without libpcap each question is answered so
         graph = build(parse(USUAL_FLOW))
         usual = Definition(graph, compiler.compile_predicates(graph), 1 << 20)
         if not missing:
             decision = authorise.decide(usual, usual_policies(), Subject("nobody", frozenset(), NOBODY))
             decision_form().dump_python(decision, mode="json")
-    gc.collect()
-    gc.freeze()
-    return missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,19 +231,35 @@ class _Child:
     watched: socket.socket  # the parent's, for this child: it hangs up to have it killed
 
 
+@dataclass(frozen=True, slots=True)
+class _Spare:
+    """A child that waits at the other end of `line` for its question, about the policies of `digest`. It has decided
+    already, on something else: a child that was just forked spends most of its time on making memory its own."""
+
+    pid: int
+    line: socket.socket
+    digest: str
+
+
 class _Zygote:
     def __init__(self, control: socket.socket, missing: str) -> None:
         self._control = control
+        self._pid = os.getpid()
         self._missing = missing
         self._known: tuple[str, Policies | None] = ("", None)
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._children: dict[int, _Child] = {}  # by both descriptors
+        self._spare: _Spare | None = None
 
     def serve(self) -> NoReturn:
         while True:
             # One at a time: what it opens may have the number of what the next event was about.
-            fd, _ = self._poll.poll()[0]
+            events = self._poll.poll(SPARE_AFTER_MS if self._lacks_spare() else None)
+            if not events:
+                self._make_spare()
+                continue
+            fd, _ = events[0]
             child = self._children.get(fd)
             if child is None:
                 self._receive()
@@ -260,13 +277,15 @@ class _Zygote:
         request = json.loads(message)
         watched = socket.socket(fileno=watched_fd)
         try:
+            pid = self._handed_over(channel, request) if shared else None
             if shared and request["policies"] != self._known[0]:
                 self._known = (request["policies"], _unpickled(shared[0]))
                 prepare(self._known[1])
                 gc.freeze()
-            pid = os.fork()
-            if pid == 0:
-                self._answer(channel, os.getppid(), request["cpu_s"], self._known[1] if shared else None)
+            if pid is None:
+                pid = os.fork()
+                if pid == 0:
+                    self._live(channel, request["cpu_s"], self._known[1] if shared else None)
         finally:
             for fd in (channel, *shared):
                 os.close(fd)
@@ -288,10 +307,42 @@ class _Zygote:
         os.close(child.pidfd)
         child.watched.close()
 
-    def _answer(self, channel: int, zygote: int, cpu_s: int, policies: Policies | None) -> NoReturn:
+    def _lacks_spare(self) -> bool:
+        """Whether somebody who asked about policies may well ask again, and nobody waits for an answer."""
+        return self._spare is None and self._known[1] is not None and not self._children
+
+    def _make_spare(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            pid = os.fork()
+            if pid == 0:
+                self._live(theirs.fileno(), None, self._known[1])
+        self._spare = _Spare(pid, ours, self._known[0])
+
+    def _handed_over(self, channel: int, request: dict[str, Any]) -> int | None:
+        """The process id of the spare child, which has the question now; None if there is none that knows about it."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return None
+        with spare.line, suppress(OSError):  # it may have ended
+            if spare.digest == request["policies"]:
+                socket.send_fds(spare.line, [str(request["cpu_s"]).encode()], [channel])
+                return spare.pid
+        _kill(spare.pid)
+        os.waitpid(spare.pid, 0)
+        return None
+
+    def _live(self, channel: int, cpu_s: int | None, policies: Policies | None) -> NoReturn:
+        """The life of a child: with `cpu_s`, `channel` leads to whoever asks; as a spare one it comes through that."""
         status = 1
         try:
-            confine(channel, zygote, cpu_s)
+            set_name("ffpf-decider" if cpu_s is not None else "ffpf-spare")
+            confine(channel, self._pid)
+            if cpu_s is None:
+                _rehearse(self._missing)
+                cpu_s = _wait_for_question()
+            limit_cpu(cpu_s)
+            set_name("ffpf-decider")
             with socket.socket(fileno=CHANNEL) as connection:
                 question: Question = pickle.loads(_read_all(connection))
 
@@ -306,6 +357,16 @@ class _Zygote:
             os._exit(status)
 
 
+def _wait_for_question() -> int:
+    """The seconds of CPU that it may take: the channel to whoever asks takes the place of the one that brings it."""
+    with socket.socket(fileno=CHANNEL) as line:
+        message, descriptors, _, _ = socket.recv_fds(line, LARGEST_MESSAGE, 1)
+    if not descriptors:
+        os._exit(0)  # the zygote has ended
+    move(descriptors[0], CHANNEL)
+    return int(message)
+
+
 def _answered(question: Question, policies: Policies | None, missing: str, tell: Tell) -> Any:
     try:
         return question.answer(policies, missing, tell)
@@ -313,72 +374,6 @@ def _answered(question: Question, policies: Policies | None, missing: str, tell:
         raise
     except Exception as error:  # a defect of ours: it is told
         return {"defect": f"{type(error).__name__}: {error}"}
-
-
-def confine(channel: int, zygote: int, cpu_s: int) -> None:
-    """Give up all but memory, `cpu_s` seconds of CPU and the channel, which becomes descriptor 3. For a child of the
-    zygote: root becomes nobody, no file can be written, no process started, no program run, no socket opened."""
-    os.setsid()  # a group of its own, to be killed as one
-    if channel != CHANNEL:
-        os.dup2(channel, CHANNEL)
-    os.closerange(CHANNEL + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _be_first_to_go()
-    with open("/proc/self/statm", "rb") as statm:
-        has_bytes = int(statm.read().split()[0]) * resource.getpagesize()
-    for limit, most in (
-        (resource.RLIMIT_AS, has_bytes + MEMORY_BYTES),
-        (resource.RLIMIT_CPU, cpu_s),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, MOST_DESCRIPTORS),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(limit)[1]
-        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(limit, (allowed, allowed))
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-    _drop_capabilities()
-    # The kernel resets both when the user changes.
-    _prctl(PR_SET_DUMPABLE, 0)
-    _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != zygote:
-        os._exit(1)
-    seccomp.restrict()
-
-
-def _be_first_to_go() -> None:
-    """Where the host runs out of memory, we are what it should take."""
-    try:
-        with open("/proc/self/oom_score_adj", "wb") as file:
-            file.write(b"1000")
-    except OSError:
-        pass  # not ours to change: the limit on memory holds all the same
-
-
-def _drop_capabilities() -> None:
-    """Also of a user who has some without being root."""
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    none = (ctypes.c_uint32 * 6)()
-    _checked(_libc().capset(header, none), "capset")
-
-
-def _prctl(option: int, value: Any) -> None:
-    value = ctypes.c_ulong(value) if isinstance(value, int) else value
-    _checked(_libc().prctl(option, value, *[ctypes.c_ulong(0)] * 3), "prctl")
-
-
-def _checked(result: int, what: str) -> None:
-    if result:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def _kill(pid: int) -> None:

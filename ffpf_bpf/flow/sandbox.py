@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ffpf_bpf.authorise import Policies
-from ffpf_bpf.flow import decider
+from ffpf_bpf.flow import confinement, decider
 from ffpf_bpf.flow.decider import Question
 
 LIMIT_S = 5.0
@@ -307,7 +307,7 @@ class _Exchange:
             case 0:
                 pass
             case decider.OUT_OF_MEMORY:
-                raise Unanswered(f"undecided: it needs more memory than {decider.MEMORY_BYTES >> 30} GiB")
+                raise Unanswered(f"undecided: it needs more memory than {confinement.MEMORY_BYTES >> 30} GiB")
             case int() if status == -signal.SIGXCPU:
                 raise Unanswered(f"undecided after {self._limit_s:g} s of CPU")
             case int() if status == -signal.SIGKILL:
