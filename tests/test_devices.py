@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -14,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from ffpf_bpf.flow import Flow
+from ffpf_bpf.kernel import calls, interfaces
+from ffpf_bpf.kernel.maps import Descriptor
+from ffpf_bpf.kernel.refusals import explained
 from tests.corpus.packets import ether, ipv4, udp
 from tests.network import Network, two_namespaces
 
@@ -119,3 +123,15 @@ def test_whole_frames_at_each_hook(device: Callable[[Network], object], modes: s
         for number, tap_name in enumerate(flow.interfaces):
             arrived = [packet.data for packet in got if packet.interface == tap_name]
             assert arrived == (frames if number < 2 else []), tap_name
+
+
+def test_asking_why_leaves_nothing_attached() -> None:
+    """Not even where the driver would take the program after all."""
+    with two_namespaces("asking") as made, made.enter():
+        index = interfaces.find(made.tap).index
+        with Descriptor(calls.load_program("asks", calls.PASS_PROGRAM)) as program:
+            said = explained(errno.EINVAL, program.fileno, index, calls.XDP_FLAGS_DRV_MODE)
+            assert said == "invalid argument"
+            assert calls.attached_xdp(index)[0] == 0
+            said = explained(errno.EOPNOTSUPP, program.fileno, interfaces.find("lo").index, calls.XDP_FLAGS_DRV_MODE)
+            assert said.startswith("operation not supported: ") and "native" in said
