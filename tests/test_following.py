@@ -433,6 +433,22 @@ def test_changes_that_are_lost_are_looked_up(network: Network, monkeypatch: pyte
         monkeypatch.undo()
 
 
+def test_want_of_descriptors_is_told_and_undone(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(24, "too many open files")
+
+    flow = Flow.create().populate("(device,tap0) -> (packetcount)")
+    monkeypatch.setattr(watch, "open", refuse, raising=False)
+    with pytest.raises(KernelError, match="cannot watch interfaces: too many open files\nhelp: raise the limit"):
+        flow.instantiate()
+    assert flow.state is State.POPULATED and not CHAINS._chains
+    monkeypatch.undo()
+    with flow.instantiate().activate():
+        network.send([udp(1)] * 2)
+        time.sleep(0.1)
+        assert flow.stats().ledger.seen == 2
+
+
 # The command line.
 
 
