@@ -351,9 +351,9 @@ BAD_TEXTS = [
         "help: one of xdp, tc-ingress, tc-egress, as in `eth0@xdp`",
     ),
     (
-        "(device,a/b)",
-        "line 1, column 2: (device): `a/b` cannot be the name of an interface\n"
-        "    (device,a/b)\n"
+        "(device,a/b/c)",
+        "line 1, column 2: (device): `b/c` cannot be the name of an interface\n"
+        "    (device,a/b/c)\n"
         "     ^\n"
         "help: 1 to 15 bytes without space, `/` and `:`; `ip link` lists the interfaces",
     ),

@@ -433,6 +433,22 @@ def test_changes_that_are_lost_are_looked_up(network: Network, monkeypatch: pyte
         monkeypatch.undo()
 
 
+def test_want_of_descriptors_is_told_and_undone(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(24, "too many open files")
+
+    flow = Flow.create().populate("(device,tap0) -> (packetcount)")
+    monkeypatch.setattr(watch, "open", refuse, raising=False)
+    with pytest.raises(KernelError, match="cannot watch interfaces: too many open files\nhelp: raise the limit"):
+        flow.instantiate()
+    assert flow.state is State.POPULATED and not CHAINS._chains
+    monkeypatch.undo()
+    with flow.instantiate().activate():
+        network.send([udp(1)] * 2)
+        time.sleep(0.1)
+        assert flow.stats().ledger.seen == 2
+
+
 # The command line.
 
 
@@ -440,20 +456,24 @@ def test_run_tells_and_writes_what_comes(network: Network, tmp_path: Path) -> No
     path = tmp_path / "all.pcapng"
     words = ["run", "(device,tap*) -> (grab,snaplen=80)", "(device,lo) -> (grab,snaplen=80)", "--follow", "--json"]
     run = subprocess.Popen([FFPF, *words, "-w", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert run.stderr is not None and run.stdout is not None
-    run.stderr.readline()
-    time.sleep(0.5)
-    network.send([udp(1)] * 2)
-    veth("tap5")
-    while "flow1: tap5: attached (native)" not in (line := run.stderr.readline()):
-        assert line, "it ended"
-    until(lambda: calls.attached_xdp(index_of("tap5p"))[0])
-    with_socket("tap5", [udp(2)] * 3)
-    time.sleep(0.3)
-    link("del", "tap5")
-    time.sleep(0.3)
-    run.terminate()
-    out, err = run.communicate(timeout=20)
+    try:
+        assert run.stderr is not None and run.stdout is not None
+        run.stderr.readline()
+        time.sleep(0.5)
+        network.send([udp(1)] * 2)
+        veth("tap5")
+        while "flow1: tap5: attached (native)" not in (line := run.stderr.readline()):
+            assert line, "it ended"
+        until(lambda: calls.attached_xdp(index_of("tap5p"))[0])
+        with_socket("tap5", [udp(2)] * 3)
+        time.sleep(0.3)
+        link("del", "tap5")
+        time.sleep(0.3)
+        run.terminate()
+        out, err = run.communicate(timeout=20)
+    finally:
+        run.kill()
+        run.wait()
     assert run.returncode == 143
     assert "ffpf: flow1: tap5: the interface is gone\n" in err
     flows = json.loads(out)["flows"]

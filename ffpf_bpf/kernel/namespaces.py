@@ -64,9 +64,9 @@ def find(name: str, of: Namespace | None = None) -> Namespace:
     """The namespace of that name, or for "" the one `of` whoever asks, by default this thread's own. Raises KernelError
     if there is none, and for a second name of one: policies are about names, and another name must not get past
     them."""
-    if not name:
-        return of.copy() if of is not None else Namespace("", os.open(OWN, os.O_RDONLY | os.O_CLOEXEC))
     try:
+        if not name:
+            return of.copy() if of is not None else Namespace("", os.open(OWN, os.O_RDONLY | os.O_CLOEXEC))
         namespace = Namespace(name, os.open(DIRECTORY / name, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         raise _missing(name, error) from None
@@ -131,6 +131,9 @@ def names() -> dict[str, int]:
 
 
 def _missing(name: str, error: OSError) -> KernelError:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        message = f"cannot open a network namespace: {os.strerror(error.errno).lower()}"
+        return KernelError(message, errno=error.errno, help="raise the limit of open files (`ulimit -n`)")
     known = list(names())
     if error.errno in (errno.EACCES, errno.EPERM):
         return KernelError(

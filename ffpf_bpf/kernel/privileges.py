@@ -13,7 +13,7 @@ from ffpf_bpf.kernel.finding import Finding
 NEEDED = {
     "CAP_BPF": (39, "makes maps and loads programs"),
     "CAP_NET_ADMIN": (12, "loads programs of XDP and tc, and attaches them"),
-    "CAP_PERFMON": (38, "lets programs compare and keep addresses of packets"),
+    "CAP_PERFMON": (38, "lets programs work with addresses as flows do"),
 }
 CAP_SYS_ADMIN = 21
 INSTEAD = {"CAP_BPF": CAP_SYS_ADMIN, "CAP_PERFMON": CAP_SYS_ADMIN}  # as kernels before 5.8 had it

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from ffpf_bpf.errors import KernelError
 from ffpf_bpf.kernel import namespaces
@@ -57,6 +57,17 @@ class Watcher:
     def add(self, listener: Listener, spaces: Mapping[str, Namespace | None]) -> None:
         """Tell a listener of changes in these namespaces, by name, which are copied; None where there is none of that
         name yet. Raises KernelError."""
+        try:
+            self._listen(listener, spaces)
+        except OSError as error:
+            raise KernelError(
+                f"cannot watch interfaces: {os.strerror(error.errno or 0).lower()}",
+                errno=error.errno or 0,
+                help="raise the limit of open files (`ulimit -n`)",
+            ) from None
+        listener.look(self.known(listener))
+
+    def _listen(self, listener: Listener, spaces: Mapping[str, Namespace | None]) -> None:
         with self._lock, ExitStack() as undo:
             watched: dict[str, _Watched | None] = {}
             for name, space in spaces.items():
@@ -66,7 +77,6 @@ class Watcher:
             undo.callback(self._listeners.pop, listener)
             self._start()
             undo.pop_all()
-        listener.look(self.known(listener))
 
     def remove(self, listener: Listener) -> None:
         """No more of that. A call of `look` may be on its way."""
@@ -107,13 +117,14 @@ class Watcher:
         if self._thread is not None:
             self._rouse()
             return
-        self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._thread = threading.Thread(target=self._run, args=(self._woken,), name="ffpf-watch", daemon=True)
-        try:
+        with ExitStack() as undo:
+            mounts = undo.enter_context(open(MOUNTS, "rb"))
+            self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            undo.callback(self._stop)
+            run = (self._woken, mounts)
+            self._thread = threading.Thread(target=self._run, args=run, name="ffpf-watch", daemon=True)
             self._thread.start()
-        except BaseException:
-            self._stop()
-            raise
+            undo.pop_all()
 
     def _rouse(self) -> None:
         if self._thread is not None:
@@ -125,8 +136,8 @@ class Watcher:
         os.close(self._woken)
         os.close(self._wake)
 
-    def _run(self, woken: int) -> None:
-        with open(MOUNTS, "rb") as mounts:
+    def _run(self, woken: int, mounts: BinaryIO) -> None:
+        with mounts:
             while True:
                 poll = select.poll()
                 poll.register(woken, select.POLLIN)
