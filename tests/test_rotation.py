@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import time
@@ -271,7 +272,8 @@ def test_slow_disk_makes_the_writer_wait(tmp_path: Path) -> None:
         writer.close()
     """
     process = child(source, stderr=subprocess.PIPE)
-    time.sleep(3)
+    assert select.select([reader], [], [], 60)[0]  # it writes
+    time.sleep(1)
     os.set_blocking(reader, True)
     collected = bytearray()
     while piece := os.read(reader, 1 << 16):

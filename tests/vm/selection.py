@@ -19,6 +19,7 @@ TESTS = (
     # Copies of every length: how they are made depends on the kernel.
     "test_grab::test_copies*",
     "test_ring::test_a_ring_wraps*",
+    "test_waiting::test_the_bell*",
     # The life cycle: chains by tail calls, switching, waiting, sharing of taps, forks.
     "test_flow::*",
     "test_sharing::test_one_sampler_for_both",
