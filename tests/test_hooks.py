@@ -39,7 +39,6 @@ SEED = 5005
 TC = ("tc-ingress", "tc-egress")
 WAYS = [("xdp", ""), *((hook, way) for hook in TC for way in ("", "cls_bpf"))]
 FRAGS = "frags"  # by programs that know frames of several buffers, also where none needs them
-WAYS_BY_FRAGS = [("xdp", FRAGS)] if probes.has_frags() else []
 frags = pytest.mark.feature("multi-buffer frames")
 IN_PIECES = [*WAYS[1:], *(pytest.param(("xdp", way), marks=frags) for way in ("", FRAGS))]
 tcx = pytest.mark.feature("tcx")
@@ -118,7 +117,7 @@ def recorded(flow: Flow, file: Path) -> tuple[bytes, dict[str, Any]]:
 def test_all_hooks_record_and_count_the_same(network: Network, tmp_path: Path, expression: str) -> None:
     frames = frames_that_arrive()
     results = []
-    ways = WAYS + WAYS_BY_FRAGS
+    ways = [*WAYS, *([("xdp", FRAGS)] if probes.has_frags() else [])]
     for way in ways:
         with flow_at(network, way, expression) as flow:
             send(network, way[0], frames)
