@@ -48,7 +48,6 @@ WAYS = [
     pytest.param((hook, *mode.values), id=f"{hook} by {mode.id}", marks=mode.marks) for hook in TC for mode in MODES
 ]
 FRAGS = "frags"  # by programs that know frames of several buffers, also where none needs them
-WAYS_BY_FRAGS = [("xdp", FRAGS)] if probes.has_frags() else []
 frags = pytest.mark.feature("multi-buffer frames")
 IN_PIECES = [*WAYS, *(pytest.param(("xdp", way), marks=frags) for way in ("", FRAGS))]
 loops, atomic = pytest.mark.feature("loops of (scan)"), pytest.mark.feature("atomic operations")
@@ -153,7 +152,7 @@ def test_all_hooks_record_and_count_the_same(
 ) -> None:
     frames = frames_that_arrive()
     results = {}
-    for way in [*ways_here(), *WAYS_BY_FRAGS]:
+    for way in [*ways_here(), *([("xdp", FRAGS)] if probes.has_frags() else [])]:
         with flow_at(network, way, expression) as flow:
             send(network, way[0], frames)
             results[way] = recorded(flow, tmp_path / "-".join(way))

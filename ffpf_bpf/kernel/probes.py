@@ -95,10 +95,10 @@ def lacks_load_bytes() -> bool:
 
 @cache
 def has_frags() -> bool:
-    """Whether this kernel has programs for frames of several buffers."""
+    """Whether this kernel has programs for frames of several buffers. Raises KernelError if that cannot be found out."""
     try:
         _loads(calls.PASS_PROGRAM, calls.F_XDP_HAS_FRAGS)
-    except FfpfError:
+    except VerifierError:
         return False
     return True
 
@@ -137,7 +137,7 @@ def _load_bcc() -> None:
 
 
 def _loads(instructions: bytes, flags: int = 0) -> None:
-    with Descriptor(calls.load_program("ffpf_probe", instructions, flags=flags)):
+    with Descriptor(calls.load_program("ffpf_probe", instructions, calls.PROG_XDP, flags)):
         pass
 
 
