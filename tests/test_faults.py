@@ -16,7 +16,7 @@ from ffpf_bpf import compiler
 from ffpf_bpf.errors import FfpfError, KernelError, TapBusy
 from ffpf_bpf.flow import Flow, State
 from ffpf_bpf.flow.chains import CHAINS
-from ffpf_bpf.kernel import calls
+from ffpf_bpf.kernel import calls, probes
 from tests.conftest import assert_kernel_objects
 from tests.network import Network, udp
 
@@ -79,6 +79,9 @@ class Interceptor:
 
 
 def count_calls() -> list[str]:
+    """The calls of a life, but for what is asked once in a process."""
+    for ask in (probes.lacks_load_bytes, probes.has_frags):
+        ask()
     with pytest.MonkeyPatch.context() as patch:
         interceptor = Interceptor(patch, 0, lambda: None, after=False)
         life()
