@@ -75,7 +75,9 @@ class Interceptor:
         ask = netlink.Netlink._ask
         asked = self._wrapped("netlink", lambda *words: iter(list(ask(*words))))
         patch.setattr(netlink.Netlink, "_ask", asked)
-        patch.setattr(maps, "mmap", SimpleNamespace(mmap=self._wrapped("map_memory", maps.mmap.mmap)))
+        patch.setattr(
+            maps, "mmap", SimpleNamespace(**{**vars(maps.mmap), "mmap": self._wrapped("map_memory", maps.mmap.mmap)})
+        )
 
     def _wrapped(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **options: Any) -> Any:

@@ -17,7 +17,7 @@ import pytest
 
 from ffpf_bpf.errors import FfpfError, KernelError, TapBusy
 from ffpf_bpf.flow import Flow, State, chains
-from ffpf_bpf.kernel import filters, tap
+from ffpf_bpf.kernel import guards, tap
 from tests import faults
 from tests.faults import POINTS, REFUSALS, Interceptor, Stage, calls_of, life
 from tests.network import Network
@@ -301,7 +301,7 @@ def fill(path: Path) -> None:
 
 @pytest.mark.feature("cls_bpf")
 def test_a_guardian_that_stands_still_is_not_waited_for_long(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filters, "LONGEST_END_S", 0.2)
+    monkeypatch.setattr(guards, "LONGEST_END_S", 0.2)
     with faults.stage(network, "cls_bpf") as stage:
         flow = Flow.create().populate("(device,lo@tc-ingress) -> (packetcount)").instantiate()
         (chain,) = flow._running._chains  # type: ignore[union-attr]

@@ -83,9 +83,9 @@ class ProgArray(Descriptor):
         calls.clear_program(self.fileno, index)
 
 
-def _map_memory(descriptor: int, size: int) -> mmap.mmap:
+def _map_memory(descriptor: int, size: int, **how: int) -> mmap.mmap:
     try:
-        return mmap.mmap(descriptor, size)
+        return mmap.mmap(descriptor, size, **how)
     except OSError as error:
         number = error.errno or errno.EIO
         raise KernelError(
@@ -105,7 +105,7 @@ class Bell(Descriptor):
             with ExitStack() as stack:
                 # Two pages of 64-bit positions (kernel/bpf/ringbuf.c): how far it was read, and how far written.
                 pages = [(mmap.PROT_READ | mmap.PROT_WRITE, 0), (mmap.PROT_READ, PAGE)]
-                opened = [mmap.mmap(self.fileno, PAGE, prot=prot, offset=offset) for prot, offset in pages]
+                opened = [_map_memory(self.fileno, PAGE, prot=prot, offset=offset) for prot, offset in pages]
                 self._read, self._written = (stack.enter_context(memoryview(page).cast("Q")) for page in opened)
                 self._views = stack.pop_all()
         except BaseException:

@@ -95,7 +95,7 @@ def lacks_load_bytes() -> bool:
 
 @cache
 def has_frags() -> bool:
-    """Whether this kernel has programs for frames of several buffers. Raises KernelError if it does not say."""
+    """Whether this kernel has programs for several buffers. Raises KernelError if that cannot be found out."""
     try:
         _loads(calls.PASS_PROGRAM, calls.F_XDP_HAS_FRAGS)
     except VerifierError:
