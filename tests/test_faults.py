@@ -57,7 +57,7 @@ def each_point(stage: Stage, fault: str, act: Callable[[str], object], *, after:
             with contextlib.suppress(FfpfError, KeyboardInterrupt):
                 life(stage.way)
         POINTS[stage.way, fault] += 1
-        assert interceptor.names[:at] == names[:at], "the calls of a life are not the same each time"
+        assert interceptor.names[:at] == names[:at], f"{at} {name}: the calls of a life are not the same each time"
         problems = [problem for problem in (stage.wrong(), stage.next_flow(), stage.wrong()) if problem]
         if problems:
             wrong.append(f"{fault} at call {at}, {name}: {'; '.join(problems)}")

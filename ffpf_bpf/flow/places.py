@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ffpf_bpf.errors import KernelError
 from ffpf_bpf.flow.chains import Chain, Member
 from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.kernel.interfaces import Interface
@@ -70,7 +71,11 @@ class Place:
     def is_detached(self) -> bool:
         """Whether it has not been attached since the last time that this was asked, though nobody told: for an
         interface that went, somebody does in between."""
-        was_suspect, self.is_suspect = self.is_suspect, self.chain is not None and not self.chain.is_attached()
+        was_suspect = self.is_suspect
+        try:
+            self.is_suspect = self.chain is not None and not self.chain.is_attached()
+        except KernelError:  # it does not say
+            self.is_suspect = False
         return was_suspect and self.is_suspect
 
     def lost(self, known: Interfaces | None) -> Happening | None:

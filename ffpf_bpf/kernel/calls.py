@@ -102,11 +102,11 @@ def _loaded(name: str, instructions: bytes, kind: int, options: structures.LoadO
     result, _ = _load(name, instructions, kind, options, log_bytes=0)
     if result >= 0:
         return result
+    if -result in (errno.EPERM, errno.ENOMEM, errno.ENOSYS, errno.EMFILE, errno.ENFILE):
+        return _checked(result, f"cannot load program `{name}`")
     if privileges.missing():
         # Without CAP_PERFMON the verifier refuses what it takes otherwise.
         return _checked(-errno.EPERM, f"cannot load program `{name}`")
-    if -result in (errno.EPERM, errno.ENOMEM, errno.ENOSYS, errno.EMFILE, errno.ENFILE):
-        return _checked(result, f"cannot load program `{name}`")
     result, log = _load(name, instructions, kind, options, log_bytes=LOG_BYTES)
     if result >= 0:
         return result

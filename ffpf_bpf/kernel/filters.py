@@ -46,8 +46,11 @@ class FilterAttachment:
     def is_there(self) -> bool:
         try:
             return any(found.name == self._filter.name for found in self._all())
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno in (errno.ENODEV, errno.ENXIO):
+                return False
+            # A filter that cannot be asked for may well be there, with flows on it.
+            raise _explained(error) from None
 
     def holds(self, interface: Interface) -> bool:
         return interface.index == self._filter.interface and self.is_there()

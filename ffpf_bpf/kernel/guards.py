@@ -46,8 +46,12 @@ class Stale:
 
 
 def this_process() -> Owner:
+    """Raises KernelError if there is no descriptor left to look with."""
     pid = os.getpid()
-    return Owner(pid_namespace(), pid, began(pid))
+    since = began(pid)
+    if since < 0:
+        raise KernelError("cannot read /proc", errno=errno.EMFILE, help="raise the limit of open files (`ulimit -n`)")
+    return Owner(pid_namespace(), pid, since)
 
 
 def began(pid: int) -> int:

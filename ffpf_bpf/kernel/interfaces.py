@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import fcntl
+import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -37,9 +38,13 @@ class Interface:
 def find(name: str, namespace: Namespace | None = None) -> Interface:
     """The interface called `name`, of the thread's namespace or of another. Raises KernelError with the nearest name if
     there is none."""
-    if namespace is None:
-        return _find(name, "", own())
-    return namespace.visit(lambda: _find(name, namespace.name, namespace.inode))
+    try:
+        if namespace is None:
+            return _find(name, "", own())
+        return namespace.visit(lambda: _find(name, namespace.name, namespace.inode))
+    except OSError as error:  # no descriptor is left
+        number = error.errno or errno.EIO
+        raise KernelError(f"cannot ask for it: {os.strerror(number).lower()}", errno=number, where=name) from None
 
 
 def matching(glob: str, namespace: Namespace) -> list[str]:
