@@ -289,12 +289,14 @@ class Flow(Deliverer):
             self._expiry.set(decision.expires_s)
         return decision, line
 
-    def _check(self, decision: Decision) -> None:
-        """Raise Rejected unless it accepts the very definition of the flow."""
+    def _check(self, decision: Decision) -> Definition:
+        """The definition of the flow. Raises Rejected unless the decision accepts this very one."""
+        definition = self.definition
         if not decision.accepted:
             raise self._authority.rejected(decision)
-        if decision.digest != self.definition.digest:
+        if decision.digest != definition.digest:
             raise Rejected("the decision is about another definition", decision=decision, help="authorise it again")
+        return definition
 
     def activate(self) -> Self:
         """Switch on: a store into a mapped word, no system call."""
@@ -560,8 +562,9 @@ class Flow(Deliverer):
         return self._authority.decide(self.definition, live_flows, self.id)
 
     def _build(self, decision: Decision, line: str, spaces: Spaces) -> Grabber:
+        definition = self._check(decision)
         before_load, follow = self._authority.before_load(decision, line), self._following.is_wanted
-        return Grabber(self.definition, self.first_interface, spaces, self._group, before_load, follow=follow)
+        return Grabber(definition, self.first_interface, spaces, self._group, before_load, follow=follow)
 
     def _require(self, call: str) -> None:
         if self.state not in ALLOWED[call]:

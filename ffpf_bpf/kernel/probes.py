@@ -16,9 +16,9 @@ from ffpf_bpf.kernel import calls, functions, hooks, host, privileges
 from ffpf_bpf.kernel.finding import Finding
 from ffpf_bpf.kernel.holders import described, is_monitor
 from ffpf_bpf.kernel.maps import Bell, Descriptor, MappedArray, ProgArray
-from ffpf_bpf.kernel.privileges import ROOT
 
 RING_BYTES = 4 << 20
+PRIVILEGES = "see `privileges`"
 NODES_WITH_ATOMICS = "(limit), (head), (newflow) and the gaps of (histogram)"
 # w2 = 0; r3 = r10; r3 += -8; *(u64 *)(r10 - 8) = 0; w4 = 8; call bpf_xdp_load_bytes; r0 = 2; exit
 LOAD_BYTES_PROGRAM = bytes.fromhex(
@@ -37,12 +37,12 @@ def examine() -> Iterator[Finding]:
     yield privileges.examine()
     yield _tried("bcc", "libbpf through bcc's library", _load_bcc, "apt-get install python3-bpfcc")
     yield from host.examine()
-    yield _tried("XDP programs", "loads", lambda: _loads(calls.PASS_PROGRAM), ROOT)
-    yield _tried("mapped arrays", "a map shared as memory", _map_array, ROOT)
+    yield _tried("XDP programs", "loads", lambda: _loads(calls.PASS_PROGRAM), PRIVILEGES)
+    yield _tried("mapped arrays", "a map shared as memory", _map_array, PRIVILEGES)
     yield _locked_memory()
-    yield _tried("tail calls", "a prog array", _prog_array, ROOT)
+    yield _tried("tail calls", "a prog array", _prog_array, PRIVILEGES)
     yield _tried("waking readers", "a BPF ring buffer", _bell, "it takes Linux 5.8 or newer")
-    yield _tried("waiting pause", "membarrier, or a map of maps", calls.wait_for_programs, ROOT)
+    yield _tried("waiting pause", "membarrier, or a map of maps", calls.wait_for_programs, PRIVILEGES)
     yield from _optional()
     for trial in hooks.examine():
         yield Finding(trial.name, trial.works, trial.seen, HOOK_HELP.get(trial.name, ""), needed=False)
@@ -63,7 +63,7 @@ def _optional() -> Iterator[Finding]:
             lambda: _loads(LOAD_BYTES_PROGRAM),
             "packets are copied by words instead; it takes Linux 5.18 or newer",
         ),
-        ("waiting pause, map of maps", "waits", calls.wait_by_map_of_maps, ROOT),
+        ("waiting pause, map of maps", "waits", calls.wait_by_map_of_maps, PRIVILEGES),
         (
             "multi-buffer frames",
             "programs load",
@@ -122,7 +122,7 @@ def _tried(name: str, seen: str, attempt: Callable[[], object], mend: str) -> Fi
     try:
         attempt()
     except FfpfError as error:
-        return Finding(name, False, error.message, ROOT if _is_privilege(error) else mend)
+        return Finding(name, False, error.message, PRIVILEGES if _is_privilege(error) else mend)
     except OSError as error:
         return Finding(name, False, str(error), mend)
     return Finding(name, True, seen)
@@ -150,7 +150,7 @@ def _locked_memory() -> Finding:
     """Before Linux 5.11 maps count against RLIMIT_MEMLOCK, which is raised if it may be."""
     mend = f"{privileges.MEMLOCK}: before Linux 5.11 maps count as locked memory"
     found = _tried("locked memory", "enough for a ring", lambda: _map_array(RING_BYTES), mend)
-    return replace(found, mend=ROOT if privileges.missing() else mend) if not found.works else found
+    return replace(found, mend=PRIVILEGES if privileges.missing() else mend) if not found.works else found
 
 
 def _prog_array() -> None:
