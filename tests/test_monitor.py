@@ -19,7 +19,7 @@ from ffpf_bpf.authorise.review import carries_as_much
 from ffpf_bpf.authorise.schema import parse_policy
 from ffpf_bpf.authorise.sentences import explained
 from ffpf_bpf.compiler.audit import audit
-from ffpf_bpf.compiler.grant import segment_grant
+from ffpf_bpf.compiler.grant import deliver_grant
 from ffpf_bpf.compiler.hook import TC, XDP, monitoring
 from ffpf_bpf.errors import AuditError, ExpressionError, FfpfError, KernelError
 from ffpf_bpf.flow import Flow
@@ -59,10 +59,10 @@ def test_only_programs_of_flows_that_say_so_end_frames() -> None:
         compiler.compile_segment((one, other), tap, cpus)
     program = dropping[compiler.SEGMENT_PROGRAM].programs[compiler.SEGMENT_PROGRAM]
     with pytest.raises(AuditError, match=r"ends with 1; granted: XDP_PASS \(2\)"):
-        audit(program, segment_grant((one,)))
+        audit(program, deliver_grant((one,)))
     program = passing[compiler.SEGMENT_PROGRAM].programs[compiler.SEGMENT_PROGRAM]
     with pytest.raises(AuditError, match=r"ends with 2; granted: XDP_DROP \(1\)"):
-        audit(program, segment_grant((one,), monitoring(XDP)))
+        audit(program, deliver_grant((one,), monitoring(XDP)))
     with pytest.raises(FfpfError, match="a monitor port is at XDP"):
         monitoring(TC)
 

@@ -558,7 +558,9 @@ class TestTheSpare:
     def test_it_was_ended(self, policies: Policies, bad: Sandbox) -> None:
         decide(policies)
         before = bad.pid
-        os.kill(spare_of(bad), signal.SIGKILL)
+        spare = spare_of(bad)
+        os.kill(spare, signal.SIGKILL)
+        wait_for(lambda: not running(spare))
         assert decide(policies).accepted
         assert bad.pid == before
 

@@ -273,25 +273,42 @@ class _Deliver:
         if self.program.offline:
             whole = self.program.present()
         wanted = self._shorter(whole, _snaplen(b, self.grabbed, some))
+        worked = self._variable(I1)
+        b.store(I1(0), worked)
+        with b.if_then(b.icmp_unsigned("!=", b.ptrtoint(slot, I64), I64(0))):
+            data = b.gep(slot, [I64(HEADER_BYTES)], source_etype=I8)
+            captured = self._variable(I64)
+            if len(hooks) == 1 and hooks[0].effect.known and flow.ring.data_bytes >= hooks[0].effect.known_bytes:
+                b.store(self._copy_known(hooks[0], data, wanted), captured)
+                with b.if_then(b.icmp_signed("<", b.load(captured, typ=I64), I64(0))):
+                    b.store(self._copied(hooks, slot, whole, wanted, I64(flow.ring.data_bytes)), captured)
+            else:
+                b.store(self._copied(hooks, slot, whole, wanted, I64(flow.ring.data_bytes)), captured)
+            with b.if_then(b.icmp_signed(">=", b.load(captured, typ=I64), I64(0))):
+                # A result tells of the packet as it was, so not behind what shows less of it.
+                self._publish(ring, slot, b.load(captured, typ=I64), some, with_result=not hooks)
+                b.store(I1(1), worked)
+        self.packet = packet
+        return b.load(worked, typ=I1)
+
+    def _copied(
+        self, hooks: list[_Hook], slot: ir.Value, whole: ir.Value, wanted: ir.Value, longest: ir.Value
+    ) -> ir.Value:
+        """Copy the packet into the slot as the transforms show it; how many bytes, or -1."""
         for hook in hooks:
             kept = self._kept(hook)
             wanted = self._shorter(wanted, kept)
             whole = self._shorter(whole, kept) if hook.effect.rewrite else whole
         rewriting = [hook for hook in hooks if hook.effect.rewrite]
-        worked = self._variable(I1)
-        b.store(I1(0), worked)
-        with b.if_then(b.icmp_unsigned("!=", b.ptrtoint(slot, I64), I64(0))):
-            longest = I64(flow.ring.data_bytes)
-            if rewriting:
-                captured = self._copy_rewritten(slot, rewriting, whole, wanted, longest)
-            else:
-                captured = self._copy(b.gep(slot, [I64(HEADER_BYTES)], source_etype=I8), wanted, longest)
-            with b.if_then(b.icmp_signed(">=", captured, I64(0))):
-                # A result tells of the packet as it was, so not behind what shows less of it.
-                self._publish(ring, slot, captured, some, with_result=not hooks)
-                b.store(I1(1), worked)
-        self.packet = packet
-        return b.load(worked, typ=I1)
+        if rewriting:
+            return self._copy_rewritten(slot, rewriting, whole, wanted, longest)
+        data = self.builder.gep(slot, [I64(HEADER_BYTES)], source_etype=I8)
+        return self._copy(data, wanted, longest)
+
+    def _copy_known(self, hook: _Hook, data: ir.Value, wanted: ir.Value) -> ir.Value:
+        """The same by a transform's shorter way, which takes most packets, and says -1 of others."""
+        kind = ir.FunctionType(I64, [POINTER, POINTER, *hook.kinds, I64])
+        return self._call(hook.effect.known, kind, self.packet, data, *hook.memories, *hook.arguments, wanted)
 
     def _copy(self, to: ir.Value, wanted: ir.Value, longest: ir.Value) -> ir.Value:
         """Copy the packet as it is; how many bytes, or -1."""

@@ -120,6 +120,11 @@ class Transform:
 
     Of the packet itself they may find the headers and no more (compiler/reach.py); the copy has the rest.
 
+    `known`, if any, is a shorter way for most packets, where nothing else changes the copy: `__s64 KNOWN(const struct
+    ffpf_packet *, void *record, void *mbuf, argument..., __u64 wanted)` writes what rewriting would come to straight
+    into the record, where that has room for `known_bytes`, and returns how many bytes, at most `wanted`; or -1, with
+    nothing written, if the others are to be asked.
+
     `leaves` is the most of a packet that the copy shows then. `calls` as those of a `Primitive`.
     """
 
@@ -129,6 +134,8 @@ class Transform:
     arguments: tuple[int, ...] = ()
     table: Table | None = None
     copy_bytes: int = 0
+    known: str = ""
+    known_bytes: int = 0
     leaves: Depth = Depth.ALL
     calls: tuple[str, ...] = ()
 

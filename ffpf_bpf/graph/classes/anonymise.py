@@ -13,6 +13,7 @@ from ffpf_bpf.graph.parameters import words
 
 KEY_BYTES = 16
 COPY_BYTES = 256  # COPY_BYTES of bpf_src/anonymise.c
+KNOWN_BYTES = 80  # Ethernet, IPv6 and TCP headers, in words
 FIXED_BYTES = 16 + COPY_BYTES + 16  # struct memory there
 ENTRY_BYTES = 16 + 32  # struct value_entry and struct address_entry
 DEFAULT_ENTRIES = 1_024
@@ -128,6 +129,8 @@ class Anonymise(Node):
             arguments=(entries, int(self.ports)),
             table=Table(KEY_BYTES, self.key, random_bytes=0 if self.key else KEY_BYTES),
             copy_bytes=COPY_BYTES,
+            known="ffpf_anonymise_known",
+            known_bytes=KNOWN_BYTES,
             # Whoever gives the key can undo it.
             leaves=Depth.HEADERS if self.key else Depth.ANONYMISED,
         )
