@@ -11,6 +11,8 @@
 #define LEAST_COPIED 64 /* up to the type behind two tags, and the next header of an IPv6 header behind that */
 #define TAG_BYTES 4
 
+extern __u8 ffpf_frame[];
+
 /* Copies `bytes` of the frame, as many as it has and fit; how many, or 0. */
 static __always_inline __u64 copy_frame(void *ctx, __u8 *frame, __u64 bytes, __u64 length)
 {
@@ -41,9 +43,10 @@ static __always_inline int is_extended(const __u8 *frame)
 	return type == 0x86dd && next != FFPF_TCP && next != FFPF_UDP && next != FFPF_ICMP6;
 }
 
-/* Copies what the chain looks at of a frame that is `length` bytes long on the wire; how many bytes. */
-static __always_inline __u64 copy_reach(void *ctx, const struct ffpf_tap *tap, __u8 *frame, __u64 length)
+/* Copies what the chain looks at of a frame that is `length` bytes long on the wire, to that CPU's; how many bytes. */
+static __always_inline __u64 copy_reach(void *ctx, const struct ffpf_tap *tap, __u64 cpu, __u64 length)
 {
+	__u8 *frame = ffpf_frame + cpu * FFPF_FRAME_BYTES + FFPF_FRAME_START;
 	__u64 copied = copy_frame(ctx, frame, tap->reach > LEAST_COPIED ? tap->reach : LEAST_COPIED, length);
 
 	if (copied < length && copied < tap->far_reach && is_extended(frame))
