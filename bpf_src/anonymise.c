@@ -214,6 +214,14 @@ static __always_inline void rewrite_macs(const struct anonymiser *a, void *ether
 	}
 }
 
+/* An IPv4 header's checksum, of the sum of its other words of 16 or 32 bits. */
+static __always_inline __u64 checksum(__u64 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~(sum + (sum >> 16)) & 0xffff;
+}
+
 /* Addresses replaced, options made NOPs, the checksum worked out anew. */
 static __always_inline int rewrite_ip4(const struct anonymiser *a, const struct ffpf_copy *copy, known_headers headers)
 {
@@ -241,9 +249,7 @@ static __always_inline int rewrite_ip4(const struct anonymiser *a, const struct 
 	}
 	ip[1] &= ~CHECKSUM;
 	sum += (ip[0] >> 32) + (__u32)ip[0] + (ip[1] >> 32) + (__u32)ip[1] + (__u32)ip[2];
-	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	ip[1] |= (~(sum + (sum >> 16)) & 0xffff) << 16;
+	ip[1] |= checksum(sum) << 16;
 	return 1;
 }
 
@@ -417,10 +423,8 @@ static __always_inline int show_known_ip4(const struct anonymiser *a, const void
 	destination = __builtin_bswap32(destination);
 	second = (second & 0xffff) | (__u64)__builtin_bswap32(source) << 32;
 	sum = (first >> 32) + (__u32)first + (second >> 32) + (__u32)second + destination;
-	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
 	WORD(to, 0) = first;
-	WORD(to, 8) = second | (~(sum + (sum >> 16)) & 0xffff) << 16;
+	WORD(to, 8) = second | checksum(sum) << 16;
 	HALF(to, 16) = destination;
 	return 1;
 }
@@ -462,7 +466,7 @@ FFPF_PRIMITIVE __s64 ffpf_anonymise_known(const struct ffpf_packet *packet, void
 {
 	struct value_entry *values = mbuf + sizeof(struct memory);
 	struct anonymiser a = {table, values, (void *)(values + entries), entries, packet->tap->seed};
-	__u64 destination, source, l4, shown, end;
+	__u64 destination, source, shown, end;
 	struct ffpf_headers headers;
 	const void *from;
 	int is_tcp;
@@ -470,8 +474,7 @@ FFPF_PRIMITIVE __s64 ffpf_anonymise_known(const struct ffpf_packet *packet, void
 	if (ports || !ffpf_dissect_plain(packet->data, packet->end, ffpf_length(packet), &headers))
 		return -1;
 	is_tcp = headers.protocol == FFPF_TCP;
-	l4 = headers.version == 4 ? 34 : 54;
-	shown = l4 + (is_tcp ? 20 : 8);
+	shown = headers.l4 + (is_tcp ? 20 : 8);
 	from = packet->data;
 	if (from + 54 > packet->end || wanted < shown || headers.payload < shown)
 		return -1;

@@ -54,8 +54,9 @@ FFPF_PRIMITIVE int ffpf_is_stored(const struct ffpf_packet *packet, const struct
 
 /*
  * Rings the bell (a BPF ring buffer, into which nothing is written) if the reader sleeps until the entry of this number,
- * which is published: without an index ring, the record. That it says so is looked at behind the publication; where the CPU does it earlier all the same
- * (stores wait in its buffer, on x86), the reader, which looks once more, sees the entry (capture/waiting.py).
+ * which is published: without an index ring, the record. That it says so is looked at behind the publication; where the
+ * CPU does it earlier all the same (stores wait in its buffer, on x86), the reader, which looks once more, sees the entry
+ * (capture/waiting.py).
  */
 FFPF_PRIMITIVE void ffpf_wake_reader(const struct ffpf_reader *reader, __u64 number, void *bell)
 {

@@ -276,13 +276,11 @@ class _Deliver:
         worked = self._variable(I1)
         b.store(I1(0), worked)
         with b.if_then(b.icmp_unsigned("!=", b.ptrtoint(slot, I64), I64(0))):
-            data = b.gep(slot, [I64(HEADER_BYTES)], source_etype=I8)
             captured = self._variable(I64)
+            b.store(I64(-1), captured)
             if len(hooks) == 1 and hooks[0].effect.known and flow.ring.data_bytes >= hooks[0].effect.known_bytes:
-                b.store(self._copy_known(hooks[0], data, wanted), captured)
-                with b.if_then(b.icmp_signed("<", b.load(captured, typ=I64), I64(0))):
-                    b.store(self._copied(hooks, slot, whole, wanted, I64(flow.ring.data_bytes)), captured)
-            else:
+                b.store(self._copy_known(hooks[0], slot, wanted), captured)
+            with b.if_then(b.icmp_signed("<", b.load(captured, typ=I64), I64(0))):
                 b.store(self._copied(hooks, slot, whole, wanted, I64(flow.ring.data_bytes)), captured)
             with b.if_then(b.icmp_signed(">=", b.load(captured, typ=I64), I64(0))):
                 # A result tells of the packet as it was, so not behind what shows less of it.
@@ -302,17 +300,18 @@ class _Deliver:
         rewriting = [hook for hook in hooks if hook.effect.rewrite]
         if rewriting:
             return self._copy_rewritten(slot, rewriting, whole, wanted, longest)
-        data = self.builder.gep(slot, [I64(HEADER_BYTES)], source_etype=I8)
-        return self._copy(data, wanted, longest)
+        return self._call("ffpf_copy_packet", COPY_PACKET, self.program.context, self._data(slot), wanted, longest)
 
-    def _copy_known(self, hook: _Hook, data: ir.Value, wanted: ir.Value) -> ir.Value:
+    def _data(self, slot: ir.Value) -> ir.Value:
+        """Where a slot's data begins."""
+        return self.builder.gep(slot, [I64(HEADER_BYTES)], source_etype=I8)
+
+    def _copy_known(self, hook: _Hook, slot: ir.Value, wanted: ir.Value) -> ir.Value:
         """The same by a transform's shorter way, which takes most packets, and says -1 of others."""
         kind = ir.FunctionType(I64, [POINTER, POINTER, *hook.kinds, I64])
-        return self._call(hook.effect.known, kind, self.packet, data, *hook.memories, *hook.arguments, wanted)
-
-    def _copy(self, to: ir.Value, wanted: ir.Value, longest: ir.Value) -> ir.Value:
-        """Copy the packet as it is; how many bytes, or -1."""
-        return self._call("ffpf_copy_packet", COPY_PACKET, self.program.context, to, wanted, longest)
+        return self._call(
+            hook.effect.known, kind, self.packet, self._data(slot), *hook.memories, *hook.arguments, wanted
+        )
 
     def _copy_rewritten(
         self, slot: ir.Value, rewriting: list[_Hook], whole: ir.Value, wanted: ir.Value, longest: ir.Value
