@@ -58,15 +58,18 @@ def network(request: pytest.FixtureRequest) -> Iterator[Network]:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def kernel_before() -> Counter[str]:
-    """What was in the kernel before the first test that loads anything."""
+    """What is in the kernel before the test.
+
+    Not before the first one: what a failed test's traceback holds is that test's alone.
+    """
     return kernel_objects()
 
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The kernel has no more programs, maps, links and pins after each test than before the first."""
+    """The kernel has no more programs, maps, links and pins after each test than before it."""
     if not request.node.get_closest_marker("root"):
         yield
         return
