@@ -101,7 +101,7 @@ def read(
     for _ in range(SNAPSHOT_TRIES):
         snapshot = bytes(memoryview(flow_memory)[FLOW_BYTES : FLOW_BYTES + memory.cpus * memory.stride])
         cells = np.frombuffer(snapshot, dtype=np.uint64).reshape(memory.cpus, memory.stride // 8)
-        totals = [int(total) for total in cells.sum(axis=0, dtype=np.uint64)]
+        totals = cells.sum(axis=0, dtype=np.uint64).tolist()
         fates = {fate.name.lower(): totals[FATES + fate] for fate in Fate}
         fates["delivered"] -= overrun
         ledger = Ledger(seen=totals[SEEN], **fates, overrun=overrun)

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.automaton import Automaton, build
 from ffpf_bpf.graph.effect import Fate, Primitive, Table
-from ffpf_bpf.graph.expression import Node, Role, check_text, word
+from ffpf_bpf.graph.expression import Node, Role, check_text
 
 MOST_PATTERNS = 1_000
 LONGEST_PATTERN = 255
@@ -59,6 +61,7 @@ class Scan(Node):
     ignore_case: bool = False
     whole_frame: bool = False
     automaton: Automaton = field(init=False, repr=False, compare=False)
+    shown: tuple[str, ...] = field(init=False, repr=False, compare=False)  # each pattern as it stands in the text
 
     def __post_init__(self) -> None:
         flags = ""
@@ -76,6 +79,7 @@ class Scan(Node):
             object.__setattr__(self, name, getattr(self, name) or flag in flags)
         _check(patterns, self.ignore_case, self.where)
         object.__setattr__(self, "patterns", patterns)
+        object.__setattr__(self, "shown", tuple("".join(map(_written, pattern)) for pattern in patterns))
         Node.__post_init__(self)
         if self.mbuf_bytes < self.default_mbuf_bytes:
             raise ExpressionError(
@@ -99,7 +103,7 @@ class Scan(Node):
     @property
     def expression(self) -> str:
         flags = "i" * self.ignore_case + "f" * self.whole_frame
-        patterns = "|".join(self._shown)
+        patterns = "|".join(self.shown)
         if flags:
             return f"(?{flags}){patterns}"
         return rf"\x28{patterns[1:]}" if patterns.startswith("(?") else patterns
@@ -120,22 +124,15 @@ class Scan(Node):
 
     def report(self, memories: Sequence[memoryview]) -> dict[str, Any]:
         """`hits`: for each pattern that was the result of a packet, as it is written, how many packets."""
-        totals = {
-            shown: sum(word(memory, number) for memory in memories)
-            for number, shown in enumerate(self._shown, FIXED_BYTES // 8)
-        }
-        counted = Node.report(self, memories)
-        return {**counted, "hits": {shown: total for shown, total in totals.items() if total}}
+        words = [np.frombuffer(memory, np.uint64, len(self.shown), FIXED_BYTES) for memory in memories]
+        totals = np.sum(words, axis=0, dtype=np.uint64)
+        hits = {self.shown[number]: int(totals[number]) for number in np.flatnonzero(totals)}
+        return {**Node.report(self, memories), "hits": hits}
 
     @property
     def _patterns(self) -> tuple[bytes, ...]:
         assert isinstance(self.patterns, tuple)
         return self.patterns
-
-    @property
-    def _shown(self) -> tuple[str, ...]:
-        """Each pattern as it stands in the text."""
-        return tuple("".join(map(_written, pattern)) for pattern in self._patterns)
 
 
 def _read(text: str, where: str) -> tuple[str, tuple[bytes, ...]]:
