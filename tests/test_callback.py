@@ -54,7 +54,7 @@ def test_what_is_no_callback(expression: str, message: str) -> None:
 
 
 def test_a_value_that_is_no_function() -> None:
-    with pytest.raises(ExpressionError, match="7 is no text"):
+    with pytest.raises(ExpressionError, match="7 is no function"):
         callback(7)  # type: ignore[arg-type]
 
 
