@@ -8,7 +8,7 @@
     node   := "(" class ["as" name] ["," expression ["," mbuf_bytes]] ")"
     select := "-" results "->" term                  for these results of the node
     results := "*" | range ("," range)*
-    range  := number [".." number]
+    range  := number [".." number]                  decimal, or hexadecimal as 0x0800
 
 Class names ignore case. An expression is bare up to `,` or `)`, or a double-quoted string with `\\"` and `\\\\`.
 Every error says where: line and column of the text, with the line and a caret under it.
@@ -45,6 +45,7 @@ Made = TypeVar("Made")
 LONGEST_TEXT = 1 << 18
 DEEPEST_NESTING = 100
 LONGEST_NUMBER = 10  # digits
+NUMBER = "[0-9]{1,6}|0x[0-9A-Fa-f]{1,6}"
 EDGES = "write `-80->`, `-80,443->`, `-8000..8080->`, or `-*->` for all others"
 
 GRAMMAR = r"""
@@ -139,7 +140,7 @@ class _Reader:
             return OTHERS
         found: list[tuple[int, int]] = []
         for part in text.split(","):
-            ends = re.fullmatch(r"\s*([0-9]{1,6})\s*(?:\.\.\s*([0-9]{1,6})\s*)?", part)
+            ends = re.fullmatch(rf"\s*({NUMBER})\s*(?:\.\.\s*({NUMBER})\s*)?", part)
             if ends is None:
                 is_name = re.search("[A-Za-z]", part) is not None
                 raise ExpressionError(
@@ -147,7 +148,7 @@ class _Reader:
                     **_place(self.text, edge.start_pos or 0),
                     help=f"{'results are numbers, no name is looked up: ' if is_name else ''}{EDGES}",
                 )
-            low, high = int(ends[1]), int(ends[2] or ends[1])
+            low, high = _number(ends[1]), _number(ends[2] or ends[1])
             if low > high:
                 raise ExpressionError(
                     f"`{part.strip()}` runs backwards",
@@ -202,6 +203,10 @@ class _Reader:
             class_token.start_pos or 0,
             lambda: node_class.parse(text, name=str(name or ""), mbuf_bytes=_mbuf_bytes(memory, node_class)),
         )
+
+
+def _number(text: str) -> int:
+    return int(text, 16 if text.startswith("0x") else 10)
 
 
 def _trees(tree: Tree[Token]) -> list[Tree[Token]]:

@@ -12,6 +12,12 @@ from ffpf_bpf.graph.parameters import whole_number
 
 # In the order of enum field in bpf_src/classify.c.
 FIELDS = ("dport", "sport", "proto", "ethertype", "vlan", "version", "dscp", "ttl", "tcpflags", "length", "flow")
+RESULTS = {
+    **dict.fromkeys(("proto", "ttl", "tcpflags"), range(1 << 8)),
+    "dscp": range(1 << 6),
+    "vlan": range(1 << 12),
+    "version": range(4, 7),
+}
 HELP = f"one of {', '.join(FIELDS[:-1])}, or `flow=16` for 16 parts of the flows"
 
 
@@ -66,6 +72,10 @@ class Classify(Node):
     @property
     def arguments(self) -> tuple[str, ...]:
         return (repr(self.field), f"parts={self.parts}") if self.parts else (repr(self.field),)
+
+    @property
+    def results(self) -> range:
+        return range(self.parts) if self.parts else RESULTS.get(self.field, range(1 << 16))
 
     @property
     def effect(self) -> Primitive:
