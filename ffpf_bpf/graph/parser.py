@@ -48,6 +48,9 @@ LONGEST_NUMBER = 10  # digits
 NUMBER = "[0-9]{1,6}|0x[0-9A-Fa-f]{1,6}"
 EDGES = "write `-80->`, `-80,443->`, `-8000..8080->`, or `-*->` for all others"
 
+SIGNS = {"&&": "&", "||": "|", "and": "&", "or": "|", "not": "!"}
+OTHER_SIGNS = re.compile(r"&&|\|\||\b(?:and|or|not)\b", re.IGNORECASE)
+
 GRAMMAR = r"""
     flow: part ("->" part)*
     part: stage [select ("|" select)*]
@@ -287,6 +290,8 @@ def _refuse(text: str, error: UnexpectedInput) -> NoReturn:
     help = f"expected {words}" if words else "nothing more; quote an expression that contains `)` or `,`"
     if not text.strip():
         what, help = "the expression is empty", "expected `(device,NAME)` first"
+    elif other := OTHER_SIGNS.search(text, max(0, position - 1), position + 4):
+        help = f"write `{SIGNS[other[0].lower()]}` instead of `{other[0]}`"
     elif text.startswith('"', position):
         what, help = "the quoted expression does not end", 'put a `"` at its end; inside it, `\\"` stands for `"`'
     raise ExpressionError(what, **_place(text, position), help=help) from None
