@@ -169,6 +169,7 @@ def test_nodes_are_found_by_id(inside: Network) -> None:
         inside.send(FRAMES)
         made.pause(wait=True)
         hits = made.node("hits")
+        assert repr(hits) == "FlowNode(id='hits', node=Packetcount(name='hits', mbuf_bytes=16))"
         assert hits.mbuf.shape[1] == 16
         assert hits.mbuf.view("u8")[:, 0].sum() == 6
         assert (hits.statistics.packets_in, hits.statistics.counts) == (6, {"packets": 6})
