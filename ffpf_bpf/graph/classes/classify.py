@@ -18,7 +18,9 @@ RESULTS = {
     "vlan": range(1 << 12),
     "version": range(4, 7),
 }
-HELP = f"one of {', '.join(FIELDS[:-1])}, or `flow=16` for 16 parts of the flows"
+HELP = (
+    f"one of {', '.join(FIELDS[:-1])}, or `flow=16` for 16 parts of the flows, in Python `classify('flow', parts=16)`"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +32,11 @@ class Classify(Node):
 
     Fields: `dport`, `sport` of TCP, UDP and SCTP (first fragments have them, later ones do not); `proto`, IPv4's or the
     last next header of IPv6; `ethertype`, behind VLAN tags; `vlan`, the outer id; `version` of IP, 4 or 6; `dscp`;
-    `ttl` or hop limit; `tcpflags`; `length` in bytes on the wire; `flow=N`, from 0 to N - 1 by a hash of the 5-tuple
-    that is the same in both directions. A packet that has no such field has no result, and goes to `-*->` only.
-    A record of a flow that has one says the result of the last such node on the packet's way. After Streamline
-    (de Bruijn, Bos and Bal, TOCS 2011). Raises ExpressionError for an unknown field, and unless N is from 1 to 65,536.
+    `ttl` or hop limit; `tcpflags`; `length` in bytes on the wire; `flow=N`, in Python `classify("flow", parts=N)`,
+    from 0 to N - 1 by a hash of the 5-tuple that is the same in both directions. A packet that has no such field has no
+    result, and goes to `-*->` only. A record of a flow that has one says the result of the last such node on the
+    packet's way. After Streamline (de Bruijn, Bos and Bal, TOCS 2011). Raises ExpressionError for an unknown field, and
+    unless N is from 1 to 65,536.
     """
 
     class_name: ClassVar[str] = "classify"
@@ -55,7 +58,9 @@ class Classify(Node):
             raise ExpressionError(f"unknown field `{self.field}`", where=self.where, help=HELP)
         if (self.field == "flow") != bool(self.parts) or not 0 <= self.parts <= 65_536:
             raise ExpressionError(
-                f"`{self.field}` in {self.parts} parts", where=self.where, help="`flow=N` with N from 1 to 65536"
+                f"`{self.field}` in {self.parts} parts",
+                where=self.where,
+                help="`flow=N` with N from 1 to 65536, in Python `classify('flow', parts=N)`",
             )
 
     @classmethod
