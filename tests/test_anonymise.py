@@ -112,6 +112,7 @@ def test_what_is_refused_in_python(arguments: dict[str, object], message: str) -
     with pytest.raises(ExpressionError) as error:
         Anonymise(**arguments)  # type: ignore[arg-type]
     assert error.value.message == message
+    assert "key" not in arguments or "`key=bytes.fromhex(...)`" in error.value.help
 
 
 def test_a_policy_is_not_content_with_a_key_that_the_user_knows() -> None:

@@ -54,7 +54,7 @@ def test_what_is_no_callback(expression: str, message: str) -> None:
 
 
 def test_a_value_that_is_no_function() -> None:
-    with pytest.raises(ExpressionError, match="7 is no text"):
+    with pytest.raises(ExpressionError, match="7 is no function"):
         callback(7)  # type: ignore[arg-type]
 
 
@@ -169,6 +169,7 @@ def test_nodes_are_found_by_id(inside: Network) -> None:
         inside.send(FRAMES)
         made.pause(wait=True)
         hits = made.node("hits")
+        assert repr(hits) == "FlowNode(id='hits', node=Packetcount(name='hits', mbuf_bytes=16))"
         assert hits.mbuf.shape[1] == 16
         assert hits.mbuf.view("u8")[:, 0].sum() == 6
         assert (hits.statistics.packets_in, hits.statistics.counts) == (6, {"packets": 6})

@@ -60,12 +60,15 @@ def test_refused(expression: str, message: str) -> None:
         (("flow", 1.5), "1.5 is no whole number"),
         (("flow", -1), "`flow` in -1 parts"),
         (("ttl", 1), "`ttl` in 1 parts"),
+        (("flow",), "`flow` in 0 parts"),
+        (("flow=4",), "unknown field `flow=4`"),
     ],
 )
 def test_refused_in_python(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(ExpressionError) as error:
         Classify(*arguments)  # type: ignore[arg-type]
     assert error.value.message == message
+    assert "flow" not in message or "in Python `classify('flow', parts=" in error.value.help
 
 
 @given(st.integers(1, 65_536))

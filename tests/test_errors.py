@@ -25,6 +25,7 @@ from ffpf_bpf.graph.expression import Node, Role, nodes
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.kernel import calls, privileges
 from tests.network import Network
+from tests.segment import loaded
 
 CARELESS = r"""
 #include "ffpf.h"
@@ -242,6 +243,32 @@ def test_odd_texts_end_in_a_message(text: str, message: str) -> None:
     assert error.value.help
     assert "expected \n" not in shown
     assert shown.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "help"),
+    [
+        ("(bpf,a) || (bpf,b)", "write `|` instead of `||`"),
+        ("(bpf,a) && (bpf,b)", "write `&` instead of `&&`"),
+        ("(bpf,a) or (bpf,b)", "write `|` instead of `or`"),
+        ("(bpf,a)AND(bpf,b)", "write `&` instead of `AND`"),
+        ("(bpf,a) -> not (bpf,b)", "write `!` instead of `not`"),
+        ("(bpf,a) -> notes", "expected `!` or `(`"),
+        ("(bpf,a) -> | (bpf,b)", "expected `!` or `(`"),
+        ("(bpf,a) &", "expected `!` or `(`"),
+    ],
+)
+def test_signs_of_other_languages(text: str, help: str) -> None:
+    with pytest.raises(ExpressionError) as error:
+        parse(text)
+    assert error.value.help == help
+
+
+def test_the_sink_that_is_too_many_is_named() -> None:
+    sinks = " | ".join(f"(grab as g{number},snaplen={60 + number})" for number in range(65))
+    with pytest.raises(FfpfError, match="over 64 sinks") as error, loaded(f"(device,tap0) -> {sinks}"):
+        pass
+    assert error.value.where == "node `g64`"
 
 
 def test_names_are_those_of_the_grammar() -> None:

@@ -297,6 +297,7 @@ ADDRESS = 'no name is resolved; write the address, as in `pkt.ip.src == "10.0.0.
 NETWORK = 'no name is resolved; write it as in `pkt.ip.src.in_net("10.0.0.0/8")`'
 MAC = 'write `pkt.eth.src == "00:11:22:33:44:55"`'
 FLAGS = "one or more of fin, syn, rst, push, psh, ack, urg, ece, cwr"
+HAS = "use `pkt.tcp.flags.has` or `.lacks`, as in `pkt.tcp.flags.has('fin')`"
 REFUSED = [
     ("pkt.tcp.foo", "`pkt.tcp` has no `foo`", "its fields are sport, dport, port, seq, ack, flags, window"),
     ("pkt.tcp.dst_port == 80", "`pkt.tcp` has no `dst_port`", "did you mean `pkt.tcp.sport` or `pkt.tcp.dport`?"),
@@ -338,7 +339,11 @@ REFUSED = [
     ("pkt.ip.src.isin([])", "`pkt.ip.src.isin` has no value to compare with", "an empty list passes no packet"),
     ("pkt.tcp.dport.in_net('10.0.0.0/8')", "`pkt.tcp.dport` is no IP address, so it is in no network", "compare it, as in `pkt.tcp.dport == 443`"),
     ("pkt.ip.src < '10.0.0.1'", "`pkt.ip.src` has no order, so `<` cannot compare it", 'use `==`, `!=` or `.isin`, as in `pkt.ip.src == "10.0.0.1"`'),
-    ("pkt.tcp.flags >= 2", "`pkt.tcp.flags` has no order, so `>=` cannot compare it", "use `pkt.tcp.flags.has` or `.lacks`, as in `pkt.tcp.flags.has('fin')`"),
+    ("pkt.tcp.flags >= 2", "`pkt.tcp.flags` has no order, so `>=` cannot compare it", HAS),
+    ("pkt.tcp.flags.syn", "`pkt.tcp.flags` has no `syn`", HAS),
+    ("pkt.tcp.flags == 'syn'", "`pkt.tcp.flags` compares with a whole number, got 'syn'", HAS),
+    ("pkt.tcp.flags & 2 != 0", "`pkt.tcp.flags` is a field, and no condition before it is compared", HAS),
+    ("pkt.ip.flags | pkt.udp", "`pkt.ip.flags` is a field, and no condition before it is compared", "use `pkt.ip.flags.has` or `.lacks`, as in `pkt.ip.flags.has('mf')`"),
     ("pkt.tcp.flags.has('SYN')", "`pkt.tcp.flags` has no flag 'SYN'", FLAGS),
     ("pkt.tcp.flags.lacks()", "`pkt.tcp.flags.lacks()` names no flag", FLAGS),
     ("pkt.ip.src == 'example.org'", "`pkt.ip.src` compares with an IPv4 address, got 'example.org'", ADDRESS),

@@ -67,6 +67,17 @@ def test_nodes_of_no_such_class() -> None:
     assert done.stderr == "ffpf: unknown node class `smapler`\nhelp: did you mean `sampler`?\n"
 
 
+def test_a_long_expression_is_shortened_for_people_only() -> None:
+    flow = f"(device,eth0) -> (scan,{'|'.join(f'pattern{number}' for number in range(900))}) -> (packetcount)"
+    first, *rest = inside("run", "-r", "examples/mixed.pcapng", flow).splitlines()
+    assert re.match(r"flow\d+ on eth0 \(file\): \(device,eth0\) -> \(scan,", first)
+    assert len(first) < 600
+    assert first.endswith("...")
+    assert max(map(len, rest)) < 120
+    whole = json.loads(inside("run", "-r", "examples/mixed.pcapng", "--json", flow))
+    assert whole["flows"][0]["expression"] == text(parse(flow))
+
+
 def test_draw_marks_what_flows_share(tmp_path: Path) -> None:
     assert ffpf("draw", *SHARED).stdout == (
         "shared by 2 flows: 1, 2\n"

@@ -87,12 +87,15 @@ def test_refused(expression: str, message: str) -> None:
         (("size", -1, 1), "1 bins of width -1"),
         (("size", 1, -1), "-1 bins of width 1"),
         (("size", 1), "0 bins of width 1"),
+        (("size", 0, 24), "24 bins of width 0"),
     ],
 )
 def test_refused_in_python(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(ExpressionError) as error:
         Histogram(*arguments)  # type: ignore[arg-type]
     assert error.value.message == message
+    if "bins of width" in message:
+        assert error.value.help.endswith("`linear=64x24`, in Python `width=64, bins=24`")
 
 
 def log2_bounds(value: int) -> tuple[int, int]:

@@ -116,6 +116,9 @@ def test_refused(expression: str, message: str) -> None:
     assert refusal(expression) == message
 
 
+IN_PACKETS = "as the rate is of packets, so is the burst: `burst=50`"
+
+
 @pytest.mark.parametrize(
     ("expression", "help"),
     [
@@ -133,7 +136,11 @@ def test_refused(expression: str, message: str) -> None:
         ("(limit,1.5/d)", HELP),
         ("(limit,many)", HELP),
         ('(limit,"5MB/s burst=1.5MiB")', "whole numbers only: write `1536KiB`"),
-        ('(limit,"1000/s burst=1.5")', HELP),
+        ('(limit,"1000/s burst=1.5")', IN_PACKETS),
+        ('(limit,"1000/s burst=64KiB")', IN_PACKETS),
+        ('(limit,"1000/s burst=0")', IN_PACKETS),
+        ('(limit,"5MB/s burst=100")', "as the rate is of bytes, so is the burst: `burst=64KiB`"),
+        ('(limit,"many burst=100KB")', HELP),
     ],
 )
 def test_what_to_write_instead(expression: str, help: str) -> None:
@@ -148,7 +155,8 @@ def test_what_to_write_instead(expression: str, help: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((1000,), "1000 is no text"),
+        ((1000,), "1000 is not a rate"),
+        ((b"1/s",), "b'1/s' is not a rate"),
         (("1000/s", "50"), "'50' is no whole number"),
         (("1000/s", 0.5), "0.5 is no whole number"),
         (("1000/s", -1), "a burst of -1 packets"),

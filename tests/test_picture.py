@@ -66,7 +66,9 @@ def test_cases_are_labels_of_edges() -> None:
     assert shown.labels[0][1:] == (shown.boxes["grab1"][0] - 10, sum(shown.boxes["grab1"][1::2]) / 2 - 6)
 
 
-@pytest.mark.parametrize("written", [SELECT, SELECT.replace("(classify,dport)", '(scan as a_rather_long_name,"A|B")')])
+@pytest.mark.parametrize(
+    "written", [SELECT, SELECT.replace("(classify,dport)", "(classify as a_rather_long_name,length)")]
+)
 def test_nothing_lies_on_top_of_anything(written: str) -> None:
     shown = drawn(written)
     boxes = list(shown.boxes.values())

@@ -96,6 +96,9 @@ NO_RESULT = "`bpf` has no result to select on"
         (f"{PORT} -65536-> (grab)", "line 1, column 18: on", "65536 is no result", "-65536->"),
         (f"{PORT} -1-> (grab) | -99999-> (grab)", "line 1, column 32: on", "99999 is no result", "-99999->"),
         (f"{PORT} -100000-> (grab)", "line 1, column 18: on", "100000 is no result", "-100000->"),
+        ("(classify as x,version) -5,7-> (grab)", "line 1, column 25: (classify as x)", "`classify` never has the result 7", "-5,7->"),
+        (f"{PORT} -0x10000-> (grab)", "line 1, column 18: on", "65536 is no result", "-0x10000->"),
+        (f"{PORT} -0x-> (grab)", "line 1, column 18", "`0x` is no result", "-0x->"),
         (f"{PORT} -80..-> (grab)", "line 1, column 18", "`80..` is no result", "-80..->"),
         (f"{PORT} -80...90-> (grab)", "line 1, column 18", "`80...90` is no result", "-80...90->"),
         (f"{PORT} -80,-> (grab)", "line 1, column 18", "`` is no result", "-80,->"),
@@ -140,6 +143,34 @@ def test_a_range_that_ends_before_it_begins() -> None:
         parse(f"{PORT} -90..80-> (grab)")
     assert error.value.help == "write `80..90`"
     assert parse(f"{PORT} -80..80-> (grab)") == parse(f"{PORT} -80-> (grab)")
+
+
+def test_numbers_may_be_hexadecimal() -> None:
+    hexadecimal = parse("(classify,ethertype) -0x0800,0x86dd-> (grab) | -0x1..0xF-> (packetcount)")
+    assert text(hexadecimal) == "(classify,ethertype) -2048,34525-> (grab) | -1..15-> (packetcount)"
+
+
+@pytest.mark.parametrize(
+    ("node", "within", "beyond"),
+    [
+        ('(scan,"a|b")', (1, 2), (0, 3)),
+        ("(classify,flow=4)", (0, 3), (4,)),
+        ("(classify,version)", (4, 6), (3, 7)),
+        ("(classify,vlan)", (0, 4095), (4096,)),
+        ("(classify,dscp)", (0, 63), (64,)),
+        ("(classify,proto)", (0, 255), (256,)),
+        ("(classify,ttl)", (0, 255), (256,)),
+        ("(classify,tcpflags)", (0, 255), (65_535,)),
+        ("(classify,length)", (0, 65_535), ()),
+    ],
+)
+def test_an_edge_that_no_packet_takes_is_refused(node: str, within: tuple[int, int], beyond: tuple[int, ...]) -> None:
+    low, high = within
+    parse(f"{node} -{low}-> (grab) | -{high}..65535-> (packetcount)")
+    for number in beyond:
+        with pytest.raises(ExpressionError, match=f"never has the result {number}") as error:
+            parse(f"{node} -{number}-> (grab)")
+        assert error.value.help == f"its results are from {low} to {high}"
 
 
 def test_what_the_helps_say() -> None:

@@ -45,8 +45,11 @@ def test_it_is_enough_to_define_a_flow() -> None:
     assert text(expression) == "(device,eth0) -> (bpf,udp) -> (grab,snaplen=96)"
     assert python(expression) == "device('eth0') >> bpf('udp') >> grab(snaplen=96)"
     assert parse(text(expression)) == expression
-    flow = Flow.create().populate(expression)
+    flow = Flow.create()
+    assert repr(flow) == f"<Flow {flow.id}, created>"
+    flow.populate(expression)
     assert flow.state is State.POPULATED
+    assert repr(flow) == f"<Flow {flow.id}, populated: {text(expression)}>"
 
 
 def test_importing_asks_nothing_of_the_kernel() -> None:

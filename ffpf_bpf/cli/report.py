@@ -10,7 +10,7 @@ from typing import Any
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.flow import Flow, Ledger
 
-LONGEST_LABEL = 44
+LONGEST_LABEL, LONGEST_EXPRESSION = 44, 500
 MOST_BARS, BAR_WIDTH = 24, 30
 
 
@@ -39,8 +39,7 @@ def text(flow: Flow) -> str:
     for node in statistics.nodes:
         plain = {unit: count for unit, count in node.counts.items() if isinstance(count, int)}
         counts = ", ".join(f"{count:,} {unit}" for unit, count in plain.items())
-        label = f"{node.class_name} {node.expression}".strip()
-        label = label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 3]}..."
+        label = _shortened(f"{node.class_name} {node.expression}".strip(), LONGEST_LABEL)
         shared = "shared" if node.shared else ""
         counted = ", ".join(part for part in (counts, shared) if part)
         rows.append((node.id, label, f"{node.packets_in:,}", f"{node.packets_out:,}", counted))
@@ -50,7 +49,12 @@ def text(flow: Flow) -> str:
     for row, extra in zip(rows, behind, strict=True):
         cells = ["", row[0].ljust(widths[0]), row[1].ljust(widths[1]), *_right(row[2:4], widths[2:4]), row[4]]
         lines += ["  ".join(cells).rstrip(), *(f"      {line}" for line in extra)]
-    return "\n".join([f"{flow.id} on {taps}: {flow.definition.text}", *lines, f"  {ledger_text(statistics.ledger)}"])
+    expression = _shortened(flow.definition.text, LONGEST_EXPRESSION)
+    return "\n".join([f"{flow.id} on {taps}: {expression}", *lines, f"  {ledger_text(statistics.ledger)}"])
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _bars(counted: Any) -> list[str]:

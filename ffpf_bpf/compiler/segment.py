@@ -317,7 +317,11 @@ class _Segment:
     def _note_sink(self, flow: int, step: int, effect: Effect, arrives: ir.Value) -> None:
         assert isinstance(effect, Delivery)
         if len(self.sinks) == MOST_SINKS:
-            raise FfpfError(f"over {MOST_SINKS} sinks in one segment", help="use fewer `(grab)` nodes in one flow")
+            raise FfpfError(
+                f"over {MOST_SINKS} sinks in one segment",
+                where=f"node `{self.flows[flow].graph.ids[step]}`",
+                help="use fewer `(grab)` nodes in one flow",
+            )
         sink = Sink(len(self.sinks), flow, step, effect.snaplen or self.flows[flow].ring.snaplen)
         self.sinks.append(sink)
         b = self.builder

@@ -169,6 +169,10 @@ class Flow(Deliverer):
         flow.pace = pace
         return flow
 
+    def __repr__(self) -> str:
+        defined = f": {self._definition.text}" if self._definition else ""
+        return f"<Flow {self.id}, {self.state}{defined}>"
+
     @property
     def pace(self) -> str:
         """`slow`: while the ring is full of packets that were not read, new ones are dropped, counted as `ring_full`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,9 @@ class FlowNode:
 
     id: str
     node: Node
-    memory: NodeMemory | None
-    is_bound: bool
-    ask: Callable[[], NodeStatistics]
+    memory: NodeMemory | None = field(repr=False)
+    is_bound: bool = field(repr=False)
+    ask: Callable[[], NodeStatistics] = field(repr=False)
 
     @property
     def mbuf(self) -> np.ndarray[Any, Any]:

@@ -80,7 +80,7 @@ class Field(NoNumber):
 
     def in_net(self, network: object) -> Condition:
         """The address lies in the network, as in `pkt.ip.src.in_net("10.0.0.0/8")`."""
-        refuse(f"`{self.python}` is no IP address, so it is in no network", f"compare it, as in `{self._usage}`")
+        refuse(f"`{self.python}` is no IP address, so it is in no network", self._compare_help)
 
     def _compared(self, sign: str, value: object) -> Condition:
         if not self.ordered and sign not in ("==", "!="):
@@ -137,17 +137,26 @@ class Field(NoNumber):
 
     def __getattr__(self, name: str) -> NoReturn:
         known = [each for each in ("isin", "in_net", "has", "lacks") if each in dir(type(self))]
-        raise no_field(self, name, known, f"compare it, as in `{self._usage}`")
+        raise no_field(self, name, known, self._compare_help)
 
     def __repr__(self) -> str:
         return self.python
 
     def _no_condition(self) -> ExpressionError:
-        return ExpressionError(f"`{self.python}` is a field, and no condition before it is compared", help=PARENTHESES)
+        help = self._operator_help
+        return ExpressionError(f"`{self.python}` is a field, and no condition before it is compared", help=help)
 
     @property
     def _usage(self) -> str:
         return f"{self.python} == {self.example}"
+
+    @property
+    def _compare_help(self) -> str:
+        return f"compare it, as in `{self._usage}`"
+
+    @property
+    def _operator_help(self) -> str:
+        return PARENTHESES
 
     @property
     def _instead(self) -> str:
@@ -199,12 +208,16 @@ class Number(Field):
         if isinstance(value, bool) or not isinstance(value, SupportsIndex):
             refuse(
                 f"`{self.python}` compares with a whole number, got {value!r}",
-                f"no name is looked up; write the number, as in `{self._usage}`",
+                self._number_help,
             )
         number = index(value)
         if not 0 <= number <= self.most:
             refuse(f"`{self.python}` is never {number}", self._range_help)
         return number
+
+    @property
+    def _number_help(self) -> str:
+        return f"no name is looked up; write the number, as in `{self._usage}`"
 
     @property
     def _range_help(self) -> str:
@@ -279,3 +292,5 @@ class Flags(Number):
     @property
     def _instead(self) -> str:
         return f"use `{self.python}.has` or `.lacks`, as in `{self.python}.has({self.names[0][0]!r})`"
+
+    _compare_help = _operator_help = _number_help = _instead

@@ -162,6 +162,11 @@ class Node(Expression):
         return isinstance(effect, Primitive) and effect.selects
 
     @property
+    def results(self) -> range:
+        """The results it can have, if it `selects`: an edge beyond them would never be taken, and is refused."""
+        return range(1 << 16)
+
+    @property
     def serves_policy(self) -> bool:
         """Whether a policy that asks for its class is content with this node."""
         return True
@@ -254,6 +259,14 @@ class Select(Expression):
         if [ranges for ranges, _ in self.cases].count(OTHERS) > 1:
             raise ExpressionError("two cases `-*->`", where=self.node.where, help="join what they lead to with `|`")
         bounds = sorted(bound for ranges, _ in self.cases for bound in ranges)
+        first, last = self.node.results[0], self.node.results[-1]
+        for low, high in bounds:
+            if high < first or low > last:
+                raise ExpressionError(
+                    f"`{self.node.class_name}` never has the result {low}",
+                    where=self.node.where,
+                    help=f"its results are from {first} to {last}",
+                )
         for (low, high), (following, _) in pairwise(bounds):
             if following <= high:
                 raise ExpressionError(

@@ -8,7 +8,7 @@
     node   := "(" class ["as" name] ["," expression ["," mbuf_bytes]] ")"
     select := "-" results "->" term                  for these results of the node
     results := "*" | range ("," range)*
-    range  := number [".." number]
+    range  := number [".." number]                  decimal, or hexadecimal as 0x0800
 
 Class names ignore case. An expression is bare up to `,` or `)`, or a double-quoted string with `\\"` and `\\\\`.
 Every error says where: line and column of the text, with the line and a caret under it.
@@ -45,7 +45,11 @@ Made = TypeVar("Made")
 LONGEST_TEXT = 1 << 18
 DEEPEST_NESTING = 100
 LONGEST_NUMBER = 10  # digits
+NUMBER = "[0-9]{1,6}|0x[0-9A-Fa-f]{1,6}"
 EDGES = "write `-80->`, `-80,443->`, `-8000..8080->`, or `-*->` for all others"
+
+SIGNS = {"&&": "&", "||": "|", "and": "&", "or": "|", "not": "!"}
+OTHER_SIGNS = re.compile(r"&&|\|\||\b(?:and|or|not)\b", re.IGNORECASE)
 
 GRAMMAR = r"""
     flow: part ("->" part)*
@@ -139,7 +143,7 @@ class _Reader:
             return OTHERS
         found: list[tuple[int, int]] = []
         for part in text.split(","):
-            ends = re.fullmatch(r"\s*([0-9]{1,6})\s*(?:\.\.\s*([0-9]{1,6})\s*)?", part)
+            ends = re.fullmatch(rf"\s*({NUMBER})\s*(?:\.\.\s*({NUMBER})\s*)?", part)
             if ends is None:
                 is_name = re.search("[A-Za-z]", part) is not None
                 raise ExpressionError(
@@ -147,7 +151,7 @@ class _Reader:
                     **_place(self.text, edge.start_pos or 0),
                     help=f"{'results are numbers, no name is looked up: ' if is_name else ''}{EDGES}",
                 )
-            low, high = int(ends[1]), int(ends[2] or ends[1])
+            low, high = _number(ends[1]), _number(ends[2] or ends[1])
             if low > high:
                 raise ExpressionError(
                     f"`{part.strip()}` runs backwards",
@@ -202,6 +206,10 @@ class _Reader:
             class_token.start_pos or 0,
             lambda: node_class.parse(text, name=str(name or ""), mbuf_bytes=_mbuf_bytes(memory, node_class)),
         )
+
+
+def _number(text: str) -> int:
+    return int(text, 16 if text.startswith("0x") else 10)
 
 
 def _trees(tree: Tree[Token]) -> list[Tree[Token]]:
@@ -282,6 +290,8 @@ def _refuse(text: str, error: UnexpectedInput) -> NoReturn:
     help = f"expected {words}" if words else "nothing more; quote an expression that contains `)` or `,`"
     if not text.strip():
         what, help = "the expression is empty", "expected `(device,NAME)` first"
+    elif other := OTHER_SIGNS.search(text, max(0, position - 1), position + 4):
+        help = f"write `{SIGNS[other[0].lower()]}` instead of `{other[0]}`"
     elif text.startswith('"', position):
         what, help = "the quoted expression does not end", 'put a `"` at its end; inside it, `\\"` stands for `"`'
     raise ExpressionError(what, **_place(text, position), help=help) from None

@@ -77,7 +77,9 @@ class Anonymise(Node):
             )
         if not isinstance(self.key, bytes) or len(self.key) not in (0, KEY_BYTES):
             raise ExpressionError(
-                f"the key is not {KEY_BYTES} bytes", where=self.where, help="leave it out for a random one"
+                f"the key is not {KEY_BYTES} bytes",
+                where=self.where,
+                help=f"leave it out for a random one; {2 * KEY_BYTES} hex digits are `key=bytes.fromhex(...)`",
             )
 
     @property

@@ -47,6 +47,8 @@ class Callback(Node):
             name = getattr(self.function, "__name__", "")
             name = name if re.fullmatch(NAME_PATTERN, name) and name != "packets" else "function"
         else:
+            if not isinstance(self.function, str):
+                raise ExpressionError(f"{self.function!r} is no function", where=self.where, help=HELP)
             check_text(self.function, self.where)
             name = self.function
         if not re.fullmatch(NAME_PATTERN, name) or name == "packets":

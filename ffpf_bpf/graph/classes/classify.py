@@ -12,7 +12,15 @@ from ffpf_bpf.graph.parameters import whole_number
 
 # In the order of enum field in bpf_src/classify.c.
 FIELDS = ("dport", "sport", "proto", "ethertype", "vlan", "version", "dscp", "ttl", "tcpflags", "length", "flow")
-HELP = f"one of {', '.join(FIELDS[:-1])}, or `flow=16` for 16 parts of the flows"
+RESULTS = {
+    **dict.fromkeys(("proto", "ttl", "tcpflags"), range(1 << 8)),
+    "dscp": range(1 << 6),
+    "vlan": range(1 << 12),
+    "version": range(4, 7),
+}
+HELP = (
+    f"one of {', '.join(FIELDS[:-1])}, or `flow=16` for 16 parts of the flows, in Python `classify('flow', parts=16)`"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +32,11 @@ class Classify(Node):
 
     Fields: `dport`, `sport` of TCP, UDP and SCTP (first fragments have them, later ones do not); `proto`, IPv4's or the
     last next header of IPv6; `ethertype`, behind VLAN tags; `vlan`, the outer id; `version` of IP, 4 or 6; `dscp`;
-    `ttl` or hop limit; `tcpflags`; `length` in bytes on the wire; `flow=N`, from 0 to N - 1 by a hash of the 5-tuple
-    that is the same in both directions. A packet that has no such field has no result, and goes to `-*->` only.
-    A record of a flow that has one says the result of the last such node on the packet's way. After Streamline
-    (de Bruijn, Bos and Bal, TOCS 2011). Raises ExpressionError for an unknown field, and unless N is from 1 to 65,536.
+    `ttl` or hop limit; `tcpflags`; `length` in bytes on the wire; `flow=N`, in Python `classify("flow", parts=N)`,
+    from 0 to N - 1 by a hash of the 5-tuple that is the same in both directions. A packet that has no such field has no
+    result, and goes to `-*->` only. A record of a flow that has one says the result of the last such node on the
+    packet's way. After Streamline (de Bruijn, Bos and Bal, TOCS 2011). Raises ExpressionError for an unknown field, and
+    unless N is from 1 to 65,536.
     """
 
     class_name: ClassVar[str] = "classify"
@@ -49,7 +58,9 @@ class Classify(Node):
             raise ExpressionError(f"unknown field `{self.field}`", where=self.where, help=HELP)
         if (self.field == "flow") != bool(self.parts) or not 0 <= self.parts <= 65_536:
             raise ExpressionError(
-                f"`{self.field}` in {self.parts} parts", where=self.where, help="`flow=N` with N from 1 to 65536"
+                f"`{self.field}` in {self.parts} parts",
+                where=self.where,
+                help="`flow=N` with N from 1 to 65536, in Python `classify('flow', parts=N)`",
             )
 
     @classmethod
@@ -66,6 +77,10 @@ class Classify(Node):
     @property
     def arguments(self) -> tuple[str, ...]:
         return (repr(self.field), f"parts={self.parts}") if self.parts else (repr(self.field),)
+
+    @property
+    def results(self) -> range:
+        return range(self.parts) if self.parts else RESULTS.get(self.field, range(1 << 16))
 
     @property
     def effect(self) -> Primitive:

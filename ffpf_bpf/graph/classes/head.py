@@ -50,8 +50,10 @@ class Head(Node):
         Node.__post_init__(self)
         check_number(self.packets, self.where, "head(10)")
         check_number(self.bytes, self.where, "head(bytes=65536)")
-        if bool(self.packets) == bool(self.bytes) or not 1 <= self.packets + self.bytes <= MOST:
-            shown = f"{self.packets} packets and {self.bytes} bytes"
+        if not (self.packets or self.bytes):
+            raise ExpressionError("no number of packets or bytes to keep, or 0", where=self.where, help=HELP)
+        if (self.packets and self.bytes) or not 1 <= self.packets + self.bytes <= MOST:
+            shown = " and ".join(f"{n} {unit}" for n, unit in ((self.packets, "packets"), (self.bytes, "bytes")) if n)
             raise ExpressionError(f"cannot keep the first {shown} of a flow", where=self.where, help=HELP)
 
     @property

@@ -48,7 +48,9 @@ class Histogram(Node):
         is_linear = 1 <= self.bins <= MOST_BINS and 1 <= self.width < 1 << 63
         if not is_linear and (self.width, self.bins) != (0, 0):
             raise ExpressionError(
-                f"{self.bins} bins of width {self.width}", where=self.where, help=f"1 to {MOST_BINS} bins, from 1 wide"
+                f"{self.bins} bins of width {self.width}",
+                where=self.where,
+                help=f"1 to {MOST_BINS} bins, from 1 wide: `linear=64x24`, in Python `width=64, bins=24`",
             )
         Node.__post_init__(self)
         if self.mbuf_bytes < self.default_mbuf_bytes:

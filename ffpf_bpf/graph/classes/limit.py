@@ -46,6 +46,9 @@ class Limit(Node):
 
     def __post_init__(self) -> None:
         Node.__post_init__(self)
+        if not isinstance(self.rate, str):
+            help = 'write it in quotes, as in `limit("1000/s")`'
+            raise ExpressionError(f"{self.rate!r} is not a rate", where=self.where, help=help)
         check_text(self.rate, self.where)
         check_number(self.burst, self.where, 'limit("1000/s", burst=50)')
         number, unit, period = self._rate
@@ -92,7 +95,7 @@ class Limit(Node):
             found = amount(named["burst"])
             unit = amount(bare[0].partition("/")[0]) if bare else None
             if found is None or not found[0] or (unit and found[1] != unit[1]):
-                help = instead_of_decimals(named["burst"], HELP)
+                help = instead_of_decimals(named["burst"], _in_unit(unit[1]) if unit else HELP)
                 raise ExpressionError(f"`{named['burst']}` is not a burst", where=where, help=help)
             burst = found[0]
         return cls(" ".join(bare), burst, name=name, mbuf_bytes=mbuf_bytes)
@@ -117,6 +120,12 @@ class Limit(Node):
         return Primitive(
             "limit", "ffpf_limit", arguments, Table(self.mbuf_bytes), tells=Depth.COUNTS, calls=("ktime_get_ns",)
         )
+
+
+def _in_unit(unit: str) -> str:
+    """The help on a burst that is none, beside a rate of packets or bytes."""
+    example = "burst=64KiB" if unit == "bytes" else "burst=50"
+    return f"as the rate is of {unit}, so is the burst: `{example}`"
 
 
 def _instead(rate: str) -> str:

@@ -115,6 +115,10 @@ class Scan(Node):
         return f"[{', '.join(patterns)}]", *flags
 
     @property
+    def results(self) -> range:
+        return range(1, len(self._patterns) + 1)
+
+    @property
     def effect(self) -> Primitive:
         made = self.automaton
         walked = (made.shift, int(made.wide), made.accepting, made.reach, made.row)
