@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -276,6 +277,10 @@ class TestHidden:
         assert hidden(Depth.HEADERS) == hidden(Depth.COUNTS) == payload
         assert hidden(Depth.ANONYMISED) == payload | addresses
         assert hidden(Depth.ANONYMISED, Depth.HEADERS) == payload
+        assert hidden(Depth.ANONYMISED, Depth.COUNTS) == payload | addresses, "who shows the most says it"
         assert wire.hidden([Allow(EVERYTHING, Depth.COUNTS, frozenset({Part.ADDRESSES}))], (), frame) == addresses
         never = Never(PacketClass(udp_port=((53, 53),)), Depth.ALL)
         assert wire.hidden([Allow(EVERYTHING)], (never,), frame) == payload
+        never = replace(never, show=Depth.HEADERS)
+        assert wire.hidden([Allow(EVERYTHING)], (never,), frame) == payload
+        assert wire.hidden([Allow(EVERYTHING)], (never,), frame, pseudonyms=True) == payload | addresses

@@ -194,13 +194,22 @@ def in_nevers(nevers: Sequence[Never], frame: bytes) -> tuple[bool, ...]:
     return tuple(may(never, frame) for never in nevers)
 
 
-def hidden(allows: Sequence[Allow], nevers: Sequence[Never], frame: bytes) -> set[int]:
-    """The places of a packet that no verdict may depend on. Allows add up: what one of them shows is not hidden. Of what
-    a never forbids, as of what no allow is about, the payload is hidden."""
-    about = [allow.hide for allow, here in zip(allows, in_allows(allows, frame), strict=True) if here]
-    parts = frozenset.intersection(*about) if about else frozenset({Part.PAYLOAD})
-    if any(in_nevers(nevers, frame)):
+def hidden(allows: Sequence[Allow], nevers: Sequence[Never], frame: bytes, *, pseudonyms: bool = False) -> set[int]:
+    """The places of a packet that no verdict may depend on, of a flow that shows `pseudonyms` or not. The allows that
+    show the most say what is hidden, and allows add up. Of what a never forbids, as of what no allow is about, the
+    payload is hidden; of what may be shown with pseudonyms at most, where there are any, the addresses as well."""
+    about = [allow for allow, here in zip(allows, in_allows(allows, frame), strict=True) if here]
+    most = max((allow.show for allow in about), default=None)
+    parts = (
+        frozenset[Part].intersection(*(allow.hide for allow in about if allow.show is most))
+        if about
+        else {Part.PAYLOAD}
+    )
+    forbidden = [never.show for never, here in zip(nevers, in_nevers(nevers, frame), strict=True) if here]
+    if forbidden:
         parts |= {Part.PAYLOAD}
+    if pseudonyms and Depth.HEADERS in forbidden:
+        parts |= {Part.ADDRESSES}
     places: set[int] = set()
     if Part.PAYLOAD in parts:
         places |= set(range(payload_start(frame), len(frame)))
