@@ -37,13 +37,13 @@ PROTOCOLS = {
     108: "ipcomp",
 }  # fmt: skip
 UDP_PORTS = {
-    6635: "mpls", 6636: "mpls", 1701: "l2tp", 3653: "6in4", 41641: "wireguard", 9993: "zerotier", 4500: "esp", 10000: "esp", 434: "ipip", 4754: "gre", 4755: "gre",
+    6635: "mpls", 6636: "mpls", 1701: "l2tp", 3653: "6in4", 4191: "6in4", 5072: "6in4", 5437: "6in4", 41641: "wireguard", 9993: "zerotier", 4500: "esp", 10000: "esp", 10500: "esp", 434: "ipip", 4754: "gre", 4755: "gre",
     4789: "vxlan", 8472: "vxlan", 4790: "vxlan", 6081: "geneve", 2152: "gtp", 3386: "gtp", 3544: "teredo", 6080: "gue",
     5555: "gue", 4341: "lisp", 4342: "lisp", 5247: "capwap", 12222: "capwap", 51820: "wireguard", 1194: "openvpn",
     2268: "amt", 6343: "mirror", 37008: "mirror", 7932: "mirror", 9899: "sctp",
 }  # fmt: skip
 SERVICES = frozenset({53, *range(67, 70), 88, 123, 137, 138, 161, 162, 389, 443, 500, 514, 520, 521, 546, 547, 853})
-ICMP_ERRORS = (3, 4, 5, 11, 12)
+ICMP_ERRORS = (3, 4, 5, 11, 12, 31, 40)
 ICMP6_ERRORS = (*range(128), 137)
 PLAIN_ETHERTYPES = (ARP, RARP, 0x0842, 0x8809, 0x8863, 0x888E, 0x88CC, 0x88F7)
 PLAIN_PROTOCOLS = (ICMP, ICMP6, 2, TCP, UDP, 33, 46, 59, 88, 89, 112, SCTP)

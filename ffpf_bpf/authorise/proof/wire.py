@@ -24,7 +24,7 @@ ICMP, TCP, UDP, FRAGMENT_HEADER, ICMP6, SCTP = 1, 6, 17, 44, 58, 132
 WITH_PORTS = (TCP, UDP, SCTP)
 EXTENSIONS = (0, 43, 51, 60, 135, 139, 140)
 LARGEST_LLC = 1_535
-ICMP_ERRORS = (3, 4, 5, 11, 12)
+ICMP_ERRORS = (3, 4, 5, 11, 12, 31, 40)  # RFC 792, 1475, 2521
 LOWEST_ICMP6_ANSWER, ICMP6_REDIRECT = 128, 137
 TRANSPORT_BYTES = {UDP: 8, SCTP: 12, ICMP: 8, ICMP6: 8}  # and TCP, which says it
 
@@ -36,9 +36,10 @@ PROTOCOL_CARRIERS = {
     "mpls": (137,), "ipip": (4,), "6in4": (41,), "gre": (47,), "etherip": (97,), "l2tp": (115,), "pim": (103,),
     "esp": (50,), "ah": (51,), "ipcomp": (108,),
 }  # fmt: skip
-# https://tailscale.com/kb/1082 (41641), RFC 5572 (3653)
+# https://tailscale.com/kb/1082 (41641), RFC 5572 (3653), 5555 (4191), 5844 (5437), 9028 (10500); AYIYA (5072)
 UDP_CARRIERS = {
-    "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500, 10000), "ipip": (434,), "6in4": (3653,), "gre": (4754, 4755),
+    "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500, 10000, 10500), "ipip": (434,),
+    "6in4": (3653, 4191, 5072, 5437), "gre": (4754, 4755),
     "vxlan": (4789, 8472, 4790), "geneve": (6081,), "gtp": (2152, 3386), "teredo": (3544,), "gue": (6080, 5555),
     "lisp": (4341, 4342), "capwap": (5247, 12222), "wireguard": (51820, 41641), "zerotier": (9993,),
     "openvpn": (1194,), "amt": (2268,), "mirror": (6343, 37008, 7932), "sctp": (9899,),
