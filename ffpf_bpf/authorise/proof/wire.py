@@ -250,8 +250,8 @@ class Wire:
             if nets
         ]
         if packets.ethertypes or packets.protocols:
-            typed = self.is_type(*packets.ethertypes)
-            holds.append(t.any_of((untold, typed, self._may_be(packets.protocols, ignored))))
+            of_ip = self._may_be(packets.protocols, ignored) if packets.protocols else t.FALSE
+            holds.append(t.any_of((untold, self.is_type(*packets.ethertypes), of_ip)))
         for spans, protocols, sides in port_keys(packets):
             placed = t.any_of(self._may_have(self.ports[side], spans) for side in sides)
             later = t.FALSE if "fragment" in ignored else self.is_later
