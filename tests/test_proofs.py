@@ -201,3 +201,27 @@ def test_no_filter_tells_whose_a_pseudonym_is(
     assert decision.accepted is accepted, decision.text()
     refuted = {each.kind for each in decision.obligations if each.result is not Result.PROVED}
     assert refuted == (set() if accepted else {Kind.INFERENCE})
+
+
+@pytest.mark.parametrize(
+    "filter_text",
+    [
+        "ip[10:2] & 0x8000 != 0",
+        "ip[0] & 15 > 5 and ip[20] = 7",
+        "tcp[16:2] & 1 != 0",
+        "tcp[12] >= 0x60 and tcp[20] = 30",
+        "udp[6:2] & 1 != 0",
+        "sctp[8] = 1",
+        "icmp[0] = 5 and icmp[4] = 10",
+        "icmp6 and ip6[42] = 1",
+    ],
+)
+def test_what_pseudonyms_leave_out_of_headers_is_not_told(filter_text: str) -> None:
+    """Checksums tell of addresses, and so do IPv4's routes, MPTCP's addresses, and the gateway of a redirect."""
+    flow = f'(device,tap0) -> (bpf,"{filter_text}") -> (anonymise) -> (grab)'
+    graph = build(parse(flow))
+    rule = Rule("r", ("*",), ("*",), ("*",), (PSEUDONYMS,))
+    decision = decide(Definition(graph, compile_predicates(graph), 1 << 16), Policies((rule,)), ALICE, limit_s=20)
+    assert [(each.kind, each.result) for each in decision.obligations if each.result is not Result.PROVED] == [
+        (Kind.INFERENCE, Result.REFUTED)
+    ], decision.text()

@@ -171,16 +171,27 @@ def payload_start(frame: bytes) -> int:
 
 
 def address_bytes(frame: bytes) -> set[int]:
-    """Where its addresses are: those of Ethernet, IP and ARP, the hardware's in ARP too."""
+    """Where its addresses are, those of Ethernet, IP and ARP, the hardware's in ARP too; and what tells of them: IPv4's
+    checksum and options, the checksums of transport headers, TCP's options, ICMP but for type and code."""
     seen = dissect(frame)
     found = set(range(12))
     match seen.ethertype:
         case 0x0800:
-            found |= set(range(seen.l3 + 12, min(seen.l3 + 20, seen.l4)))  # behind the header are ports
+            found |= set(range(seen.l3 + 10, seen.l4))  # behind the header are ports
         case 0x86DD:
             found |= set(range(seen.l3 + 8, seen.l3 + 40))
         case 0x0806 | 0x8035:
             found |= set(range(seen.l3 + 8, seen.l3 + 28))
+    if seen.is_ip and seen.l4 >= seen.l3 + 20 and seen.offset == 0:
+        match seen.protocol:
+            case 6:
+                found |= {seen.l4 + 16, seen.l4 + 17, *range(seen.l4 + 20, seen.l4 + _transport_bytes(seen, frame))}
+            case 17:
+                found |= {seen.l4 + 6, seen.l4 + 7}
+            case 132:
+                found |= set(range(seen.l4 + 8, seen.l4 + 12))
+            case 1 | 58:
+                found |= set(range(seen.l4 + 2, seen.l4 + 8))
     return {at for at in found if at < len(frame)}
 
 

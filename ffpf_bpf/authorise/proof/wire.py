@@ -26,6 +26,8 @@ EXTENSIONS = (0, 43, 51, 60, 135, 139, 140)
 LARGEST_LLC = 1_535
 ICMP_ERRORS = (3, 4, 5, 11, 12, 31, 40)  # RFC 792, 1475, 2521
 LOWEST_ICMP6_ANSWER, ICMP6_REDIRECT = 128, 137
+# Of transport headers, what tells of addresses: checksums, and all of ICMP but type and code.
+TELLING_BYTES = {TCP: (16, 18), UDP: (6, 8), SCTP: (8, 12), ICMP: (2, 8), ICMP6: (2, 8)}
 TRANSPORT_BYTES = {UDP: 8, SCTP: 12, ICMP: 8, ICMP6: 8}  # and TCP, which says it
 
 ETHERTYPE_CARRIERS = {
@@ -63,6 +65,7 @@ class Wire:
         self._tags = tags
         self._known = known or {}
         self._header_bytes: dict[int, Term] = {}
+        self._telling: dict[int, Term] = {}
 
     def bytes_at(self, offset: int, size: int) -> Term:
         variables = (t.byte(offset + number) for number in range(size))
@@ -401,17 +404,29 @@ class Wire:
         )
 
     def _is_address(self, offset: int) -> Term:
+        """The byte is of an address, or tells of one: what `anonymise` leaves out of headers."""
         if offset < 12:
             return t.TRUE
         found = []
         for here, start in self.places:
-            # Of IPv4 as far as the header says that it goes: behind it are ports.
+            # Of IPv4 the checksum, addresses and options, as far as the header says that it goes: behind it are ports.
             words = t.extract(self.bytes_at(start, 1), 3, 0)
             ip4 = t.all_of((self.is_ip4, t.at_least(words, (offset - start) // 4 + 1)))
-            for is_it, first, end in ((ip4, 12, 20), (self.is_ip6, 8, 40), (self.is_type(ARP, RARP), 8, 28)):
+            for is_it, first, end in ((ip4, 10, 60), (self.is_ip6, 8, 40), (self.is_type(ARP, RARP), 8, 28)):
                 if first <= offset - start < end:
                     found.append(t.all_of((here, is_it)))
+        for here, start, end in self.transports:
+            if end <= start <= offset:
+                found.append(t.all_of((here, t.negated(self.is_later), self._tells_of_addresses(offset - start))))
         return t.any_of(found)
+
+    def _tells_of_addresses(self, distance: int) -> Term:
+        """So far into the transport header is a checksum, an option of TCP, or ICMP's own words."""
+        if distance not in self._telling:
+            fixed = [protocol for protocol, (first, end) in TELLING_BYTES.items() if first <= distance < end]
+            options = t.all_of((self.is_protocol(TCP), self._in_transport_header(distance)))
+            self._telling[distance] = t.any_of((self.is_protocol(*fixed), options if distance >= 20 else t.FALSE))
+        return self._telling[distance]
 
 
 def one_of(value: Term, numbers: Iterable[int]) -> Term:
