@@ -187,6 +187,11 @@ def amt(payload: bytes) -> bytes:
     return b"\x06\x00" + payload
 
 
+def ayiya(packet: bytes) -> bytes:
+    """draft-massar-v6ops-ayiya: an identity of 16 bytes, a signature of 20, then IPv6."""
+    return struct.pack("!BBBBI", 0x41, 0x52, 0x11, 41, 0) + bytes(36) + packet
+
+
 def stt(frame: bytes) -> bytes:
     """draft-davie-stt: a header that looks like TCP's, then 18 bytes, then a frame."""
     return tcp(40_000, 7471, bytes(18) + frame)
@@ -349,6 +354,8 @@ CARRIERS: tuple[Carrier, ...] = (
     Carrier("ICMP redirect", over_ip(1, error(5, MAIL4)), ("icmp-error",)),
     Carrier("ICMP time exceeded", over_ip(1, error(11, MAIL4)), ("icmp-error",)),
     Carrier("ICMP parameter problem", over_ip(1, error(12, MAIL4)), ("icmp-error",)),
+    Carrier("ICMP conversion failed (RFC 1475)", over_ip(1, error(31, MAIL4)), ("icmp-error",)),
+    Carrier("ICMP security failure (RFC 2521)", over_ip(1, error(40, MAIL4)), ("icmp-error",)),
     Carrier("ICMP, multipart", over_ip(1, multipart(11, MAIL4)), ("icmp-error",)),
     Carrier("ICMPv6 unreachable", over_ip6(58, error(1, MAIL6, 4)), ("icmp-error",)),
     Carrier("ICMPv6 packet too big", over_ip6(58, error(2, MAIL6)), ("icmp-error",)),
@@ -381,6 +388,10 @@ CARRIERS: tuple[Carrier, ...] = (
     Carrier("LWAPP data (RFC 5412)", over_udp(12222, struct.pack("!BBHH", 0, 0, len(MAIL_FRAME), 0) + MAIL_FRAME), ("capwap",)),
     Carrier("OpenVPN, no cipher", over_udp(1194, b"\x30" + MAIL4), ("openvpn",)),
     Carrier("IPsec in UDP, Cisco", over_udp(10_000, esp_null(MAIL, 6)), ("esp",)),
+    Carrier("Mobile IPv6 over IPv4 (RFC 5555): IPv6 in UDP", over_udp(4191, MAIL6), ("6in4",)),
+    Carrier("Proxy Mobile IPv6 (RFC 5844, section 4)", over_udp(5437, MAIL4), ("6in4",)),
+    Carrier("AYIYA (draft-massar-v6ops-ayiya)", over_udp(5072, ayiya(MAIL6)), ("6in4",)),
+    Carrier("HIP through NAT (RFC 9028): ESP in UDP", over_udp(10_500, esp_null(MAIL, 6)), ("esp",)),
     Carrier("SCTP in UDP (RFC 6951)", over_udp(9899, sctp_data(MAIL4)), ("sctp",)),
 )  # fmt: skip
 

@@ -28,13 +28,14 @@ from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.classes.scan import Scan
 from ffpf_bpf.graph.definition import Definition
+from ffpf_bpf.graph.effect import Depth
 from ffpf_bpf.graph.expression import Role
 from ffpf_bpf.graph.graph import Graph, Leaf
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.graph.predicate import Program
 from ffpf_bpf.graph.predicate import run as run_one
 from tests import wire
-from tests.flows import CHANCE, Walk, tell_apart, violations
+from tests.flows import CHANCE, Walk, showing, tell_apart, violations
 from tests.near import changed, near
 from tests.pairs import Pair, pair
 from tests.vectors import Packets, packed
@@ -146,7 +147,8 @@ def _told(case: Case, chance: random.Random, packets: int, report: Report) -> It
 
 
 def _secret(case: Case, packet: bytes) -> set[int]:
-    return wire.hidden(case.pair.rule.allow, case.pair.rule.never, packet)
+    pseudonyms = Depth.ANONYMISED in showing(case.graph).values()
+    return wire.hidden(case.pair.rule.allow, case.pair.rule.never, packet, pseudonyms=pseudonyms)
 
 
 def _alike(case: Case, one: bytes, other: bytes) -> bool:

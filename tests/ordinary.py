@@ -55,8 +55,8 @@ COUNT = 'allow = [{ show = "counts" }]'
 NO_MAIL = "allow = [{}]\nnever = [{ tcp_port = 25 }]"
 NO_TEN = 'allow = [{}]\nnever = [{ net = "10.0.0.0/8" }]'
 PLAIN_UDP = (
-    "not (port 434 or 1194 or 1701 or 2152 or 2268 or 3386 or 3544 or 3653 or 4341 or 4342 or 4500 or 4754 or 4755 or 4789 or 4790 or 5247 "
-    "or 5555 or 6080 or 6081 or 6343 or 6635 or 6636 or 7932 or 8472 or 9899 or 9993 or 10000 or 12222 or 37008 or 41641 or 51820)"
+    "not (port 434 or 1194 or 1701 or 2152 or 2268 or 3386 or 3544 or 3653 or 4191 or 4341 or 4342 or 4500 or 4754 or 4755 or 4789 or 4790 or 5072 or 5247 "
+    "or 5437 or 5555 or 6080 or 6081 or 6343 or 6635 or 6636 or 7932 or 8472 or 9899 or 9993 or 10000 or 10500 or 12222 or 37008 or 41641 or 51820)"
 )
 NO_FRAGMENT = "ip[6:2] & 0x1fff = 0"
 

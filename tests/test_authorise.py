@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, dataclass, replace
@@ -821,4 +822,20 @@ def test_a_policy_that_its_group_may_write_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path / "permissive.toml", 0, 1000)
     (tmp_path / "permissive.toml").chmod(0o664)
     with pytest.raises(PolicyError, match="its group may write to it"):
+        read_policies(tmp_path)
+
+
+@pytest.mark.parametrize("of_directory", [False, True])
+def test_a_policy_that_a_list_lets_others_write_is_refused(tmp_path: Path, of_directory: bool) -> None:
+    """Of a file of root's group, whose members may write."""
+    shutil.copyfile(SHIPPED / "permissive.toml", tmp_path / "permissive.toml")
+    path = tmp_path if of_directory else tmp_path / "permissive.toml"
+    nobody, everybody = 65_534, 0xFFFF_FFFF
+    entries = ((1, 7, everybody), (2, 7, nobody), (4, 5, everybody), (16, 7, everybody), (32, 5, everybody))
+    try:
+        acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)  # acl(5)
+        os.setxattr(path, "system.posix_acl_access", acl)
+    except OSError:
+        pytest.skip("needs a file system with access control lists")
+    with pytest.raises(PolicyError, match="may write to it|lets others write to it"):
         read_policies(tmp_path)

@@ -17,7 +17,7 @@ from ffpf_bpf.authorise.difference import Change, compare
 from ffpf_bpf.authorise.explanation import explanation
 from ffpf_bpf.authorise.review import Flaw, review
 from ffpf_bpf.authorise.schema import parse_policy
-from ffpf_bpf.authorise.taps import covers, told_apart
+from ffpf_bpf.authorise.taps import at_another_hook, covers, told_apart
 from ffpf_bpf.authorise.trials import parse_trials
 from ffpf_bpf.graph.effect import Depth
 from tests import wire
@@ -73,6 +73,9 @@ ODD = [
     ("an allow in another rule at fewer taps", Flaw.REPEATED, "p.toml:6:1", "rule `s`",
      WEB + '[[rule]]\nname = "s"\nsubjects = ["*"]\ntaps = ["eth*@*"]\nclasses = ["*"]\nallow = { proto = "tcp" }\n',
      WEB + '[[rule]]\nname = "s"\nsubjects = ["*"]\ntaps = ["eth*@xdp"]\nclasses = ["*"]\nallow = { proto = "tcp" }\n'),
+    ("a never at xdp of an allow at every hook", Flaw.ELSEWHERE, "p.toml:8:1", "rule `r` allows",
+     WEB + NEVER.replace("*@*", "eth0") + "never = { port = 25 }\n",
+     WEB + NEVER.replace("*@*", "eth0@*") + "never = { port = 25 }\n"),
     ("a never in a wider one", Flaw.REPEATED, "p.toml:12:36", "forbids it already",
      WEB + NEVER + 'never = [{ net = "10.77.0.0/16" }, { net = "10.77.9.0/24" }]\n',
      WEB + NEVER + 'never = [{ net = "10.77.0.0/16", show = "headers" }, { net = "10.77.9.0/24" }]\n'),
@@ -185,6 +188,24 @@ def test_covers(wide: str, narrow: str, covered: bool) -> None:
 
 
 # Explain.
+
+
+@pytest.mark.parametrize(
+    ("some", "more", "left_out"),
+    [
+        ("eth0", "eth*@*", ("eth0@tc-ingress", "eth0@xdp")),
+        ("eth*", "eth1@tc-ingress", ("eth1@tc-ingress", "eth1@xdp")),
+        ("eth0@tc-*", "eth0", ("eth0@xdp", "eth0@tc-ingress")),
+        ("*/eth*", "blue/eth0@*", ("blue/eth0@tc-ingress", "blue/eth0@xdp")),
+        ("eth0@*", "eth*@*", None),
+        ("eth0", "eth0", None),
+        ("eth0", "veth0@*", None),
+        ("eth0", "blue/eth0@*", None),
+    ],
+)
+def test_hooks_that_are_left_out(some: str, more: str, left_out: tuple[str, str] | None) -> None:
+    found = at_another_hook((some,), (more,))
+    assert (found and tuple(f"{device.place}@{device.hook}" for device in found)) == left_out
 
 
 def test_explanation() -> None:

@@ -13,14 +13,15 @@ from functools import cache
 import pytest
 
 from ffpf_bpf.authorise.policy import CARRIERS as NAMES
-from ffpf_bpf.authorise.policy import Allow, Never, Part
+from ffpf_bpf.authorise.policy import Allow, Never, PacketClass, Part
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.cases import Case, has_tag, tagged, untagged
 from ffpf_bpf.authorise.proof.solvers import Clock, Verdict, apart, solve
 from ffpf_bpf.authorise.proof.wire import Wire
+from ffpf_bpf.graph.effect import Depth
 from tests import wire
 from tests.carriers import BEYOND, CARRIERS, ORDINARY
-from tests.corpus.packets import packets
+from tests.corpus.packets import ether, ipv4, ipv6, packets, tcp
 from tests.meaning import meaning
 from tests.near import near
 from tests.pairs import _Chance
@@ -62,6 +63,15 @@ def test_classes_hold_of_the_same_frames(seed: int) -> None:
             expected = wire.must(allow.packets, frame), wire.may(never, frame)
             assert find(frame) == expected, (allow, never, frame.hex())
             assert find(frame, NOISE) == expected, "what is not there says something"
+
+
+def test_what_is_ip_is_no_arp_though_its_protocol_is_not_there() -> None:
+    never = Never(PacketClass(ethertypes=(0x0806, 0x8035)), Depth.ANONYMISED, frozenset(NAMES))
+    with apart():
+        find = meaning([Wire().may(never)])
+        for frame in (ether(0x0800, ipv4(6, tcp(1, 2)))[:20], ether(0x86DD, ipv6(44, bytes(8)))[:50]):
+            assert find(frame) == (wire.may(never, frame),) == (False,)
+        assert find(ether(0x0806, bytes(28))) == (True,)
 
 
 def test_carriers_are_the_same() -> None:

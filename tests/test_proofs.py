@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ffpf_bpf.authorise import Kind, Policies, Result, Rule, Subject
 from ffpf_bpf.authorise.judgement import decide
-from ffpf_bpf.authorise.policy import Allow, PacketClass, Part
+from ffpf_bpf.authorise.policy import CARRIERS, HIDDEN_BY, Allow, Never, PacketClass, Part
 from ffpf_bpf.compiler import compile_predicates
 from ffpf_bpf.compiler.pcap import compile_filter
 from ffpf_bpf.graph.builder import build
@@ -166,3 +166,62 @@ def test_two_nodes_that_read_payload_do_not_refute_by_what_is_not_known_of_both(
     (told,) = (each for each in decision.obligations if each.kind is Kind.INFERENCE)
     assert told.result is Result.REFUSED, told
     assert "whether `scan" in told.evidence
+
+
+OF_ONE_HOST = '(device,tap0) -> (bpf,"tcp port 25 and host 10.20.1.2")'
+PSEUDONYMS, COUNTED = (Allow(PacketClass(), show, HIDDEN_BY[show]) for show in (Depth.ANONYMISED, Depth.COUNTS))
+NO_PLAIN_MAIL = Never(PacketClass(tcp_port=((25, 25),)), Depth.HEADERS, frozenset(CARRIERS))
+
+
+@pytest.mark.parametrize(
+    ("flow", "allows", "nevers", "accepted"),
+    [
+        (f"{OF_ONE_HOST} -> (anonymise) -> (grab)", [PSEUDONYMS], [], False),
+        (f"{OF_ONE_HOST} -> (anonymise) -> (grab)", [PSEUDONYMS, COUNTED], [], False),
+        (f"{OF_ONE_HOST} -> (packetcount)", [PSEUDONYMS, COUNTED], [], False),
+        (f"{OF_ONE_HOST} -> (packetcount)", [COUNTED], [], True),
+        (f"{OF_ONE_HOST} -> (anonymise) -> (grab)", [Allow(PacketClass())], [], True),
+        (f"{OF_ONE_HOST} -> (anonymise) -> (grab)", [Allow(PacketClass()), PSEUDONYMS, COUNTED], [], True),
+        (f"{OF_ONE_HOST} -> (anonymise) -> (grab)", [Allow(PacketClass())], [NO_PLAIN_MAIL], False),
+        (
+            '(device,tap0) -> (bpf,"tcp port 25") -> (anonymise) -> (grab)',
+            [Allow(PacketClass())],
+            [NO_PLAIN_MAIL],
+            True,
+        ),
+        (f"{OF_ONE_HOST} -> (packetcount)", [Allow(PacketClass())], [NO_PLAIN_MAIL], True),
+    ],
+)
+def test_no_filter_tells_whose_a_pseudonym_is(
+    flow: str, allows: list[Allow], nevers: list[Never], accepted: bool
+) -> None:
+    graph = build(parse(flow))
+    rule = Rule("r", ("*",), ("*",), ("*",), tuple(allows), tuple(nevers))
+    decision = decide(Definition(graph, compile_predicates(graph), 1 << 16), Policies((rule,)), ALICE, limit_s=20)
+    assert decision.accepted is accepted, decision.text()
+    refuted = {each.kind for each in decision.obligations if each.result is not Result.PROVED}
+    assert refuted == (set() if accepted else {Kind.INFERENCE})
+
+
+@pytest.mark.parametrize(
+    "filter_text",
+    [
+        "ip[10:2] & 0x8000 != 0",
+        "ip[0] & 15 > 5 and ip[20] = 7",
+        "tcp[16:2] & 1 != 0",
+        "tcp[12] >= 0x60 and tcp[20] = 30",
+        "udp[6:2] & 1 != 0",
+        "sctp[8] = 1",
+        "icmp[0] = 5 and icmp[4] = 10",
+        "icmp6 and ip6[42] = 1",
+    ],
+)
+def test_what_pseudonyms_leave_out_of_headers_is_not_told(filter_text: str) -> None:
+    """Checksums tell of addresses, and so do IPv4's routes, MPTCP's addresses, and the gateway of a redirect."""
+    flow = f'(device,tap0) -> (bpf,"{filter_text}") -> (anonymise) -> (grab)'
+    graph = build(parse(flow))
+    rule = Rule("r", ("*",), ("*",), ("*",), (PSEUDONYMS,))
+    decision = decide(Definition(graph, compile_predicates(graph), 1 << 16), Policies((rule,)), ALICE, limit_s=20)
+    assert [(each.kind, each.result) for each in decision.obligations if each.result is not Result.PROVED] == [
+        (Kind.INFERENCE, Result.REFUTED)
+    ], decision.text()

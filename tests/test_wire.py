@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -259,14 +260,17 @@ class TestHidden:
         assert wire.payload_start(frame) == start
 
     def test_where_addresses_are(self) -> None:
-        assert wire.address_bytes(over_ip(6, WEB)) == {*range(12), *range(26, 34)}
-        assert wire.address_bytes(ether(0x8100, vlan(7, 0x86DD, ipv6(6, WEB)))) == {*range(12), *range(26, 58)}
+        assert wire.address_bytes(over_ip(6, WEB)) == {*range(12), *range(24, 34), 50, 51}
+        assert wire.address_bytes(ether(0x8100, vlan(7, 0x86DD, ipv6(6, WEB)))) == {*range(12), *range(26, 58), 74, 75}
+        assert wire.address_bytes(ether(0x0800, ipv4(17, udp(1, 2), words=7))) == {*range(12), *range(24, 42), 48, 49}
+        assert wire.address_bytes(over_ip(1, icmp(8))) == {*range(12), *range(24, 34), *range(36, 42)}
+        assert wire.address_bytes(ether(0x0800, ipv4(6, WEB, fragment=1))) == {*range(12), *range(24, 34)}
         assert wire.address_bytes(ether(0x0806, arp(1))) == {*range(12), *range(22, 42)}
         assert wire.address_bytes(ether(0x88CC, bytes(46))) == set(range(12))
 
     def test_what_allows_hide(self) -> None:
         frame = over_udp(53, b"data")
-        payload, addresses = set(range(42, 46)), {*range(12), *range(26, 34)}
+        payload, addresses = set(range(42, 46)), {*range(12), *range(24, 34), 40, 41}
 
         def hidden(*depths: Depth) -> set[int]:
             return wire.hidden([Allow(EVERYTHING, depth, HIDDEN_BY[depth]) for depth in depths], (), frame)
@@ -276,6 +280,10 @@ class TestHidden:
         assert hidden(Depth.HEADERS) == hidden(Depth.COUNTS) == payload
         assert hidden(Depth.ANONYMISED) == payload | addresses
         assert hidden(Depth.ANONYMISED, Depth.HEADERS) == payload
+        assert hidden(Depth.ANONYMISED, Depth.COUNTS) == payload | addresses, "who shows the most says it"
         assert wire.hidden([Allow(EVERYTHING, Depth.COUNTS, frozenset({Part.ADDRESSES}))], (), frame) == addresses
         never = Never(PacketClass(udp_port=((53, 53),)), Depth.ALL)
         assert wire.hidden([Allow(EVERYTHING)], (never,), frame) == payload
+        never = replace(never, show=Depth.HEADERS)
+        assert wire.hidden([Allow(EVERYTHING)], (never,), frame) == payload
+        assert wire.hidden([Allow(EVERYTHING)], (never,), frame, pseudonyms=True) == payload | addresses

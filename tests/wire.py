@@ -37,13 +37,13 @@ PROTOCOLS = {
     108: "ipcomp",
 }  # fmt: skip
 UDP_PORTS = {
-    6635: "mpls", 6636: "mpls", 1701: "l2tp", 3653: "6in4", 41641: "wireguard", 9993: "zerotier", 4500: "esp", 10000: "esp", 434: "ipip", 4754: "gre", 4755: "gre",
+    6635: "mpls", 6636: "mpls", 1701: "l2tp", 3653: "6in4", 4191: "6in4", 5072: "6in4", 5437: "6in4", 41641: "wireguard", 9993: "zerotier", 4500: "esp", 10000: "esp", 10500: "esp", 434: "ipip", 4754: "gre", 4755: "gre",
     4789: "vxlan", 8472: "vxlan", 4790: "vxlan", 6081: "geneve", 2152: "gtp", 3386: "gtp", 3544: "teredo", 6080: "gue",
     5555: "gue", 4341: "lisp", 4342: "lisp", 5247: "capwap", 12222: "capwap", 51820: "wireguard", 1194: "openvpn",
     2268: "amt", 6343: "mirror", 37008: "mirror", 7932: "mirror", 9899: "sctp",
 }  # fmt: skip
 SERVICES = frozenset({53, *range(67, 70), 88, 123, 137, 138, 161, 162, 389, 443, 500, 514, 520, 521, 546, 547, 853})
-ICMP_ERRORS = (3, 4, 5, 11, 12)
+ICMP_ERRORS = (3, 4, 5, 11, 12, 31, 40)
 ICMP6_ERRORS = (*range(128), 137)
 PLAIN_ETHERTYPES = (ARP, RARP, 0x0842, 0x8809, 0x8863, 0x888E, 0x88CC, 0x88F7)
 PLAIN_PROTOCOLS = (ICMP, ICMP6, 2, TCP, UDP, 33, 46, 59, 88, 89, 112, SCTP)
@@ -171,16 +171,27 @@ def payload_start(frame: bytes) -> int:
 
 
 def address_bytes(frame: bytes) -> set[int]:
-    """Where its addresses are: those of Ethernet, IP and ARP, the hardware's in ARP too."""
+    """Where its addresses are, those of Ethernet, IP and ARP, the hardware's in ARP too; and what tells of them: IPv4's
+    checksum and options, the checksums of transport headers, TCP's options, ICMP but for type and code."""
     seen = dissect(frame)
     found = set(range(12))
     match seen.ethertype:
         case 0x0800:
-            found |= set(range(seen.l3 + 12, min(seen.l3 + 20, seen.l4)))  # behind the header are ports
+            found |= set(range(seen.l3 + 10, seen.l4))  # behind the header are ports
         case 0x86DD:
             found |= set(range(seen.l3 + 8, seen.l3 + 40))
         case 0x0806 | 0x8035:
             found |= set(range(seen.l3 + 8, seen.l3 + 28))
+    if seen.is_ip and seen.l4 >= seen.l3 + 20 and seen.offset == 0:
+        match seen.protocol:
+            case 6:
+                found |= {seen.l4 + 16, seen.l4 + 17, *range(seen.l4 + 20, seen.l4 + _transport_bytes(seen, frame))}
+            case 17:
+                found |= {seen.l4 + 6, seen.l4 + 7}
+            case 132:
+                found |= set(range(seen.l4 + 8, seen.l4 + 12))
+            case 1 | 58:
+                found |= set(range(seen.l4 + 2, seen.l4 + 8))
     return {at for at in found if at < len(frame)}
 
 
@@ -194,13 +205,22 @@ def in_nevers(nevers: Sequence[Never], frame: bytes) -> tuple[bool, ...]:
     return tuple(may(never, frame) for never in nevers)
 
 
-def hidden(allows: Sequence[Allow], nevers: Sequence[Never], frame: bytes) -> set[int]:
-    """The places of a packet that no verdict may depend on. Allows add up: what one of them shows is not hidden. Of what
-    a never forbids, as of what no allow is about, the payload is hidden."""
-    about = [allow.hide for allow, here in zip(allows, in_allows(allows, frame), strict=True) if here]
-    parts = frozenset.intersection(*about) if about else frozenset({Part.PAYLOAD})
-    if any(in_nevers(nevers, frame)):
+def hidden(allows: Sequence[Allow], nevers: Sequence[Never], frame: bytes, *, pseudonyms: bool = False) -> set[int]:
+    """The places of a packet that no verdict may depend on, of a flow that shows `pseudonyms` or not. The allows that
+    show the most say what is hidden, and allows add up. Of what a never forbids, as of what no allow is about, the
+    payload is hidden; of what may be shown with pseudonyms at most, where there are any, the addresses as well."""
+    about = [allow for allow, here in zip(allows, in_allows(allows, frame), strict=True) if here]
+    most = max((allow.show for allow in about), default=None)
+    parts = (
+        frozenset[Part].intersection(*(allow.hide for allow in about if allow.show is most))
+        if about
+        else {Part.PAYLOAD}
+    )
+    forbidden = [never.show for never, here in zip(nevers, in_nevers(nevers, frame), strict=True) if here]
+    if forbidden:
         parts |= {Part.PAYLOAD}
+    if pseudonyms and Depth.HEADERS in forbidden:
+        parts |= {Part.ADDRESSES}
     places: set[int] = set()
     if Part.PAYLOAD in parts:
         places |= set(range(payload_start(frame), len(frame)))

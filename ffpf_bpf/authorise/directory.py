@@ -19,6 +19,7 @@ from ffpf_bpf.authorise.decision import shown
 from ffpf_bpf.authorise.policy import Policies, PolicyError, Rule
 
 LARGEST_FILE = 4 << 20
+ACL = "system.posix_acl_access"
 
 
 def read_policies(directory: Path) -> Policies:
@@ -79,6 +80,7 @@ def _opened(path: str, flags: int, directory_fd: int | None, where: str) -> Iter
         raise _unreadable(error, path, directory_fd, where) from None
     try:
         _check_owner(os.fstat(fd), where)
+        _check_list(fd, where)
         yield fd
     except OSError as error:
         raise _unreadable(error, path, directory_fd, where) from None
@@ -96,6 +98,16 @@ def _check_owner(status: os.stat_result, where: str) -> None:
     if status.st_uid not in (0, os.geteuid()):
         raise PolicyError(
             f"it belongs to uid {status.st_uid}", where=where, help=f"check what it says, then `chown root {where}`"
+        )
+
+
+def _check_list(fd: int, where: str) -> None:
+    """What an access control list lets anybody named do is at most what the mode says of the group (acl(5))."""
+    if os.fstat(fd).st_mode & stat.S_IWGRP and ACL in os.listxattr(fd):
+        raise PolicyError(
+            "an access control list lets others write to it",
+            where=where,
+            help=f"check what it says, then `setfacl -b {where}`",
         )
 
 

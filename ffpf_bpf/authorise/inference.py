@@ -12,40 +12,57 @@ from functools import partial
 
 from ffpf_bpf.authorise.content import Claim
 from ffpf_bpf.authorise.decision import Finding, Kind, Result
-from ffpf_bpf.authorise.policy import Allow, Never, Part, Rule
+from ffpf_bpf.authorise.policy import HIDDEN_BY, Allow, Never, Part, Rule
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.cases import Case
 from ffpf_bpf.authorise.proof.filters import Undecided
+from ffpf_bpf.authorise.proof.paths import depths
 from ffpf_bpf.authorise.proof.prover import Prover, Twin
 from ffpf_bpf.authorise.proof.terms import Term
 from ffpf_bpf.authorise.proof.wire import Wire
 from ffpf_bpf.authorise.proof.witness import described, is_byte
+from ffpf_bpf.graph.effect import Depth
 from ffpf_bpf.graph.effect import Predicate as Filter
 from ffpf_bpf.graph.graph import Leaf
 
 PAYLOAD = frozenset({Part.PAYLOAD})
+BEHIND_PSEUDONYMS = HIDDEN_BY[Depth.ANONYMISED]
 
 
 def inference_claims(prover: Prover, carrying: Sequence[Rule], forbidding: Sequence[Rule]) -> Iterator[Claim]:
     """For each set of parts that the rules hide of some packets, that no node tells them. Of packets that no rule
-    allows, and of those that one forbids to show, the payload is hidden."""
+    allows, and of those that one forbids to show, the payload is hidden; of those that one forbids to show but with
+    pseudonyms, the addresses as well, if the flow shows pseudonyms."""
     allows = [allow for rule in carrying for allow in rule.allow]
     nevers = [never for rule in forbidding for never in rule.never]
+    graph = prover.definition.graph
     names = " + ".join(rule.name for rule in carrying)
-    if not any(isinstance(step.node.effect, Filter) for _, step in prover.definition.graph.leaves()):
+    if not any(isinstance(step.node.effect, Filter) for _, step in graph.leaves()):
         return  # nothing that decides by hidden parts: what else reads payload shows it, see content
-    for parts in dict.fromkeys([allow.hide for allow in allows if allow.hide] + [PAYLOAD]):
+    concerning = {PAYLOAD: nevers}
+    if Depth.ANONYMISED in depths(graph).values():
+        concerning[BEHIND_PSEUDONYMS] = [never for never in nevers if never.show is Depth.HEADERS]
+    hidden = [allow.hide for allow in allows if allow.hide]
+    hidden += [BEHIND_PSEUDONYMS] if concerning.get(BEHIND_PSEUDONYMS) else []
+    for parts in dict.fromkeys([*hidden, PAYLOAD]):
         what = " and ".join(sorted(parts))
         claim = f"what nodes decide does not tell the {what} of packets where the rules hide it"
-        yield names, Kind.INFERENCE, claim, partial(_is_hidden, prover, parts, allows, nevers)
+        about = partial(_is_hidden, prover, parts, allows, nevers, concerning.get(parts, ()))
+        yield names, Kind.INFERENCE, claim, about
 
 
-def _is_hidden(prover: Prover, parts: frozenset[Part], allows: Sequence[Allow], nevers: Sequence[Never]) -> Finding:
+def _is_hidden(
+    prover: Prover,
+    parts: frozenset[Part],
+    allows: Sequence[Allow],
+    nevers: Sequence[Never],
+    concerning: Sequence[Never],
+) -> Finding:
     try:
         truths = [each for each in dict.fromkeys(prover.truths) if each not in (t.TRUE, t.FALSE)]
     except Undecided as error:
         return Finding(Result.REFUSED, f"undecided: {error}")
-    question = partial(_told, prover, truths, prover.paths.reading_payload(), parts, allows, nevers)
+    question = partial(_told, prover, truths, prover.paths.reading_payload(), parts, allows, nevers, concerning)
     finding = prover.no_pair(t.any_of(truths), question, partial(_difference, prover))
     if finding.result is not Result.REFUTED:
         return finding
@@ -59,10 +76,11 @@ def _told(
     parts: frozenset[Part],
     allows: Sequence[Allow],
     nevers: Sequence[Never],
+    concerning: Sequence[Never],
     case: Case,
 ) -> tuple[Term, Twin]:
-    """That two packets exist of which these parts are hidden and that something decides differently. What is free is
-    the same for both, but for what is told `apart`."""
+    """That two packets exist of which these parts are hidden, by an allow or by one of the nevers `concerning` them,
+    and that something decides differently. What is free is the same for both, but for what is told `apart`."""
     wire = case.wire
     truths = [each for each in t.replaced(general, case.known) if each not in (t.TRUE, t.FALSE)]
     # The second packet has the bytes of the first, but for those that are hidden in the first. Which these are is told
@@ -73,19 +91,14 @@ def _told(
     told = t.any_of(t.differ(a, b) for a, b in zip(truths, t.replaced(truths, twin), strict=True))
     if told is t.FALSE:
         return t.FALSE, {}
-    # The packets of which these parts are hidden by an allow, unless another one hides less.
     covered = [wire.must(allow.packets) for allow in allows]
-    concerned = t.all_of(
-        (
-            t.any_of(truth for truth, allow in zip(covered, allows, strict=True) if allow.hide == parts),
-            t.negated(t.any_of(truth for truth, allow in zip(covered, allows, strict=True) if allow.hide < parts)),
-        )
-    )
+    concerned = _hidden_by_allows(allows, covered, parts)
+    others = [wire.may(never) for never in concerning]
     if parts == PAYLOAD:
-        others = (t.negated(t.any_of(covered)), *(wire.may(never) for never in nevers))
-        if concerned is t.FALSE and _none_comes(prover, truths, others, parts, case):
-            return t.FALSE, {}
-        concerned = t.any_of((concerned, *others))
+        others.insert(0, t.negated(t.any_of(covered)))
+    if others and concerned is t.FALSE and _none_comes(prover, truths, others, parts, case):
+        return t.FALSE, {}
+    concerned = t.any_of((concerned, *others))
     if concerned is t.FALSE:
         return t.FALSE, {}
     # Headers tell what is forbidden; so if only payload is hidden, it is the same of both.
@@ -96,6 +109,21 @@ def _told(
     *twins, twin_concerned = t.replaced([*rights, concerned], twin)
     same_rights = [t.negated(t.differ(a, b)) for a, b in zip(rights, twins, strict=True)]
     return t.all_of((told, concerned, twin_concerned, *same_rights)), twin
+
+
+def _hidden_by_allows(allows: Sequence[Allow], covered: Sequence[Term], parts: frozenset[Part]) -> Term:
+    """The packets of which these parts are hidden: the allows say so that show the most of them. That a packet may be
+    counted by its addresses is no leave to be told whose its pseudonyms are."""
+    found = []
+    for show in {allow.show for allow in allows if allow.hide == parts}:
+        hiding = [truth for truth, each in zip(covered, allows, strict=True) if (each.show, each.hide) == (show, parts)]
+        lifting = [
+            truth
+            for truth, each in zip(covered, allows, strict=True)
+            if each.show > show or (each.show == show and each.hide < parts)
+        ]
+        found.append(t.all_of((t.any_of(hiding), t.negated(t.any_of(lifting)))))
+    return t.any_of(found)
 
 
 def _seen_twice(wire: Wire, at: Term, parts: frozenset[Part]) -> Term:

@@ -23,7 +23,8 @@ from ffpf_bpf.authorise.proof.witness import described
 from ffpf_bpf.authorise.requirements import unmeetable
 from ffpf_bpf.authorise.sample import Outline, within
 from ffpf_bpf.authorise.sentences import LEFT_BY, SHOWN, counted, packets
-from ffpf_bpf.authorise.taps import covers
+from ffpf_bpf.authorise.taps import at_another_hook, covers
+from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.effect import Depth
 
 REVIEW_S = 60.0
@@ -40,6 +41,7 @@ class Flaw(StrEnum):
     REPEATED = "repeated"  # others say it already
     UNMEETABLE = "unmeetable"  # no flow can do what is wanted
     IDLE = "idle"  # it asks nothing of any flow
+    ELSEWHERE = "elsewhere"  # a never is not about all hooks of an interface at which flows are allowed
     UNKNOWN = "unknown"  # a note: this host does not know the subject
     UNDECIDED = "undecided"  # a note: not known in time
 
@@ -101,6 +103,15 @@ def carries_as_much(wide: Rule, narrow: Rule) -> bool:
 
 def _names_all(wide: Rule, narrow: Rule) -> bool:
     return ANY in wide.subjects or set(narrow.subjects) <= set(wide.subjects)
+
+
+def _share_subjects(one: Rule, other: Rule) -> bool:
+    """Whether both name somebody, for certain."""
+    return ANY in (*one.subjects, *other.subjects) or not set(one.subjects).isdisjoint(other.subjects)
+
+
+def _tap(device: Device) -> str:
+    return f"{device.place}@{device.hook}"
 
 
 def _is_about_all(wide: Rule, narrow: Rule) -> bool:
@@ -184,7 +195,7 @@ class _Review:
 
     def remarks(self) -> list[Remark]:
         found: list[Remark] = []
-        for look in (self._unmeetable, self._empty, self._forbidden):
+        for look in (self._unmeetable, self._elsewhere, self._empty, self._forbidden):
             for rule in self._rules:
                 self._try(rule, found, look)
         found += self._repeated_allows()
@@ -219,6 +230,21 @@ class _Review:
         """Whether it is worth asking a solver that all of it is in the others."""
         self._search.check_time()
         return within(self._outline(said), [self._outline(other) for other in others])
+
+    # Nevers that leave out a hook.
+
+    def _elsewhere(self, rule: Rule) -> Iterator[Remark]:
+        """A tap without a hook is at XDP only, and what is forbidden there comes by at tc as well."""
+        for other in self._rules if rule.never else ():
+            self._search.check_time()
+            if not (other.classes and _share_subjects(rule, other)):
+                continue
+            if found := at_another_hook(rule.taps, other.taps):
+                allowed, forbidden = found
+                said = f"it forbids at `{_tap(forbidden)}`, not at `{_tap(allowed)}`, which rule `{other.name}` allows"
+                help = "`@*` behind the interface is every hook, no `@` is xdp only"
+                yield Remark(Flaw.ELSEWHERE, rule.where, rule.name, said, help)
+                return
 
     # Allows that no packet is in.
 

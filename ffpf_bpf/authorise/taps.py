@@ -6,8 +6,9 @@ Exact for interface names, but for those with the signs of globs; of namespaces,
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from itertools import product
 
 from ffpf_bpf.authorise.policy import Rule, matches_tap
@@ -21,16 +22,21 @@ USUAL = string.ascii_lowercase[::-1] + string.digits + string.ascii_uppercase + 
 def told_apart(globs: Iterable[str]) -> tuple[Device, ...]:
     """A tap for each set of these globs, of those with at least one, that some tap matches and no other glob does."""
     globs = tuple(dict.fromkeys(globs))
+    found: dict[frozenset[str], Device] = {}
+    for device in _taps(globs):
+        matched = frozenset(glob for glob in globs if matches_tap(glob, device))
+        if matched:
+            found.setdefault(matched, device)
+    return tuple(found.values())
+
+
+def _taps(globs: Sequence[str]) -> Iterator[Device]:
+    """Each interface whose name or namespace the globs tell apart, at each hook."""
     namespaces, interfaces, _ = zip(*map(tap_parts, globs), strict=True) if globs else ((), (), ())
     places = [f"{name}/" for name in _names([glob for glob in namespaces if glob], "blue")]
-    found: dict[frozenset[str], Device] = {}
     for hook, place, name in product(HOOKS, ["", *places], _names(interfaces, "eth0")):
         if name not in (".", "..") and place not in ("./", "../"):
-            device = Device(f"{place}{name}@{hook}")
-            matched = frozenset(glob for glob in globs if matches_tap(glob, device))
-            if matched:
-                found.setdefault(matched, device)
-    return tuple(found.values())
+            yield Device(f"{place}{name}@{hook}")
 
 
 def covers(wide: Rule, narrow: Rule) -> bool:
@@ -39,6 +45,25 @@ def covers(wide: Rule, narrow: Rule) -> bool:
         return True
     devices = told_apart((*wide.taps, *narrow.taps))
     return all(wide.allows_tap(device) for device in devices if narrow.allows_tap(device))
+
+
+@lru_cache(maxsize=1_024)
+def at_another_hook(some: tuple[str, ...], more: tuple[str, ...]) -> tuple[Device, Device] | None:
+    """A tap that `more` match and `some` do not, though they match another hook of that interface, which is the other
+    tap; None if there is none."""
+    if set(more) <= set(some):
+        return None
+    for device in _taps((*some, *more)):
+        if _any_matches(more, device) and not _any_matches(some, device):
+            others = (Device(f"{device.place}@{hook}") for hook in HOOKS)
+            other = next((other for other in others if _any_matches(some, other)), None)
+            if other is not None:
+                return device, other
+    return None
+
+
+def _any_matches(globs: Iterable[str], device: Device) -> bool:
+    return any(matches_tap(glob, device) for glob in globs)
 
 
 def _names(globs: Sequence[str], usual: str) -> list[str]:

@@ -24,8 +24,10 @@ ICMP, TCP, UDP, FRAGMENT_HEADER, ICMP6, SCTP = 1, 6, 17, 44, 58, 132
 WITH_PORTS = (TCP, UDP, SCTP)
 EXTENSIONS = (0, 43, 51, 60, 135, 139, 140)
 LARGEST_LLC = 1_535
-ICMP_ERRORS = (3, 4, 5, 11, 12)
+ICMP_ERRORS = (3, 4, 5, 11, 12, 31, 40)  # RFC 792, 1475, 2521
 LOWEST_ICMP6_ANSWER, ICMP6_REDIRECT = 128, 137
+# Of transport headers, what tells of addresses: checksums, and all of ICMP but type and code.
+TELLING_BYTES = {TCP: (16, 18), UDP: (6, 8), SCTP: (8, 12), ICMP: (2, 8), ICMP6: (2, 8)}
 TRANSPORT_BYTES = {UDP: 8, SCTP: 12, ICMP: 8, ICMP6: 8}  # and TCP, which says it
 
 ETHERTYPE_CARRIERS = {
@@ -36,9 +38,10 @@ PROTOCOL_CARRIERS = {
     "mpls": (137,), "ipip": (4,), "6in4": (41,), "gre": (47,), "etherip": (97,), "l2tp": (115,), "pim": (103,),
     "esp": (50,), "ah": (51,), "ipcomp": (108,),
 }  # fmt: skip
-# https://tailscale.com/kb/1082 (41641), RFC 5572 (3653)
+# https://tailscale.com/kb/1082 (41641), RFC 5572 (3653), 5555 (4191), 5844 (5437), 9028 (10500); AYIYA (5072)
 UDP_CARRIERS = {
-    "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500, 10000), "ipip": (434,), "6in4": (3653,), "gre": (4754, 4755),
+    "mpls": (6635, 6636), "l2tp": (1701,), "esp": (4500, 10000, 10500), "ipip": (434,),
+    "6in4": (3653, 4191, 5072, 5437), "gre": (4754, 4755),
     "vxlan": (4789, 8472, 4790), "geneve": (6081,), "gtp": (2152, 3386), "teredo": (3544,), "gue": (6080, 5555),
     "lisp": (4341, 4342), "capwap": (5247, 12222), "wireguard": (51820, 41641), "zerotier": (9993,),
     "openvpn": (1194,), "amt": (2268,), "mirror": (6343, 37008, 7932), "sctp": (9899,),
@@ -62,6 +65,7 @@ class Wire:
         self._tags = tags
         self._known = known or {}
         self._header_bytes: dict[int, Term] = {}
+        self._telling: dict[int, Term] = {}
 
     def bytes_at(self, offset: int, size: int) -> Term:
         variables = (t.byte(offset + number) for number in range(size))
@@ -249,8 +253,8 @@ class Wire:
             if nets
         ]
         if packets.ethertypes or packets.protocols:
-            typed = self.is_type(*packets.ethertypes)
-            holds.append(t.any_of((untold, typed, self._may_be(packets.protocols, ignored))))
+            of_ip = self._may_be(packets.protocols, ignored) if packets.protocols else t.FALSE
+            holds.append(t.any_of((untold, self.is_type(*packets.ethertypes), of_ip)))
         for spans, protocols, sides in port_keys(packets):
             placed = t.any_of(self._may_have(self.ports[side], spans) for side in sides)
             later = t.FALSE if "fragment" in ignored else self.is_later
@@ -400,17 +404,29 @@ class Wire:
         )
 
     def _is_address(self, offset: int) -> Term:
+        """The byte is of an address, or tells of one: what `anonymise` leaves out of headers."""
         if offset < 12:
             return t.TRUE
         found = []
         for here, start in self.places:
-            # Of IPv4 as far as the header says that it goes: behind it are ports.
+            # Of IPv4 the checksum, addresses and options, as far as the header says that it goes: behind it are ports.
             words = t.extract(self.bytes_at(start, 1), 3, 0)
             ip4 = t.all_of((self.is_ip4, t.at_least(words, (offset - start) // 4 + 1)))
-            for is_it, first, end in ((ip4, 12, 20), (self.is_ip6, 8, 40), (self.is_type(ARP, RARP), 8, 28)):
+            for is_it, first, end in ((ip4, 10, 60), (self.is_ip6, 8, 40), (self.is_type(ARP, RARP), 8, 28)):
                 if first <= offset - start < end:
                     found.append(t.all_of((here, is_it)))
+        for here, start, end in self.transports:
+            if end <= start <= offset:
+                found.append(t.all_of((here, t.negated(self.is_later), self._tells_of_addresses(offset - start))))
         return t.any_of(found)
+
+    def _tells_of_addresses(self, distance: int) -> Term:
+        """So far into the transport header is a checksum, an option of TCP, or ICMP's own words."""
+        if distance not in self._telling:
+            fixed = [protocol for protocol, (first, end) in TELLING_BYTES.items() if first <= distance < end]
+            options = t.all_of((self.is_protocol(TCP), self._in_transport_header(distance)))
+            self._telling[distance] = t.any_of((self.is_protocol(*fixed), options if distance >= 20 else t.FALSE))
+        return self._telling[distance]
 
 
 def one_of(value: Term, numbers: Iterable[int]) -> Term:
