@@ -129,8 +129,8 @@ class Scan(Node):
     def report(self, memories: Sequence[memoryview]) -> dict[str, Any]:
         """`hits`: for each pattern that was the result of a packet, as it is written, how many packets."""
         words = [np.frombuffer(memory, np.uint64, len(self.shown), FIXED_BYTES) for memory in memories]
-        totals = np.sum(words, axis=0, dtype=np.uint64)
-        hits = {self.shown[number]: int(totals[number]) for number in np.flatnonzero(totals)}
+        totals = zip(self.shown, np.stack(words).sum(axis=0, dtype=np.uint64).tolist(), strict=True)
+        hits = {shown: total for shown, total in totals if total}
         return {**Node.report(self, memories), "hits": hits}
 
     @property
