@@ -22,8 +22,8 @@ class Hook:
     `load_bytes` the number of the helper that copies a frame, if there is one. `entry` and `frame` are modules of
     bpf_src/: the entry program, and how the deliver program copies. `data` and `end` are the context's fields of the
     packet's bounds, and `addresses` the parts of it that hold addresses, these and others: from, and up to. `maps` hold
-    copies of frames, where every frame is read if it `copies_all`. `measures` is the number of the helper that tells the
-    entry program a frame's length, which it notes for the others, if there is one."""
+    copies of frames; if it `copies_all`, every frame is read there. `measures` is the number of the helper that tells
+    the entry program a frame's length, which it notes for the others, if there is one."""
 
     section: str
     passes_on: int
