@@ -461,7 +461,11 @@ def test_tunnels(kind: str) -> None:
                     sender.sendto(b"x" * length, (address, 7777))
                     assert receiver.recv(2000) == b"x" * length
             head = 14 + (40 if version6 else 20) + 8
-            sent, arrived = (received_from(flows[hook]) for hook in ("tc-egress", "tc-ingress"))
+            # Without the last two bytes of the UDP header: who sends leaves the checksum to the device.
+            sent, arrived = (
+                [(data[: head - 2] + data[head:], length) for data, length in received_from(flows[hook])]
+                for hook in ("tc-egress", "tc-ingress")
+            )
         assert [length - head for _, length in sent] == [0, 1, 100, 1200]
         assert arrived == sent
         assert {data[:14] for data, _ in sent} == {bytes(12) + (b"\x86\xdd" if version6 else b"\x08\x00")}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ import pytest
 
 from tests.network import Network, ip, one_cpu
 
+DEVICE = Path("/dev/net/tun")
 TUNSETIFF, TUNSETLINK = 0x400454CA, 0x400454CD
 IFF_TUN, IFF_VNET_HDR = 0x0001, 0x4000
 VNET_HEADER, PACKET_VNET_HDR, SOL_PACKET = struct.Struct("<BBHHHH"), 15, 263
@@ -87,10 +90,12 @@ def bare(frame: bytes) -> bytes:
 @contextmanager
 def tun(network: Network, name: str = "tun7", *, pieces: bool = False, mtu: int = 1500) -> Iterator[Tun]:
     """Beside the network's tap. Skips the test where the kernel has no such device."""
-    if not Path("/dev/net/tun").exists():
+    if not DEVICE.exists() and (modprobe := shutil.which("modprobe")):
+        subprocess.run([modprobe, "-q", "tun"], check=False)
+    if not DEVICE.exists():
         pytest.skip("this kernel has no tun devices")
     with network.enter():
-        descriptor = os.open("/dev/net/tun", os.O_RDWR)
+        descriptor = os.open(DEVICE, os.O_RDWR)
     try:
         flags = IFF_TUN | (IFF_VNET_HDR if pieces else 0)
         ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
