@@ -7,12 +7,15 @@ import errno
 import os
 import random
 import re
+import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -29,7 +32,7 @@ from ffpf_bpf.graph.predicate import Program, run
 from ffpf_bpf.kernel import interfaces
 from tests.corpus.filters import FILTERS
 from tests.corpus.packets import ether, ipv4, ipv6, packets, tcp, udp, vlan
-from tests.network import Network, two_namespaces
+from tests.network import Network, ip, two_namespaces
 from tests.test_hooks import GRAPHS, WAYS, cls_bpf, flow_at, frames_that_arrive, loops, received_from, recorded, tagging
 from tests.test_hooks import send as send_ethernet
 from tests.tun import Tun, bare, tun
@@ -239,6 +242,57 @@ def test_packets_in_several_pieces(in_pieces: Tun, way: tuple[str, str], here: i
     with flow_at(in_pieces.network, way, expression) as flow:
         in_pieces.send(way[0], LARGE, here)
         assert received_from(flow) == [(LARGE[0][:42], len(LARGE[0]))]
+
+
+@contextmanager
+def joined(one: Tun, other: Tun) -> Iterator[None]:
+    """What is sent by one arrives at the other."""
+    end = threading.Event()
+
+    def pump() -> None:
+        ways = {one.descriptor: other.descriptor, other.descriptor: one.descriptor}
+        while not end.is_set():
+            for ready in select.select(list(ways), [], [], 0.1)[0]:
+                os.write(ways[ready], os.read(ready, 1 << 17))
+
+    thread = threading.Thread(target=pump)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_a_transfer_with_large_sends() -> None:
+    """TCP hands down packets that are longer than the device takes; all of the payload is counted, and arrives."""
+    size = 2_000_000
+    with two_namespaces("l3send") as made, ExitStack() as stack:
+        inside, outside = stack.enter_context(tun(made)), stack.enter_context(tun(replace(made, inside=made.outside)))
+        for device, address in ((inside, "10.79.0.1/24"), (outside, "10.79.0.2/24")):
+            ip("-n", device.network.inside, "address", "add", address, "dev", "tun7")
+        stack.enter_context(joined(inside, outside))
+        expression = "(device,{tap}) -> (bpf,tcp dst port 7777) -> (bytecount)"
+        sent = stack.enter_context(flow_at(inside.network, ("tc-egress", ""), expression))
+        arrived = stack.enter_context(flow_at(outside.network, ("tc-ingress", ""), expression))
+        content = random.Random(SEED).randbytes(size)
+        with made.enter(made.outside):
+            server = stack.enter_context(socket.create_server(("10.79.0.2", 7777)))
+        with made.enter():
+            client = stack.enter_context(socket.create_connection(("10.79.0.2", 7777), WITHIN_S))
+        connection = stack.enter_context(server.accept()[0])
+        sender = threading.Thread(target=client.sendall, args=(content,))
+        sender.start()
+        got = bytearray()
+        while len(got) < size:
+            got += connection.recv(1 << 16)
+        sender.join()
+        assert bytes(got) == content
+        larger, smaller = (flow.stats().nodes[-1] for flow in (sent, arrived))
+    for node in (larger, smaller):
+        assert size < node.counts["bytes"] < 1.2 * size
+    assert larger.counts["bytes"] / larger.packets_in > 1514, "no packet was longer than the device takes"
+    assert smaller.counts["bytes"] / smaller.packets_in <= 1514
 
 
 @pytest.mark.parametrize("is_tagged", [False, True])
