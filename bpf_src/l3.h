@@ -16,7 +16,7 @@ static __always_inline __u64 ffpf_shown_bytes(const struct __sk_buff *skb)
 }
 
 /*
- * Where the packet begins. Some devices leave what a packet came in in front of what arrives (ipip and sit before 5.14): then
+ * Where the packet begins. Some devices leave what a packet came in in front of what arrives (tunnels before 5.14): then
  * tc's bytes begin there, while skb->wire_len is what it was without (net/core/dev.c, sch_handle_ingress).
  */
 static __always_inline __u32 ffpf_packet_start(const struct __sk_buff *skb)
