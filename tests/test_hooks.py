@@ -478,17 +478,6 @@ def test_sigkill_leaves_nothing(network: Network, kernel_before: Counter[str]) -
     os.close(tell)
 
 
-def test_devices_without_ethernet_are_refused_and_it_is_said_why() -> None:
-    if not Path("/dev/net/tun").exists():
-        pytest.skip("this kernel has no tun devices")
-    with two_namespaces("tun") as made, made.enter():
-        subprocess.run(["ip", "tuntap", "add", "dev", "tun7", "mode", "tun"], check=True)
-        for tap in ("tun7", "tun7@tc-ingress"):
-            with pytest.raises(KernelError) as error:
-                Flow.create().populate(f"(device,{tap})").instantiate()
-            assert error.value.message == "packets of `tun7` have no Ethernet header (ARPHRD 65534)"
-
-
 @cls_bpf
 def test_grab_at_tc_from_the_command_line(network: Network, tmp_path: Path) -> None:
     file = tmp_path / "grabbed.pcapng"

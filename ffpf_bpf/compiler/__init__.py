@@ -15,7 +15,7 @@ from ffpf_bpf.compiler.audit import audit
 from ffpf_bpf.compiler.deliver import DELIVER_PROGRAM, generate_deliver
 from ffpf_bpf.compiler.frame import Generated, SegmentFlow, new_module, segment_rings, segment_stores
 from ffpf_bpf.compiler.grant import Grant, deliver_grant, entry_grant, segment_grant
-from ffpf_bpf.compiler.hook import HOOKS, XDP, XDP_BY_WORDS, XDP_FRAGS, Hook, hook_of, monitoring
+from ffpf_bpf.compiler.hook import HOOKS, TC_L3, XDP, XDP_BY_WORDS, XDP_FRAGS, Hook, hook_of, monitoring
 from ffpf_bpf.compiler.lines import node_before
 from ffpf_bpf.compiler.object import Object, ObjectProgram, read, with_functions
 from ffpf_bpf.compiler.pcap import compile_filter
@@ -32,6 +32,7 @@ __all__ = [
     "ENTRY_PROGRAM",
     "HOOKS",
     "SEGMENT_PROGRAM",
+    "TC_L3",
     "XDP",
     "XDP_BY_WORDS",
     "XDP_FRAGS",

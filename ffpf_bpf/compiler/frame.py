@@ -146,8 +146,10 @@ class Frame:
         one how far it may go; the other is inside its map however they come out.
         """
         b, scratch = self.builder, self.scratch()
-        direct, elsewhere, both = (b.append_basic_block(name) for name in ("direct", "elsewhere", "frame"))
         copied = b.load(b.gep(scratch, [I64(COPIED)], source_etype=I8), typ=I32)
+        if self.hook.copies_all:
+            return self._copied_bounds(copied, pinned)
+        direct, elsewhere, both = (b.append_basic_block(name) for name in ("direct", "elsewhere", "frame"))
         b.cbranch(b.icmp_unsigned("==", copied, I32(0)), direct, elsewhere)
         b.position_at_end(direct)
         # Opaque each, or one load is made of two, and the verifier wants to know of an instruction where it loads from.
@@ -155,12 +157,7 @@ class Frame:
         ways = [(*self._direct_bounds(pinned), whole)]
         b.branch(both)
         b.position_at_end(elsewhere)
-        at = b.add(b.mul(self.cpu, I64(FRAME_BYTES)), I64(FRAME_START))
-        frame = opaque(
-            b, b.ptrtoint(b.gep(external(self.module, FRAME_MAP), [at], source_etype=I8), I64), pinned=pinned
-        )
-        size = b.and_(opaque(b, b.zext(copied, I64), pinned=pinned), I64(FRAME_BYTES - 1))
-        ways.append((frame, b.add(frame, size), self._noted_length(pinned)))
+        ways.append(self._copied_bounds(copied, pinned))
         b.branch(both)
         b.position_at_end(both)
         joined = []
@@ -171,6 +168,16 @@ class Frame:
             joined.append(value)
         start, stop, length = (opaque(b, value, pinned=pinned) for value in joined)
         return start, stop, length
+
+    def _copied_bounds(self, copied: ir.Value, pinned: bool) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """The same of a frame of which the entry program has `copied` so many bytes."""
+        b = self.builder
+        at = b.add(b.mul(self.cpu, I64(FRAME_BYTES)), I64(FRAME_START))
+        frame = opaque(
+            b, b.ptrtoint(b.gep(external(self.module, FRAME_MAP), [at], source_etype=I8), I64), pinned=pinned
+        )
+        size = b.and_(opaque(b, b.zext(copied, I64), pinned=pinned), I64(FRAME_BYTES - 1))
+        return frame, b.add(frame, size), self._noted_length(pinned)
 
     def _skb_length(self, pinned: bool) -> ir.Value:
         return opaque(self.builder, self.builder.zext(self._context_word(SKB_LENGTH), I64), pinned=pinned)

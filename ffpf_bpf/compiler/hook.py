@@ -3,7 +3,8 @@
 At XDP a frame is read where it lies. At tc (`struct __sk_buff`) its outer VLAN tag may be beside its bytes, and its
 bytes in several pieces, as they may where drivers use several buffers for a frame (xdp.frags); then the entry program
 copies as much of it as the chain looks at (`reach.py`) to the map `ffpf_frame`, with the tag in its place, and what
-follows reads it there, by the same instructions.
+follows reads it there, by the same instructions. So it is with every packet of a layer 3 device, which has no header of
+the link layer: in the copy it has one.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ class Hook:
     `load_bytes` the number of the helper that copies a frame, if there is one. `entry` and `frame` are modules of
     bpf_src/: the entry program, and how the deliver program copies. `data` and `end` are the context's fields of the
     packet's bounds, and `addresses` the parts of it that hold addresses, these and others: from, and up to. `maps` hold
-    copies of frames. `measures` is the number of the helper that tells the entry program a frame's length, which it
-    notes for the others, if there is one."""
+    copies of frames; if it `copies_all`, every frame is read there. `measures` is the number of the helper that tells
+    the entry program a frame's length, which it notes for the others, if there is one."""
 
     section: str
     passes_on: int
@@ -35,6 +36,7 @@ class Hook:
     addresses: tuple[tuple[int, int], ...]
     maps: frozenset[str] = frozenset()
     measures: int | None = None
+    copies_all: bool = False
 
 
 XDP = Hook("xdp", 2, "XDP_PASS", 189, "entry", "xdp", 0, 4, ((0, 12),))
@@ -46,6 +48,8 @@ XDP_FRAGS = replace(XDP, section="xdp.frags", entry="entry_frags", maps=frozense
 # data and data_end; data_meta and flow_keys; sk (include/uapi/linux/bpf.h, struct __sk_buff)
 TC_ADDRESSES = ((76, 84), (140, 152), (168, 176))
 TC = Hook("tc", -1, "TC_ACT_UNSPEC", 26, "entry_tc", "tc", 76, 80, TC_ADDRESSES, frozenset({FRAME_MAP}))
+# Where packets have no header of the link layer: layer 3 devices.
+TC_L3 = replace(TC, entry="entry_l3", frame="l3", copies_all=True)
 HOOKS = {"xdp": XDP, "tc-ingress": TC, "tc-egress": TC}
 
 

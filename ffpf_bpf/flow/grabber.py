@@ -116,7 +116,7 @@ class Grabber:
         if space is None:
             return None
         try:
-            return interfaces.find(name, space)
+            return _found_for(device, name, space)
         except KernelError as error:
             if device.is_glob and error.errno == errno.EPROTONOSUPPORT:
                 self.happened.append(Happening(device.at(name), "refused", error.message))
@@ -221,7 +221,7 @@ class Grabber:
         with namespaces.opened([device.namespace], of=self._home) as spaces, CHAINS.lock:
             space = spaces[device.namespace]
             place = self._place(device, name)
-            self._enter(place, interfaces.find(name, space), space, before_load)
+            self._enter(place, _found_for(device, name, space), space, before_load)
             assert place.chain is not None
             if self._active:
                 CHAINS.toggle([place.chain], 1, lambda: None)
@@ -318,6 +318,13 @@ class Grabber:
 
     def _store(self, toggle: int) -> None:
         self._words[0] = toggle
+
+
+def _found_for(device: Device, name: str, space: Namespace | None) -> Interface:
+    """The interface, which has the hook that the device names. Raises KernelError."""
+    found = interfaces.find(name, space)
+    found.check_hook(device.hook)
+    return found
 
 
 def close_all(grabbers: list[Grabber]) -> list[Statistics]:

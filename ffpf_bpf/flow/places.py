@@ -8,7 +8,7 @@ from typing import Any
 from ffpf_bpf.errors import KernelError
 from ffpf_bpf.flow.chains import Chain, Member
 from ffpf_bpf.graph.classes.device import Device
-from ffpf_bpf.kernel.interfaces import Interface
+from ffpf_bpf.kernel.interfaces import Interface, is_layer_3
 from ffpf_bpf.kernel.netlink import Link
 from ffpf_bpf.kernel.watch import Interfaces
 
@@ -92,6 +92,8 @@ class Place:
         name = self.interface.name.rpartition("/")[2]
         if link.name != name:
             return Happening(self.tap, "renamed", f"the interface was renamed to `{link.name}`")
+        if is_layer_3(link.kind) != self.interface.is_layer_3:
+            return Happening(self.tap, "gone", f"the interface is of another kind now (ARPHRD {link.kind})")
         assert self.chain is not None
         return (
             Happening(self.tap, "detached", "our filter or link was detached by somebody")

@@ -26,7 +26,7 @@ NEWLINK, DELLINK, GETLINK = 16, 17, 18
 GROUP_LINK = 1  # RTMGRP_LINK
 IFNAME, MTU, NEW_NAMESPACE = 3, 4, 45  # IFLA_
 IFF_UP = 1
-IFINFO = struct.Struct("=BxHiII")
+IFINFO = struct.Struct("=BxHiII")  # struct ifinfomsg
 HEADER, TCMSG, ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BxxxiIII"), struct.Struct("=HH")
 ANSWER_BYTES = 1 << 16
 
@@ -46,13 +46,14 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What the kernel says of an interface; `is_gone` that it is there no more, `is_elsewhere` that it was moved to
-    another namespace."""
+    """What the kernel says of an interface; `kind` is its ARPHRD_ number, `is_gone` that it is there no more,
+    `is_elsewhere` that it was moved to another namespace."""
 
     index: int
     name: str
     mtu: int
     is_up: bool
+    kind: int = 0
     is_gone: bool = False
     is_elsewhere: bool = False
 
@@ -187,12 +188,12 @@ def made_qdisc(name: str) -> bool:
     return name.endswith(":qdisc")
 
 
-def _link(kind: int, message: bytes) -> Link:
-    _, _, index, flags, _ = IFINFO.unpack_from(message)
+def _link(message_kind: int, message: bytes) -> Link:
+    _, kind, index, flags, _ = IFINFO.unpack_from(message)
     attributes = _attributes(message[IFINFO.size :])
     name = os.fsdecode(attributes.get(IFNAME, b"").rstrip(b"\0"))
     mtu = struct.unpack("=I", attributes.get(MTU, bytes(4)))[0]
-    return Link(index, name, mtu, bool(flags & IFF_UP), kind == DELLINK, NEW_NAMESPACE in attributes)
+    return Link(index, name, mtu, bool(flags & IFF_UP), kind, message_kind == DELLINK, NEW_NAMESPACE in attributes)
 
 
 def _of(found: Filter) -> bytes:

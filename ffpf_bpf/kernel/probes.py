@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache
 
 from ffpf_bpf.errors import FfpfError, KernelError, VerifierError
-from ffpf_bpf.kernel import calls, functions, hooks, host, privileges
+from ffpf_bpf.kernel import calls, functions, hooks, host, interfaces, privileges
 from ffpf_bpf.kernel.finding import Finding
 from ffpf_bpf.kernel.holders import described, is_monitor
 from ffpf_bpf.kernel.maps import Bell, Descriptor, MappedArray, ProgArray
@@ -104,18 +104,23 @@ def has_frags() -> bool:
 
 
 def examine_interfaces() -> Iterator[Finding]:
-    """Each interface, and the XDP program it carries."""
+    """Each interface, and the XDP program it carries, or at which hooks its packets can be grabbed."""
     for index, name in socket.if_nameindex():
-        try:
-            program_id, mode = calls.attached_xdp(index)
-            if program_id == 0:
-                yield Finding(f"interface {name}", True, "free at XDP")
-                continue
-            holder = calls.program_info(program_id)
-            ends = ": a monitor port, whose frames end there" if is_monitor(holder.map_ids) else ""
-            yield Finding(f"interface {name}", True, f"carries XDP program {described(holder, mode)}{ends}")
-        except KernelError as error:
-            yield Finding(f"interface {name}", True, f"unknown: {error.message}")
+        yield Finding(f"interface {name}", True, _seen(index, name))
+
+
+def _seen(index: int, name: str) -> str:
+    try:
+        if interfaces.find(name).is_layer_3:
+            return "a layer 3 device: at tc"
+        program_id, mode = calls.attached_xdp(index)
+        if program_id == 0:
+            return "free at XDP"
+        holder = calls.program_info(program_id)
+        ends = ": a monitor port, whose frames end there" if is_monitor(holder.map_ids) else ""
+        return f"carries XDP program {described(holder, mode)}{ends}"
+    except KernelError as error:
+        return f"refused: {error.message}" if error.errno == errno.EPROTONOSUPPORT else f"unknown: {error.message}"
 
 
 def _tried(name: str, seen: str, attempt: Callable[[], object], mend: str) -> Finding:

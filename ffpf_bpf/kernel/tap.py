@@ -75,8 +75,9 @@ class Tap:
         return self._attachment.refusal
 
     def holds(self, interface: Interface) -> bool:
-        """Whether this is still what is attached there, under the same name."""
-        same = (interface.name, interface.index) == (self.interface.name, self.interface.index)
+        """Whether this is still what is attached there, under the same name, and for frames of the same kind."""
+        mine = self.interface
+        same = (interface.name, interface.index, interface.is_layer_3) == (mine.name, mine.index, mine.is_layer_3)
         return same and self._attachment.holds(interface)
 
     def is_attached(self) -> bool:

@@ -35,6 +35,7 @@ FEATURES = (
     Feature("mmapable rings", (5, 5), "mapped arrays"),
     Feature("map-of-maps wait", (4, 18), "waiting pause, map of maps"),
     Feature("dispatcher", (5, 9)),
+    Feature("layer 3 tunnels", (5, 9)),
     Feature("copy by helper", (5, 18), "bpf_xdp_load_bytes"),
     Feature("atomic operations", (5, 12), "atomic operations"),
     Feature("loops of (scan)", (6, 4), "loops of (scan)"),

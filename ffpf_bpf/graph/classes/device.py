@@ -18,7 +18,9 @@ HOOKS = ("xdp", "tc-ingress", "tc-egress")
 @dataclass(frozen=True, slots=True)
 class Device(Node):
     """A tap: `NAME` or `NAME@HOOK`, the hook one of `xdp` (default) and `tc-ingress`, which see what arrives, and
-    `tc-egress`, which sees what is sent. `NAMESPACE/NAME` is in a network namespace, as `ip netns` lists them.
+    `tc-egress`, which sees what is sent. `NAMESPACE/NAME` is in a network namespace, as `ip netns` lists them. Layer 3
+    devices, such as those of tun and WireGuard, have the hooks of tc alone; their packets are shown with an Ethernet
+    header without addresses.
 
     Text `(device,eth0)`, Python `device("eth0")`. Every path of a flow begins with one. The interface need not exist
     before the flow is instantiated. `*`, `?` and `[...]` in its name make it a glob, for all interfaces of that

@@ -1,0 +1,541 @@
+"""Layer 3 devices: what has no header of the link layer is seen, counted and recorded as an Ethernet frame from `lo` is."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import random
+import re
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from pyroute2 import WireGuard
+
+from ffpf_bpf.capture.files import CaptureFile
+from ffpf_bpf.compiler import pcap
+from ffpf_bpf.compiler.pcap import compile_filter, offline_filter
+from ffpf_bpf.errors import ExpressionError, KernelError
+from ffpf_bpf.flow import Flow
+from ffpf_bpf.graph.predicate import Program, run
+from ffpf_bpf.kernel import interfaces
+from tests.corpus.filters import FILTERS
+from tests.corpus.packets import ether, ipv4, ipv6, packets, tcp, udp, vlan
+from tests.network import Network, ip, two_namespaces
+from tests.test_hooks import GRAPHS, WAYS, cls_bpf, flow_at, frames_that_arrive, loops, received_from, recorded, tagging
+from tests.test_hooks import send as send_ethernet
+from tests.tun import Tun, bare, tun
+
+pytestmark = pytest.mark.root
+
+SEED = 768
+DLT_RAW = 12
+ETHERNET, NONE, IPGRE = 1, 65534, 778  # ARPHRD_
+WITHIN_S = 10.0
+# Words of filters that are about the link layer or the frame's length, which packets without a header have otherwise.
+LINK_LAYER = re.compile(
+    r"\b(ether|link|vlan|len|less|greater|mpls|pppoe[ds]|arp|rarp|llc|iso|stp|broadcast|multicast|atalk|aarp|decnet|lat"
+    r"|ipx|netbeui|isis|clnp|es-is|esis|is-is|[lc]s[np]+p?|psnp|iih|l1|l2|geneve|sca|mopdl|moprc|snp|csnp)\b|:\w\w:"
+)
+
+
+@pytest.fixture(scope="module")
+def device(network: Network) -> Iterator[Tun]:
+    with tun(network) as made:
+        yield made
+
+
+@cache
+def frames() -> list[bytes]:
+    """All kinds of packets, without addresses of the link layer; of one byte and more, and no type that the kernel
+    replaces."""
+    return [
+        bare(frame) for frame in frames_that_arrive() if len(frame) > 14 and frame[12:14] not in (bytes(2), b"\0\3")
+    ]
+
+
+@cls_bpf
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("expression", GRAPHS)
+def test_frames_are_those_of_ethernet(
+    network: Network, device: Tun, tmp_path: Path, way: tuple[str, str], expression: str
+) -> None:
+    with flow_at(network, ("xdp", ""), expression) as flow:
+        send_ethernet(network, "xdp", frames())
+        expected = recorded(flow, tmp_path / "ethernet")
+    assert expected[1]["ledger"].delivered > 5
+    with flow_at(device.network, way, expression) as flow:
+        device.send(way[0], frames())
+        content, counts = recorded(flow, tmp_path / "layer 3")
+    assert counts == expected[1]
+    assert content == expected[0]
+
+
+@cls_bpf
+@pytest.mark.parametrize("way", WAYS)
+def test_every_byte_is_there_and_nothing_else(device: Tun, way: tuple[str, str]) -> None:
+    with flow_at(device.network, way, "(device,{tap}) -> (grab)") as flow:
+        device.send(way[0], frames())
+        assert received_from(flow) == [(frame, len(frame)) for frame in frames()]
+
+
+def test_what_is_sent_goes_on_as_it_was(device: Tun) -> None:
+    with flow_at(device.network, ("tc-egress", ""), "(device,{tap}) -> (grab)"):
+        assert device.leave(frames()) == [frame[12:] for frame in frames()]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_filters_say_what_libpcap_says_of_the_frame(device: Tun, way: tuple[str, str]) -> None:
+    texts = random.Random(SEED + WAYS_SEEDS[way]).sample(FILTERS, 16)
+    passed = 0
+    with ExitStack() as stack:
+        flows = [
+            stack.enter_context(
+                flow_at(device.network, way, f'(device,{{tap}}) -> (bpf,"{text}") -> (grab,snaplen=80)')
+            )
+            for text in texts
+        ]
+        device.send(way[0], frames())
+        for text, flow in zip(texts, flows, strict=True):
+            program = compile_filter(text)
+            expected = [(frame[:80], len(frame)) for frame in frames() if offline_filter(program, frame)]
+            assert received_from(flow) == expected, text
+            passed += len(expected)
+    assert passed > 500
+
+
+WAYS_SEEDS = {parameter.values[0]: number for number, parameter in enumerate(WAYS)}
+
+
+def without_link_layer(text: str) -> Program | None:
+    """The filter for packets that begin with the IP header, if it can be about such."""
+    if LINK_LAYER.search(text):
+        return None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pcap, "ETHERNET", DLT_RAW)
+        try:
+            return compile_filter(text)
+        except ExpressionError:
+            return None
+
+
+def ip_packets() -> list[bytes]:
+    """IP as its header says, whole."""
+    found = []
+    for frame in packets(SEED):
+        packet = frame[14:]
+        if len(frame) > 1500 + 14:
+            continue
+        if frame[12:14] == b"\x08\x00" and len(packet) >= 60 and packet[0] >> 4 == 4:
+            found.append(packet)
+        if frame[12:14] == b"\x86\xdd" and len(packet) >= 80 and packet[0] >> 4 == 6:
+            found.append(packet)
+    return found
+
+
+def test_filters_say_what_libpcap_says_of_the_packet_alone(device: Tun) -> None:
+    """libpcap's own code for raw IP (DLT_RAW), on what was written to the device: nothing of ours is in between."""
+    raw = {text: program for text in FILTERS if (program := without_link_layer(text)) is not None}
+    texts = random.Random(SEED).sample(sorted(raw), 32)
+    sent = ip_packets()
+    types = {4: b"\x08\x00", 6: b"\x86\xdd"}
+    differing = 0
+    with ExitStack() as stack:
+        flows = [
+            stack.enter_context(
+                flow_at(device.network, ("tc-ingress", ""), f'(device,{{tap}}) -> (bpf,"{text}") -> (grab)')
+            )
+            for text in texts
+        ]
+        device.arrive([bytes(12) + types[packet[0] >> 4] + packet for packet in sent])
+        for text, flow in zip(texts, flows, strict=True):
+            expected = [packet for packet in sent if offline_filter(raw[text], packet)]
+            assert [data[14:] for data, _ in received_from(flow)] == expected, text
+            differing += 0 < len(expected) < len(sent)
+    assert len(sent) > 150 and differing > 16
+
+
+@cls_bpf
+@pytest.mark.parametrize("way", WAYS)
+def test_packets_of_any_length_and_type(device: Tun, way: tuple[str, str]) -> None:
+    """1 to 19 bytes, whatever the first one says, and types that say something else."""
+    sent = [
+        bytes(12) + kind + bytes([first]) + bytes(range(1, length))
+        for kind in (b"\x08\x00", b"\x86\xdd", b"\x08\x06", b"\x12\x34", b"\xff\xff")
+        for first in (0x45, 0x60, 0x00)
+        for length in range(1, 20)
+    ]
+    with (
+        flow_at(device.network, way, "(device,{tap}) -> (grab)") as flow,
+        flow_at(
+            device.network, way, '(device,{tap}) -> (bpf,"ip[0] = 0x60 and len < 30") -> (packetcount)'
+        ) as counting,
+        flow_at(device.network, way, "(device,{tap}) -> !(tcpflags,syn) -> (bytecount)") as asking,
+    ):
+        device.send(way[0], sent)
+        assert received_from(flow) == [(frame, len(frame)) for frame in sent]
+        assert counting.stats().ledger.counted == 15
+        assert asking.stats().node("bytecount1").counts == {"bytes": sum(len(frame) for frame in sent)}
+
+
+@pytest.mark.parametrize("way", WAYS[::2])
+@pytest.mark.parametrize("is_tagged", [False, True])
+def test_records_of_any_length(device: Tun, way: tuple[str, str], is_tagged: bool) -> None:
+    """Snap lengths within the header that the packet is shown with, at its end, and behind."""
+    frame = bare(ether(0x8100, vlan(5, 0x0800, ipv4(17, udp(1, 80)))))
+    shown = frame if is_tagged else frame[:12] + frame[16:]
+    for snaplen in (1, 2, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, len(shown) - 1, len(shown), len(shown) + 1):
+        with flow_at(device.network, way, f"(device,{{tap}}) -> (grab,snaplen={snaplen})") as flow:
+            device.send(way[0], [shown])
+            assert received_from(flow) == [(shown[:snaplen], len(shown))]
+
+
+@pytest.mark.parametrize("way", WAYS[2:])
+def test_a_tag_beside_the_packet_is_behind_the_addresses(device: Tun, way: tuple[str, str]) -> None:
+    tagged = [frame[:12] + b"\x81\x00\x00\x4d" + frame[12:] for frame in frames()]
+    with (
+        flow_at(device.network, way, "(device,{tap}) -> (bpf,vlan 77) -> (grab)") as flow,
+        tagging(device.network, way),
+    ):
+        device.send(way[0], frames())
+        assert received_from(flow) == [(frame, len(frame)) for frame in tagged]
+
+
+@pytest.fixture(scope="module")
+def in_pieces(network: Network) -> Iterator[Tun]:
+    with tun(network, "tun8", pieces=True, mtu=9000) as made:
+        yield made
+
+
+LARGE = [
+    bare(ether(0x0800, ipv4(17, udp(1, 80, bytes(range(256)) * 20 + b"needle" + bytes(2500))))),
+    bare(ether(0x0800, ipv4(17, udp(1, 80, b"x" * 7000), words=15))),
+    bare(ether(0x86DD, ipv6(17, udp(1, 81, b"x" * 8000 + b"needle")))),
+    bare(ether(0x0800, ipv4(6, tcp(1, 80, b"GET " * 2000)))),
+]
+
+
+@loops
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("here", [1, 20, 37])
+def test_packets_in_several_pieces(in_pieces: Tun, way: tuple[str, str], here: int) -> None:
+    texts = ["udp dst port 80", "ether[8000] = 0x78", "ip6", "udp[8:4] = 0x00010203", "len > 7700"]
+    for text in texts:
+        program = compile_filter(text)
+        expected = [(frame, len(frame)) for frame in LARGE if run(program, frame)]
+        assert 0 < len(expected) < len(LARGE), text
+        with flow_at(in_pieces.network, way, f'(device,{{tap}}) -> (bpf,"{text}") -> (grab)') as flow:
+            in_pieces.send(way[0], LARGE, here)
+            assert received_from(flow) == expected, text
+    expression = "(device,{tap}) -> (scan,needle) -> (classify,dport) -80-> (grab,snaplen=42)"
+    with flow_at(in_pieces.network, way, expression) as flow:
+        in_pieces.send(way[0], LARGE, here)
+        assert received_from(flow) == [(LARGE[0][:42], len(LARGE[0]))]
+
+
+@contextmanager
+def joined(one: Tun, other: Tun) -> Iterator[None]:
+    """What is sent by one arrives at the other."""
+    end = threading.Event()
+
+    def pump() -> None:
+        ways = {one.descriptor: other.descriptor, other.descriptor: one.descriptor}
+        while not end.is_set():
+            for ready in select.select(list(ways), [], [], 0.1)[0]:
+                os.write(ways[ready], os.read(ready, 1 << 17))
+
+    thread = threading.Thread(target=pump)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_a_transfer_with_large_sends() -> None:
+    """TCP hands down packets that are longer than the device takes; all of the payload is counted, and arrives."""
+    size = 2_000_000
+    with two_namespaces("l3send") as made, ExitStack() as stack:
+        inside, outside = stack.enter_context(tun(made)), stack.enter_context(tun(replace(made, inside=made.outside)))
+        for device, address in ((inside, "10.79.0.1/24"), (outside, "10.79.0.2/24")):
+            ip("-n", device.network.inside, "address", "add", address, "dev", "tun7")
+        stack.enter_context(joined(inside, outside))
+        expression = "(device,{tap}) -> (bpf,tcp dst port 7777) -> (bytecount)"
+        sent = stack.enter_context(flow_at(inside.network, ("tc-egress", ""), expression))
+        arrived = stack.enter_context(flow_at(outside.network, ("tc-ingress", ""), expression))
+        content = random.Random(SEED).randbytes(size)
+        with made.enter(made.outside):
+            server = stack.enter_context(socket.create_server(("10.79.0.2", 7777)))
+        with made.enter():
+            client = stack.enter_context(socket.create_connection(("10.79.0.2", 7777), WITHIN_S))
+        connection = stack.enter_context(server.accept()[0])
+        sender = threading.Thread(target=client.sendall, args=(content,))
+        sender.start()
+        got = bytearray()
+        while len(got) < size:
+            got += connection.recv(1 << 16)
+        sender.join()
+        assert bytes(got) == content
+        larger, smaller = (flow.stats().nodes[-1] for flow in (sent, arrived))
+    for node in (larger, smaller):
+        assert size < node.counts["bytes"] < 1.2 * size
+    assert larger.counts["bytes"] / larger.packets_in > 1514, "no packet was longer than the device takes"
+    assert smaller.counts["bytes"] / smaller.packets_in <= 1514
+
+
+@pytest.mark.parametrize("is_tagged", [False, True])
+def test_frames_longer_than_proofs_know_are_passed_over(device: Tun, is_tagged: bool) -> None:
+    """65,600 bytes, the header that the packet is shown with among them."""
+    kind = b"\x81\x00\x00\x05\x08\x00" if is_tagged else b"\x08\x00"
+    sent = [bytes(12) + kind + bytes(length - 12 - len(kind)) for length in (65_599, 65_600, 65_601, 65_700)]
+    with flow_at(device.network, ("tc-ingress", ""), "(device,{tap}) -> (grab,snaplen=20)") as flow:
+        device.arrive(sent)
+        assert received_from(flow) == [(frame[:20], len(frame)) for frame in sent[:2]]
+
+
+@pytest.mark.parametrize("expression", ["(device,{tap})", "(device,{tap},monitor)", "(device,{tap}@xdp)"])
+def test_at_xdp_they_are_refused_and_it_is_said_what_to_write(device: Tun, expression: str) -> None:
+    with device.network.enter(), pytest.raises(KernelError) as error:
+        Flow.create().populate(expression.format(tap="tun7")).instantiate()
+    assert error.value.message == "packets of `tun7` have no Ethernet header at XDP"
+    assert "`tun7@tc-ingress`" in str(error.value.help) and "`tun7@tc-egress`" in str(error.value.help)
+    assert error.value.errno == errno.EPROTONOSUPPORT
+
+
+def test_what_has_a_header_of_another_kind_is_refused(device: Tun) -> None:
+    device.become(IPGRE)
+    try:
+        with device.network.enter(), pytest.raises(KernelError) as error:
+            Flow.create().populate("(device,tun7@tc-ingress)").instantiate()
+        assert error.value.message == f"packets of `tun7` have another header than Ethernet's (ARPHRD {IPGRE})"
+    finally:
+        device.become(NONE)
+
+
+def test_one_flow_at_interfaces_of_both_kinds(network: Network, device: Tun) -> None:
+    """By name and by a glob, with one ring; at XDP a glob leaves out what has no frames there, and says so."""
+    frame = ether(0x0800, ipv4(17, udp(1, 80, b"both")))
+    by_name = "(device,tap0@tc-ingress) | (device,tun7@tc-ingress) | (device,tun7@tc-egress)"
+    for taps in (by_name, "(device,t*@tc-ingress) | (device,tu*@tc-egress)"):
+        with flow_at(network, ("tc-ingress", ""), f"{taps} -> (bpf,udp port 80) -> (grab)") as flow:
+            network.send([frame])
+            device.arrive([frame])
+            device.leave([frame])
+            flow.pause(wait=True)
+            got = [packet for batch in flow.poll() for packet in batch.packets(flow.interfaces)]
+        assert sorted((packet.interface, packet.data) for packet in got) == [
+            ("tap0@tc-ingress", frame),
+            ("tun7@tc-egress", bare(frame)),
+            ("tun7@tc-ingress", bare(frame)),
+        ]
+    with network.enter(), Flow.create().populate("(device,t*)").instantiate() as flow:
+        assert [tap["tap"] for tap in flow.taps] == ["tap0"]
+        (event,) = (event for event in flow.events if event.tap == "tun7")
+        assert event.what == "refused"
+        assert "have no Ethernet header at XDP" in event.said
+
+
+def test_flows_at_a_tap_join_share_and_leave(device: Tun) -> None:
+    """Segments are rebuilt and folded for packets without a header as for frames."""
+    ports = range(80, 92)
+    sent = [bare(ether(0x0800, ipv4(17, udp(1, port, bytes([port]) * 40)))) for port in ports]
+    with ExitStack() as stack:
+        expression = "(device,{{tap}}) -> (sampler,1) -> (bpf,udp dst port {}) -> (grab)"
+        flows = [
+            stack.enter_context(flow_at(device.network, ("tc-ingress", ""), expression.format(port))) for port in ports
+        ]
+        device.arrive(sent)
+        for flow, frame in zip(flows, sent, strict=True):
+            assert received_from(flow) == [(frame, len(frame))]
+        for flow in flows[::2]:
+            flow.close()
+        for flow in flows[1::2]:
+            flow.activate()
+        device.arrive(sent)
+        for flow, frame in zip(flows[1::2], sent[1::2], strict=True):
+            assert received_from(flow) == [(frame, len(frame))]
+
+
+def until(holds: Callable[[], object]) -> None:
+    end_s = time.monotonic() + WITHIN_S
+    while not holds():
+        assert time.monotonic() < end_s, "it did not come to that"
+        time.sleep(0.01)
+
+
+def told(flow: Flow) -> list[str]:
+    return [event.what for event in flow.events if event.what not in ("up", "down")]
+
+
+def test_an_interface_that_becomes_of_another_kind_is_another_tap(network: Network) -> None:
+    """Its packets would be taken for frames. A flow that follows joins it as what it is now."""
+    packet = ipv4(17, udp(1, 80))
+    framed = ether(0x0800, packet)
+    with (
+        two_namespaces("kinds") as made,
+        tun(made) as device,
+        made.enter(),
+        Flow.create(follow=True).populate("(device,tun7@tc-ingress) -> (grab)").instantiate().activate() as flow,
+        Flow.create().populate("(device,tun7@tc-ingress) -> (grab)").instantiate().activate() as other,
+    ):
+        device.arrive([framed])
+        device.become(ETHERNET)
+        until(lambda: told(flow) == ["gone", "attached"])
+        assert flow.events[1].said.startswith("the interface is of another kind now")
+        device.arrive([b"\x02" + bytes(11) + b"\x08\x00" + framed])  # which is how tun writes a whole frame
+        device.become(NONE)
+        until(lambda: told(flow) == ["gone", "attached"] * 2)
+        device.arrive([framed])
+        got = [packet.data for packet in islice(flow.packets(duration_s=5), 3)]
+        assert got == [bare(framed), framed, bare(framed)]
+        with pytest.raises(KernelError, match="of another kind"):
+            list(other.batches(duration_s=2))
+
+
+@pytest.mark.parametrize("kind", ["tun", "veth"])
+def test_an_interface_that_comes_back_as_another_kind(kind: str) -> None:
+    frame = ether(0x0800, ipv4(17, udp(1, 80)))
+    with two_namespaces("again") as made, ExitStack() as stack, made.enter():
+        flow = Flow.create(follow=True).populate("(device,some7@tc-ingress) -> (bpf,udp) -> (grab)").instantiate()
+        stack.enter_context(flow.activate())
+        kinds = ["tun", "veth"] if kind == "tun" else ["veth", "tun"]
+        for number, each in enumerate(kinds):
+            if each == "tun":
+                with tun(made, "some7") as device:
+                    until(lambda expected=number: told(flow).count("attached") == expected + 1)
+                    device.arrive([frame])
+            else:
+                words = ["ip", "link", "add", "some7", "type", "veth", "peer", "name", "peer7"]
+                subprocess.run(words, check=True)
+                for name in ("some7", "peer7"):
+                    subprocess.run(["ip", "link", "set", name, "up"], check=True)
+                until(lambda expected=number: told(flow).count("attached") == expected + 1)
+                with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+                    raw.bind(("peer7", 0))
+                    raw.send(frame)
+                subprocess.run(["ip", "link", "delete", "some7"], check=True)
+            until(lambda expected=number: told(flow).count("gone") == expected + 1)
+        got = [packet.data for packet in islice(flow.packets(duration_s=5), 2)]
+        assert sorted(got) == [bare(frame), frame]
+
+
+def test_a_file_of_the_command_line_is_read_by_others(network: Network, device: Tun, tmp_path: Path) -> None:
+    """`ffpf run -w` at both hooks, read back by libpcap and by ourselves."""
+    file = tmp_path / "tun.pcapng"
+    command = [str(Path(sys.executable).with_name("ffpf")), "run", "--count", "6", "-w", str(file)]
+    expression = "(device,tun7@tc-ingress) | (device,tun7@tc-egress) -> (bpf,udp or icmp6) -> (grab)"
+    sent = [
+        bare(ether(0x0800, ipv4(17, udp(1, 80, b"first")))),
+        bare(ether(0x86DD, ipv6(17, udp(1, 53, b"second")))),
+    ]
+    process = subprocess.Popen(network.command(*command, expression), stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(600):
+            device.arrive(sent)
+            device.leave(sent)
+            try:
+                process.wait(0.1)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+    finally:
+        process.kill()
+    with CaptureFile(str(file)) as capture:
+        got = list(capture.packets())
+    assert {packet.data for packet in got} == set(sent)
+    assert {packet.interface for packet in got} == {"tun7@tc-ingress", "tun7@tc-egress"}
+    read = subprocess.run(
+        ["tcpdump", "-nn", "-r", str(file), "udp port 53"], capture_output=True, text=True, check=True
+    )
+    assert "link-type EN10MB" in read.stderr and read.stdout.count(".53: ") == [p.data for p in got].count(sent[1])
+
+
+TUNNELS = {
+    "ipip": ("type", "ipip", "local", "10.77.0.{own}", "remote", "10.77.0.{other}"),
+    "sit": ("type", "sit", "local", "10.77.0.{own}", "remote", "10.77.0.{other}"),
+    "ip6tnl": ("type", "ip6tnl", "mode", "any", "local", "fd77::{own}", "remote", "fd77::{other}"),
+    "wireguard": ("type", "wireguard"),
+}
+
+
+@pytest.mark.feature("layer 3 tunnels")
+@pytest.mark.parametrize("kind", TUNNELS)
+def test_tunnels(kind: str) -> None:
+    """What is in them, without what carries it, at both ends."""
+    with two_namespaces("tunnels") as made:
+        ends = [(made.inside, 1, 2), (made.outside, 2, 1)]
+        for namespace, own, other in ends:
+            words = [word.format(own=own, other=other) for word in TUNNELS[kind]]
+            done = subprocess.run(
+                ["ip", "-n", namespace, "link", "add", "tnl7", *words], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                pytest.skip(f"no {kind} here: {done.stderr.strip()}")
+            version6 = kind in ("sit", "ip6tnl")
+            for device in ("tnl7", made.tap if namespace == made.inside else made.peer):
+                setting = f"net.ipv6.conf.{device}.disable_ipv6=0"
+                subprocess.run(made.command("sysctl", "-qw", setting, namespace=namespace), check=True)
+            carrier = made.tap if namespace == made.inside else made.peer
+            for device, address in (
+                (carrier, f"fd77::{own}/64"),
+                ("tnl7", f"fd78::{own}/64" if version6 else f"10.78.0.{own}/24"),
+            ):
+                subprocess.run(["ip", "-n", namespace, "address", "add", address, "dev", device], check=True)
+            subprocess.run(["ip", "-n", namespace, "link", "set", "tnl7", "up"], check=True)
+        if kind == "wireguard":
+            _join_wireguard(made)
+        time.sleep(2)  # duplicate addresses are looked for
+        address = "fd78::2" if version6 else "10.78.0.2"
+        expression = f"(device,{{tap}}) -> (bpf,{'ip6 and udp' if version6 else 'ip and udp'} dst port 7777) -> (grab)"
+        with ExitStack() as stack:
+            flows = {}
+            for namespace, hook in ((made.inside, "tc-egress"), (made.outside, "tc-ingress")):
+                end = Network(namespace, namespace, "tnl7")
+                flows[hook] = stack.enter_context(flow_at(end, (hook, ""), expression))
+            with made.enter(made.outside):
+                assert interfaces.find("tnl7").is_layer_3
+                family = socket.AF_INET6 if version6 else socket.AF_INET
+                receiver = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+                receiver.bind(("::" if version6 else "0.0.0.0", 7777))
+                receiver.settimeout(WITHIN_S)
+            with made.enter(), socket.socket(family, socket.SOCK_DGRAM) as sender:
+                for length in (0, 1, 100, 1200):
+                    sender.sendto(b"x" * length, (address, 7777))
+                    assert receiver.recv(2000) == b"x" * length
+            head = 14 + (40 if version6 else 20) + 8
+            # Without the last two bytes of the UDP header: who sends leaves the checksum to the device. By length: each
+            # may have been seen on another CPU.
+            sent, arrived = (
+                sorted((length, data[: head - 2] + data[head:]) for data, length in received_from(flows[hook]))
+                for hook in ("tc-egress", "tc-ingress")
+            )
+        assert [length - head for length, _ in sent] == [0, 1, 100, 1200]
+        assert arrived == sent
+        assert {data[:14] for _, data in sent} == {bytes(12) + (b"\x86\xdd" if version6 else b"\x08\x00")}
+
+
+def _join_wireguard(made: Network) -> None:
+    """Each end knows the other's key, which the kernel works out."""
+    ends = ((made.inside, 7001, made.peer_address), (made.outside, 7002, made.tap_address))
+    public = []
+    for namespace, port, _ in ends:
+        private = base64.b64encode(os.urandom(32)).decode()
+        with made.enter(namespace), WireGuard() as kernel:
+            kernel.set("tnl7", private_key=private, listen_port=port)
+            public.append(kernel.info("tnl7")[0].get_attr("WGDEVICE_A_PUBLIC_KEY").decode())
+    for (namespace, port, address), key in zip(ends, reversed(public), strict=True):
+        peer = {"public_key": key, "endpoint_addr": address, "endpoint_port": 14_003 - port}
+        with made.enter(namespace), WireGuard() as kernel:
+            kernel.set("tnl7", peer={**peer, "allowed_ips": ["10.78.0.0/24"]})
