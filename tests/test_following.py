@@ -353,7 +353,7 @@ def test_an_interface_that_is_renamed_while_it_is_joined_is_left(
 
     with following("(device,tap5) -> (packetcount)") as flow:
         monkeypatch.setattr(calls, "attach_xdp", slow)
-        veth("tap5")
+        link("add", "tap5", "type", "veth", "peer", "name", "tap5p")
         until(lambda: ("tap5", "renamed") in told(flow))
         assert modes(flow) == {"tap5": "absent"}
         assert calls.attached_xdp(index_of("other0"))[0] == 0
