@@ -80,6 +80,10 @@ FEATURES = {
     "test_ring::*": "mmapable rings",
     "test_limit::*": "atomic operations",
     "test_histogram::test_packets_on_an_interface": "atomic operations",
+    "test_scan::*": "loops of (scan)",
+    "test_proofs::test_refutations_pass*": "loops of (scan)",
+    "test_replay::test_as_live": "loops of (scan)",
+    "test_benchmarks::test_each*": "loops of (scan)",
 }
 
 
