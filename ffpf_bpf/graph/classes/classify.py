@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ffpf_bpf.errors import ExpressionError
-from ffpf_bpf.graph.effect import Depth, Fate, Primitive
+from ffpf_bpf.graph.effect import Depth, Primitive
 from ffpf_bpf.graph.expression import Node, Role, check_number, check_text
 from ffpf_bpf.graph.parameters import whole_number
 
@@ -41,7 +41,6 @@ class Classify(Node):
 
     class_name: ClassVar[str] = "classify"
     role: ClassVar[Role] = Role.DECIDES
-    stops_as: ClassVar[Fate | None] = Fate.FILTERED
     example: ClassVar[str] = (
         "(device,eth0) -> (classify,dport) -53-> (grab) | -80,443-> (bytecount) | -*-> (packetcount)"
     )
