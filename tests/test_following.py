@@ -183,9 +183,12 @@ def test_one_that_is_moved_to_another_namespace_is_left(network: Network, hook: 
         ip("-n", other.inside, "link", "set", "tap9", "netns", network.inside, "name", "tap0")
         link("set", "tap0", "up")
         until(lambda: attached in told(flow)[told(flow).index(moved) :])
-        network.send([udp(80)] * 2)
-        time.sleep(0.1)
-        assert flow.stats().ledger.seen == 5
+
+        def is_seen() -> bool:
+            network.send([udp(80)])  # lost as long as the peer has not noticed that there is a carrier
+            return flow.stats().ledger.seen > 3
+
+        until(is_seen)
 
 
 def test_a_namespace_that_is_deleted_is_let_go_of() -> None:
