@@ -70,6 +70,7 @@ def hits(flow: LoadedFlow) -> list[int]:
         ('(scan,"(?f)(?i)")', Scan(["(?i)"], whole_frame=True), '(scan,"(?f)(?i)")', "scan(['(?i)'], whole_frame=True)"),
         ('(scan,"(?fi)a")', Scan("(?f)a", True), '(scan,"(?if)a")', "scan(['a'], ignore_case=True, whole_frame=True)"),
         (r'(scan,"\x28?i)a")', Scan(("(?i)a",)), r'(scan,"\\x28?i)a")', "scan(['(?i)a'])"),
+        ('(scan,",")', Scan([","]), '(scan,",")', "scan([','])"),
         ("(scan,(a)", Scan(b"(a"), '(scan,"(a")', "scan(['(a'])"),
     ],
 )  # fmt: skip

@@ -48,8 +48,8 @@ def python(expression: Expression) -> str:
 def _node_text(node: Node, hidden: bool) -> str:
     head = f"{node.class_name} as {node.name}" if node.name else node.class_name
     expression = _quoted(node.shown_expression if hidden else node.expression)
-    rest, comma, word = node.expression.rpartition(",")
-    if comma and word == node.word and node.mbuf_bytes == node.default_mbuf_bytes:
+    rest, _, word = node.expression.rpartition(",")
+    if word and word == node.word and node.mbuf_bytes == node.default_mbuf_bytes:
         return f"({head},{_quoted(rest)},{word})"
     if node.mbuf_bytes != node.default_mbuf_bytes:
         return f"({head},{expression},{node.mbuf_bytes})"
