@@ -7,11 +7,13 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pyroute2 import netns
+
+WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,14 @@ def two_namespaces(tag: str, mtu: int = 1500) -> Iterator[Network]:
     finally:
         for name in (network.inside, network.outside):
             subprocess.run(["ip", "netns", "delete", name], check=False, stderr=subprocess.DEVNULL)
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait for it, not longer than 10 s."""
+    end_s = time.monotonic() + WITHIN_S
+    while not holds():
+        assert time.monotonic() < end_s, "it did not come to that"
+        time.sleep(0.01)
 
 
 def ip(*words: str) -> None:

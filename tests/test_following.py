@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +22,9 @@ from ffpf_bpf.flow.chains import CHAINS
 from ffpf_bpf.kernel import attachment, calls, watch
 from ffpf_bpf.kernel.netlink import Link
 from tests.foreign import TCX_NEXT, foreign
-from tests.network import Network, ip, two_namespaces, udp
+from tests.network import Network, ip, two_namespaces, udp, until
 
 FFPF = str(Path(sys.executable).with_name("ffpf"))
-WITHIN_S = 10.0
 pytestmark = pytest.mark.root
 RULE = '[[rule]]\nname = "r"\nsubjects = ["*"]\ntaps = {taps}\nclasses = ["grab", "packetcount"]\n[[rule.allow]]\n'
 
@@ -39,13 +38,6 @@ def inside(network: Network) -> Iterator[None]:
                 subprocess.run(["ip", "link", "del", name], check=False, stderr=subprocess.DEVNULL)
     assert not CHAINS._chains
     until(lambda: not any(thread.name == "ffpf-watch" for thread in threading.enumerate()))
-
-
-def until(holds: Callable[[], object]) -> None:
-    end_s = time.monotonic() + WITHIN_S
-    while not holds():
-        assert time.monotonic() < end_s, "it did not come to that"
-        time.sleep(0.01)
 
 
 def following(expression: str, **options: object) -> Flow:
@@ -189,6 +181,9 @@ def test_one_that_is_moved_to_another_namespace_is_left(network: Network, hook: 
             return flow.stats().ledger.seen > 3
 
         until(is_seen)
+        seen = flow.stats().ledger.seen
+        network.send([udp(80)] * 2)
+        until(lambda: flow.stats().ledger.seen == seen + 2)
 
 
 def test_a_namespace_that_is_deleted_is_let_go_of() -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
@@ -32,8 +32,19 @@ from ffpf_bpf.graph.predicate import Program, run
 from ffpf_bpf.kernel import interfaces
 from tests.corpus.filters import FILTERS
 from tests.corpus.packets import ether, ipv4, ipv6, packets, tcp, udp, vlan
-from tests.network import Network, ip, two_namespaces
-from tests.test_hooks import GRAPHS, WAYS, cls_bpf, flow_at, frames_that_arrive, loops, received_from, recorded, tagging
+from tests.network import WITHIN_S, Network, ip, two_namespaces, until
+from tests.test_hooks import (
+    GRAPHS,
+    WAYS,
+    cls_bpf,
+    each_sees_its_own,
+    flow_at,
+    frames_that_arrive,
+    loops,
+    received_from,
+    recorded,
+    tagging,
+)
 from tests.test_hooks import send as send_ethernet
 from tests.tun import Tun, bare, tun
 
@@ -42,7 +53,6 @@ pytestmark = pytest.mark.root
 SEED = 768
 DLT_RAW = 12
 ETHERNET, NONE, IPGRE = 1, 65534, 778  # ARPHRD_
-WITHIN_S = 10.0
 # Words of filters that are about the link layer or the frame's length, which packets without a header have otherwise.
 LINK_LAYER = re.compile(
     r"\b(ether|link|vlan|len|less|greater|mpls|pppoe[ds]|arp|rarp|llc|iso|stp|broadcast|multicast|atalk|aarp|decnet|lat"
@@ -356,23 +366,7 @@ def test_flows_at_a_tap_join_share_and_leave(device: Tun) -> None:
         flows = [
             stack.enter_context(flow_at(device.network, ("tc-ingress", ""), expression.format(port))) for port in ports
         ]
-        device.arrive(sent)
-        for flow, frame in zip(flows, sent, strict=True):
-            assert received_from(flow) == [(frame, len(frame))]
-        for flow in flows[::2]:
-            flow.close()
-        for flow in flows[1::2]:
-            flow.activate()
-        device.arrive(sent)
-        for flow, frame in zip(flows[1::2], sent[1::2], strict=True):
-            assert received_from(flow) == [(frame, len(frame))]
-
-
-def until(holds: Callable[[], object]) -> None:
-    end_s = time.monotonic() + WITHIN_S
-    while not holds():
-        assert time.monotonic() < end_s, "it did not come to that"
-        time.sleep(0.01)
+        each_sees_its_own(flows, sent, device.arrive)
 
 
 def told(flow: Flow) -> list[str]:

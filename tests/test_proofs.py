@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from ffpf_bpf.authorise import Kind, Policies, Result, Rule, Subject
+from ffpf_bpf.authorise import Decision, Kind, Policies, Result, Rule, Subject
 from ffpf_bpf.authorise.judgement import decide
 from ffpf_bpf.authorise.policy import CARRIERS, HIDDEN_BY, Allow, Never, PacketClass, Part
 from ffpf_bpf.compiler import compile_predicates
@@ -157,12 +158,18 @@ class TestTools:
         assert not passes_in_kernel(case, over_udp(54, b"hello"))
 
 
+def decided(flow: str, allows: Sequence[Allow], nevers: Sequence[Never] = ()) -> Decision:
+    """What one rule about everybody, every tap and every class says of a flow."""
+    graph = build(parse(flow))
+    rule = Rule("r", ("*",), ("*",), ("*",), tuple(allows), tuple(nevers))
+    return decide(Definition(graph, compile_predicates(graph), 1 << 16), Policies((rule,)), ALICE, limit_s=20)
+
+
 def test_two_nodes_that_read_payload_do_not_refute_by_what_is_not_known_of_both() -> None:
     """Each may tell two packets apart, if the other does not; of which packets that is so is not known."""
     flow = '((bpf,"less 100") -> (scan,GET) -> (packetcount)) | ((bpf,"ip") -> (scan,GET) -> (packetcount))'
-    hidden = Rule("r", ("*",), ("*",), ("*",), (Allow(PacketClass(), Depth.ALL, frozenset({Part.PAYLOAD})),))
-    graph = build(parse(f"(device,tap0) -> {flow}"))
-    decision = decide(Definition(graph, compile_predicates(graph), 1 << 16), Policies((hidden,)), ALICE, limit_s=20)
+    hidden = Allow(PacketClass(), Depth.ALL, frozenset({Part.PAYLOAD}))
+    decision = decided(f"(device,tap0) -> {flow}", [hidden])
     (told,) = (each for each in decision.obligations if each.kind is Kind.INFERENCE)
     assert told.result is Result.REFUSED, told
     assert "whether `scan" in told.evidence
@@ -195,9 +202,7 @@ NO_PLAIN_MAIL = Never(PacketClass(tcp_port=((25, 25),)), Depth.HEADERS, frozense
 def test_no_filter_tells_whose_a_pseudonym_is(
     flow: str, allows: list[Allow], nevers: list[Never], accepted: bool
 ) -> None:
-    graph = build(parse(flow))
-    rule = Rule("r", ("*",), ("*",), ("*",), tuple(allows), tuple(nevers))
-    decision = decide(Definition(graph, compile_predicates(graph), 1 << 16), Policies((rule,)), ALICE, limit_s=20)
+    decision = decided(flow, allows, nevers)
     assert decision.accepted is accepted, decision.text()
     refuted = {each.kind for each in decision.obligations if each.result is not Result.PROVED}
     assert refuted == (set() if accepted else {Kind.INFERENCE})
@@ -219,9 +224,7 @@ def test_no_filter_tells_whose_a_pseudonym_is(
 def test_what_pseudonyms_leave_out_of_headers_is_not_told(filter_text: str) -> None:
     """Checksums tell of addresses, and so do IPv4's routes, MPTCP's addresses, and the gateway of a redirect."""
     flow = f'(device,tap0) -> (bpf,"{filter_text}") -> (anonymise) -> (grab)'
-    graph = build(parse(flow))
-    rule = Rule("r", ("*",), ("*",), ("*",), (PSEUDONYMS,))
-    decision = decide(Definition(graph, compile_predicates(graph), 1 << 16), Policies((rule,)), ALICE, limit_s=20)
+    decision = decided(flow, [PSEUDONYMS])
     assert [(each.kind, each.result) for each in decision.obligations if each.result is not Result.PROVED] == [
         (Kind.INFERENCE, Result.REFUTED)
     ], decision.text()

@@ -6,6 +6,7 @@ is the place of each in its file, as `students.toml:12:1`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -151,7 +152,7 @@ class Rule:
     def allows_tap(self, device: Device) -> bool:
         """Whether the device is at one of its taps: if it is a glob, wherever it may be."""
         if not device.is_glob:
-            return any(matches_tap(glob, device) for glob in self.taps)
+            return matches_any(self.taps, device)
         return globs.covers(self._interfaces(device), device.interface)
 
     def may_concern(self, device: Device) -> bool:
@@ -185,6 +186,11 @@ class Policies:
     def naming(self, subject: Subject) -> tuple[Rule, ...]:
         """The rules about this subject."""
         return tuple(rule for rule in self.rules if rule.names(subject))
+
+
+def matches_any(globs: Iterable[str], device: Device) -> bool:
+    """Whether the device, no glob itself, is at one of these taps."""
+    return any(matches_tap(glob, device) for glob in globs)
 
 
 def matches_tap(glob: str, device: Device) -> bool:

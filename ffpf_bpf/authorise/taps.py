@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import product
 
-from ffpf_bpf.authorise.policy import Rule, matches_tap
+from ffpf_bpf.authorise.policy import Rule, matches_any, matches_tap
 from ffpf_bpf.graph.classes.device import GLOB, HOOKS, Device
 from ffpf_bpf.graph.effect import tap_parts
 from ffpf_bpf.graph.globs import LONGEST_NAME, names, tokens
@@ -54,16 +54,12 @@ def at_another_hook(some: tuple[str, ...], more: tuple[str, ...]) -> tuple[Devic
     if set(more) <= set(some):
         return None
     for device in _taps((*some, *more)):
-        if _any_matches(more, device) and not _any_matches(some, device):
+        if matches_any(more, device) and not matches_any(some, device):
             others = (Device(f"{device.place}@{hook}") for hook in HOOKS)
-            other = next((other for other in others if _any_matches(some, other)), None)
+            other = next((other for other in others if matches_any(some, other)), None)
             if other is not None:
                 return device, other
     return None
-
-
-def _any_matches(globs: Iterable[str], device: Device) -> bool:
-    return any(matches_tap(glob, device) for glob in globs)
 
 
 def _names(globs: Sequence[str], usual: str) -> list[str]:

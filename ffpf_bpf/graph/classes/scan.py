@@ -19,6 +19,9 @@ LONGEST_PATTERN = 255
 FLAGS = "if"
 FIXED_BYTES = 40  # of struct memory, bpf_src/scan.c
 USAGE = '`(scan,"attack|GET /admin")`; `\\xHH` is any byte, `\\|` a bar and `\\\\` a backslash'
+# Each byte of a pattern as it stands in the text.
+WRITTEN = [chr(byte) if 0x20 <= byte <= 0x7E else f"\\x{byte:02x}" for byte in range(256)]
+WRITTEN[ord("\\")], WRITTEN[ord("|")] = r"\\", r"\|"
 Patterns = str | bytes | Sequence[str | bytes]
 
 
@@ -79,7 +82,7 @@ class Scan(Node):
             object.__setattr__(self, name, getattr(self, name) or flag in flags)
         _check(patterns, self.ignore_case, self.where)
         object.__setattr__(self, "patterns", patterns)
-        object.__setattr__(self, "shown", tuple("".join(map(_written, pattern)) for pattern in patterns))
+        object.__setattr__(self, "shown", tuple(map(_written, patterns)))
         Node.__post_init__(self)
         if self.mbuf_bytes < self.default_mbuf_bytes:
             raise ExpressionError(
@@ -202,7 +205,7 @@ def _check(patterns: tuple[bytes, ...], ignore_case: bool, where: str) -> None:
         before = numbers.setdefault(pattern.lower() if ignore_case else pattern, number)
         if before != number:
             raise ExpressionError(
-                f"patterns {before} and {number} are the same: `{''.join(map(_written, pattern))}`",
+                f"patterns {before} and {number} are the same: `{_written(pattern)}`",
                 where=where,
                 help="leave one out" + ("; case tells nothing apart here" if ignore_case else ""),
             )
@@ -212,8 +215,6 @@ def _is_plain(pattern: bytes) -> bool:
     return all(0x20 <= byte <= 0x7E for byte in pattern)
 
 
-def _written(byte: int) -> str:
-    """A byte of a pattern as it stands in the text."""
-    if chr(byte) in "\\|":
-        return f"\\{chr(byte)}"
-    return chr(byte) if 0x20 <= byte <= 0x7E else f"\\x{byte:02x}"
+def _written(pattern: bytes) -> str:
+    """A pattern as it stands in the text."""
+    return "".join(map(WRITTEN.__getitem__, pattern))
