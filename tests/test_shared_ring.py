@@ -164,6 +164,20 @@ def test_a_fast_reader_loses_alone(flows: Maker) -> None:
     assert ledger.balances and quick.stats().ledger.overrun == 0
 
 
+def test_a_slow_reader_does_not_hold_up_fast_ones(flows: Maker) -> None:
+    one, slow, other = flows(GRAB, pace="fast"), flows(GRAB), flows(GRAB, pace="fast")
+    read: dict[Flow, list[int]] = {one: [], other: []}
+    for first in range(1000, 1000 + 4 * SLOTS, SLOTS // 2):
+        flows.send(*range(first, first + SLOTS // 2))
+        for flow, found in read.items():
+            found += ports(flow)
+    assert read[one] == read[other] == [*range(1000, 1000 + 4 * SLOTS)]
+    assert ports(slow) == [*range(1000, 1000 + SLOTS)]
+    assert slow.stats().ledger.ring_full == 3 * SLOTS
+    assert all(flow.stats().ledger.balances for flow in (one, slow, other))
+    assert len(rings()) == 2 and stored(one) == 4 * SLOTS
+
+
 def test_the_reader_is_changed_while_the_flow_runs(flows: Maker) -> None:
     flow = flows(GRAB)
     flows.send(*range(1000, 1000 + 2 * SLOTS))

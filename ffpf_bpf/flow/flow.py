@@ -179,7 +179,9 @@ class Flow(Deliverer):
         `fast`: nothing waits for the reader; packets that are overwritten before they are read are its `overrun`. May
         be set at any time. Raises ExpressionError for another word.
 
-        Flows of one group that grab the same of packets share a ring; there each slow reader holds up all of them.
+        Flows of one group that grab the same of packets share a ring if they are instantiated at one pace; there each
+        slow reader holds up all of them. So a slow one does not hold up those that were fast from the start; what a
+        flow is changed to while it runs, it is to the ring that it has.
         """
         return self._pace.name.lower()
 
@@ -249,7 +251,7 @@ class Flow(Deliverer):
         try:
             with namespaces.opened(names, may_miss=self._following.is_wanted) as spaces:
                 grabber = self._build(decision, line, spaces)
-                grabber.reader.pace = self._pace
+                grabber.reader.pace = self._pace  # which another thread may have set meanwhile
                 self._decision = decision
                 self._entered(grabber)
                 self._expiry = Expiry(self)
@@ -567,8 +569,9 @@ class Flow(Deliverer):
 
     def _build(self, decision: Decision, line: str, spaces: Spaces) -> Grabber:
         definition = self._check(decision)
-        before_load, follow = self._authority.before_load(decision, line), self._following.is_wanted
-        return Grabber(definition, self.first_interface, spaces, self._group, before_load, follow=follow)
+        before_load = self._authority.before_load(decision, line)
+        about = (definition, self.first_interface, spaces, self._group, before_load)
+        return Grabber(*about, pace=self._pace, follow=self._following.is_wanted)
 
     def _require(self, call: str) -> None:
         if self.state not in ALLOWED[call]:
