@@ -37,8 +37,8 @@ def planned_parts(definition: Definition) -> list[tuple[str, SegmentFlow, int]]:
     counts as Ethernet with frames of 1,522 bytes. Tap, part, possible CPUs."""
     cpus = calls.possible_cpus()
     graph = definition.graph
-    ring = size_ring(graph.snaplen or ETHERNET_FRAME_BYTES, definition.buffer_bytes, tagged=graph.tagged)
-    memory = lay_out(graph, cpus, index_slots=ring.slots if common_view(graph) is not None else 0)
+    ring = size_ring(graph.snaplen or ETHERNET_FRAME_BYTES, definition.buffer_bytes)
+    memory = lay_out(graph, cpus, index_slots=ring.slots if common_view(graph) is not None or graph.tagged else 0)
     part = SegmentFlow(graph, definition.predicates, memory, ring, 0, homes(graph, memory, 0), RingHome(0, memory))
     return [(device.tap, part, cpus) for device in graph.taps]
 
@@ -73,7 +73,7 @@ class Grabber:
         found = self._found(graph.taps, spaces)
         longest = max((interface.longest_frame for _, interface in found), default=ETHERNET_FRAME_BYTES)
         longest = min(longest, LONGEST_SNAPLEN)
-        self.ring = size_ring(graph.snaplen or longest, definition.buffer_bytes, tagged=graph.tagged)
+        self.ring = size_ring(graph.snaplen or longest, definition.buffer_bytes)
         self._definition = definition
         self._first_interface = first_interface
         self._group = group
@@ -248,7 +248,7 @@ class Grabber:
         return self._member_with({}, -1, elsewhere, RingHome(-1, self._laid_out(elsewhere)))
 
     def _laid_out(self, elsewhere: Mapping[int, Home]) -> Memory:
-        slots = self.ring.slots if self._view is not None else 0
+        slots = self.ring.slots if self._view is not None or self._graph.tagged else 0
         return lay_out(self._graph, calls.possible_cpus(), elsewhere, slots)
 
     def _member_with(
