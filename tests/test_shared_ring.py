@@ -170,6 +170,13 @@ def test_results_stay_with_their_records(flows: Maker, pace: str) -> None:
     assert flow.stats().ledger.balances
 
 
+def test_a_buffer_holds_as_many_packets_as_it_says(network: Network) -> None:
+    with network.enter(), Flow.create() as flow:
+        flow.populate(f"(device,{network.tap}) -> {GRAB}", buffer_packets=300).instantiate().activate()
+        network.send([udp(port) for port in range(1000, 1600)])
+        assert (flow.stats().ledger.delivered, flow.stats().ledger.ring_full) == (512, 88)
+
+
 def test_who_brought_the_ring_may_go_first(flows: Maker) -> None:
     first, second = flows(GRAB), flows(GRAB)
     flows.send(1000, 1001)
