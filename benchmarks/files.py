@@ -3,8 +3,10 @@
     python -m benchmarks.files [--quick]
 
 Writing: frames come over a veth pair as fast as CPU 0 can send them; the writer runs on CPU 1, into a file in memory.
-Packets go on into the stack. What counts is what is in the file at the end, by seconds of sending, and the CPU time
-that the writer took for each packet of it. Reading: one process, the file in memory.
+Packets go on into the stack, but at a monitor port. What counts is what is in the file at the end, by seconds of
+sending, and the CPU time that the writer took for each packet of it. Two things bound what anybody can write, and are
+rows as well: what CPU 0 sends when nobody grabs, and what it takes CPU 1 to put as many bytes into such a file.
+Reading: one process, the file in memory.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from ffpf_bpf.capture import arrow
 from ffpf_bpf.capture.files import CaptureFile
 from ffpf_bpf.capture.layout import slot_dtype
 from ffpf_bpf.capture.pcapng import InterfaceDescription, PcapngWriter
+from ffpf_bpf.graph.memory import size_ring
 from ffpf_bpf.kernel import calls
 from tests.network import Network, two_namespaces
 
@@ -41,6 +44,9 @@ GOALS = {96: 3.0, 1514: 2.0}
 SIZES = ((96, 60, "64-byte frames, snaplen 96"), (1514, 1472, "1,514-byte frames, whole"))
 MEMORY = "/dev/shm"
 BARE, BARE_SHARE = "flow, without the stack", 0.3
+MONITOR, NOBODY = "flow, at a monitor port", "nobody"
+MONITOR_SHARE = {96: 0.5, 1514: 1.0}  # of the time: memory is finite
+WRITE_BYTES = 1 << 20
 READY_S, DRAIN_S = 1.0, 0.5
 
 
@@ -66,10 +72,11 @@ class Written:
 def commands(snaplen: int, path: Path) -> dict[str, tuple[str, ...]]:
     """The writers that are here."""
     ffpf = str(Path(sys.executable).parent / "ffpf")
-    flow = (ffpf, "grab", "-i", "tap0", "-s", str(snaplen), "--buffer", f"{BUFFER_KIB}KiB")
+    flow = (ffpf, "grab", "-s", str(snaplen), "--buffer", f"{BUFFER_KIB}KiB", "-i", "tap0")
     buffer = ("-B", str(BUFFER_KIB))
     found = {
         "flow": (*flow, "-w", str(path)),
+        MONITOR: (*flow[:-1], "tap0,monitor", "-w", str(path)),
         "flow, zstd": (*flow, "--compress", "zstd", "-w", str(path)),
         "tcpdump": ("tcpdump", "-n", "-i", "tap0", *buffer, "-s", str(snaplen), "-Z", "root", "-w", str(path)),
         "dumpcap": (
@@ -100,20 +107,23 @@ def run(quick: bool = False) -> Table:
             with two_namespaces("files") as network, Generator(network, frame) as generator:
                 subprocess.run(network.command("ethtool", "-K", network.tap, "gro", "on"), check=True)
                 with network.enter(network.outside):
-                    names = [*commands(snaplen, path), BARE]
+                    names = [*commands(snaplen, path), BARE, NOBODY]
                     found: dict[str, list[Written]] = {name: [] for name in names}
                     for _ in range(rounds):
                         for name in names:
                             found[name].append(_written(network, generator, name, snaplen, path, flood_s))
-            rows += _rows(
-                title, GOALS[snaplen], {name: max(each, key=lambda w: w.rate) for name, each in found.items()}
-            )
+            best = {name: max(each, key=lambda written: written.rate) for name, each in found.items()}
+            rows += _rows(title, GOALS[snaplen], best)
+            rows.append(_bound(title, best["flow"], snaplen, path))
         rows += _reading(path, 20_000 if quick else 1_000_000)
     missing = " xdpdump is not installed here." if not shutil.which("xdpdump") else ""
     return Table("Files in memory", tuple(rows), (
         "Writing: all packets go on into the stack, which takes most of CPU 0's time and bounds the flow's packets per "
-        "second: hence the rows without it, where the tap's program runs on one packet over and over. "
-        f"Best of {rounds} rounds; {BUFFER_KIB} KiB of buffer each.{missing}",
+        "second to what is sent when nobody grabs: hence the rows at a monitor port, where they end behind the flow, "
+        "and those without the stack, where the tap's program runs on one packet over and over. The other bound is "
+        "the writer's CPU, beside which the last row of each kind has what the kernel takes to put as many bytes into "
+        f"such a file, {WRITE_BYTES >> 20} MiB at a time. Best of {rounds} rounds; {BUFFER_KIB} KiB of buffer "
+        f"each.{missing}",
         "Reading: 64-byte frames; packets, and nanoseconds of CPU for each.",
     ))  # fmt: skip
 
@@ -121,7 +131,7 @@ def run(quick: bool = False) -> Table:
 def _rows(title: str, goal: float, best: dict[str, Written]) -> Iterator[Row]:
     ours, alone = best["flow"], best[BARE]
     for name, rival in best.items():
-        if name in ("flow", BARE):
+        if name in ("flow", MONITOR, BARE, NOBODY):
             continue
         against = "itself, compressed" if name == "flow, zstd" else f"{name} -w"
         goal_text, met = "", None
@@ -134,11 +144,40 @@ def _rows(title: str, goal: float, best: dict[str, Written]) -> Iterator[Row]:
         if name == "tcpdump":
             ratio = alone.rate / rival.rate
             yield Row("  the same without the stack's share", alone.shown, rival.shown, f"{ratio:.2f}")
+            monitor, most = best[MONITOR], best[NOBODY]
+            ratio = monitor.rate / rival.rate
+            work = f"{title}: -w at a monitor port / tcpdump -w"
+            yield Row(work, monitor.shown, rival.shown, f"{ratio:.2f}", goal_text, ratio >= goal)
+            sent = f"{most.offered / most.took_s / 1e6:.2f} M/s"
+            ratio = ours.rate / (most.offered / most.took_s)
+            yield Row(f"{title}: -w / what is sent when nobody grabs", ours.shown, sent, f"{ratio:.2f}")
+
+
+def _bound(title: str, ours: Written, snaplen: int, path: Path) -> Row:
+    """The writer's CPU, beside what the kernel takes to put as many bytes into such a file."""
+    slot_bytes = size_ring(snaplen, 0).slot_bytes
+    few = WRITE_BYTES // slot_bytes
+    some = memoryview(bytes(few * slot_bytes))
+    took_ns = []
+    for _ in range(3):
+        path.unlink(missing_ok=True)
+        with path.open("wb", buffering=0) as file:
+            before_ns = time.thread_time_ns()
+            for _ in range(200):
+                file.write(some)
+            took_ns.append((time.thread_time_ns() - before_ns) / (200 * few))
+    path.unlink()
+    ratio = f"{ours.consumer_ns / min(took_ns):.2f}"
+    work = f"{title}: the writer's CPU / writing as many bytes, ns each"
+    return Row(work, f"{ours.consumer_ns:.0f}", f"{min(took_ns):.0f}", ratio)
 
 
 def _written(network: Network, generator: Generator, name: str, snaplen: int, path: Path, duration_s: float) -> Written:
     """What a writer made of a second; of `BARE`, the flow with its program run by itself, of less: memory is finite."""
     path.unlink(missing_ok=True)
+    if name == NOBODY:
+        offered, took_s = _send(generator.send, duration_s)
+        return Written(offered, offered, took_s, 0.0)
     with network.enter():
         command = ["taskset", "-c", str(CPU), *commands(snaplen, path)["flow" if name == BARE else name]]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -156,12 +195,10 @@ def _written(network: Network, generator: Generator, name: str, snaplen: int, pa
                 program = stack.enter_context(entry(network)).fileno
                 duration_s *= BARE_SHARE
                 send = partial(calls.test_run, program, generator.frame)
-
-            begin_ns, begin_s, offered = _cpu_ns(process.pid), time.monotonic(), 0
-            while time.monotonic() < begin_s + duration_s:
-                send(FLOOD_BURST)
-                offered += FLOOD_BURST
-            took_s = time.monotonic() - begin_s
+            elif name == MONITOR:
+                duration_s *= MONITOR_SHARE[snaplen]
+            begin_ns = _cpu_ns(process.pid)
+            offered, took_s = _send(send, duration_s)
         time.sleep(DRAIN_S)
         spent_ns = _cpu_ns(process.pid) - begin_ns
     finally:
@@ -169,6 +206,15 @@ def _written(network: Network, generator: Generator, name: str, snaplen: int, pa
         process.communicate(timeout=30)
     packets = sum(len(batch) for batch in CaptureFile(path).batches())
     return Written(offered, packets, took_s, spent_ns / max(1, packets))
+
+
+def _send(send: Callable[[int], object], duration_s: float) -> tuple[int, float]:
+    """As many packets as it can; in how many seconds."""
+    begin_s, offered = time.monotonic(), 0
+    while time.monotonic() < begin_s + duration_s:
+        send(FLOOD_BURST)
+        offered += FLOOD_BURST
+    return offered, time.monotonic() - begin_s
 
 
 def _cpu_ns(pid: int) -> int:

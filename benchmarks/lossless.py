@@ -5,7 +5,8 @@
 64-byte frames at snaplen 96 come over a veth pair. Generator and receiver run on CPU 0, consumers on CPU 1. A flow at a
 monitor port ends them behind it; what others read goes on into the network stack, which cannot be kept from it. The
 lossless rate is the highest of those tried at which every packet sent was delivered: doubled until one is lost, then
-halved in between. CPU of both sides: of CPU 0 for sending, receiving, tap and stack, and of the consumer's processes.
+halved in between. No ratio can be more than that of what CPU 0 sends to a program that only drops it, so that is a row
+as well. CPU of both sides: of CPU 0 for sending, receiving, tap and stack, and of the consumer's processes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from benchmarks.consumers import DRAIN_S, MANY, TOLD, consuming
 from benchmarks.delivery import FRAME, PACED_PPS, pinned
 from benchmarks.generator import BATCH, Generator
 from benchmarks.table import Row, Table, main
+from ffpf_bpf.kernel import calls, interfaces
+from ffpf_bpf.kernel.maps import Descriptor
 from tests.network import Network, two_namespaces
 
 OURS = "monitor"
@@ -37,6 +40,8 @@ OURS_FROM, MOST_PPS = 1_000_000, 64_000_000
 BURST_S = 0.0005
 BLOCK_S = 1.2  # after which libpcap, as tcpdump sets it up, hands out a block of its ring that is not full
 SATURATED = 0.97  # of the rate that was asked for
+# r0 = XDP_DROP; exit
+DROP_PROGRAM = bytes.fromhex("b700000001000000 9500000000000000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +81,17 @@ def run(quick: bool = False) -> Table:
         subprocess.run(network.command("ethtool", "-K", network.tap, "gro", "on"), check=True)
         with network.enter(network.outside):
             bench = _Bench(network, generator, trial_s)
-            rows = [*bench.lossless(halvings, 1 if quick else 16), *bench.machine(rounds), *bench.many(rounds)]
+            most = max((bench.dropped() for _ in range(rounds)), key=lambda sent: sent.rate)
+            rows = [
+                *bench.lossless(halvings, 1 if quick else 16, most),
+                *bench.machine(rounds),
+                *bench.many(rounds, most),
+            ]
     return Table("Packets without a loss: 64-byte frames, snaplen 96", tuple(rows), (
         "CPU: nanoseconds for each packet sent, of CPU 0 (sending, receiving, the tap, and the stack if packets go on) "
         f"+ of the consumer. One trial lasts {trial_s:g} s; rates are doubled until a packet is lost, then halved in "
-        f"between {halvings} times. `at least`: nothing was lost at the most that CPU 0 can send.",
+        f"between {halvings} times. `at least`: nothing was lost at the most that CPU 0 can send, so the ratios are "
+        "bounded by it. A program that only drops: what CPU 0 sends to one, the most that anything could get.",
         f"Whole machine: {PACED_PPS:,} packets/s, medians of {rounds} rounds; both CPUs' time together.",
         f"{MANY} applications: as many packets as CPU 0 can send; best of {rounds} rounds. Ours are flows of one "
         "process that share a packet ring, each with its own index and reader.",
@@ -93,8 +104,19 @@ class _Bench:
     def __init__(self, network: Network, generator: Generator, trial_s: float) -> None:
         self._network, self._generator, self._trial_s = network, generator, trial_s
 
-    def lossless(self, halvings: int, doublings: int) -> Iterator[Row]:
+    def dropped(self) -> Sent:
+        """As many as CPU 0 can send to a program that only drops them, all of which count as delivered."""
+        with ExitStack() as stack:
+            program = stack.enter_context(Descriptor(calls.load_program("drop", DROP_PROGRAM)))
+            with self._network.enter():
+                tap = interfaces.find(self._network.tap).index
+                stack.enter_context(Descriptor(calls.attach_xdp(program.fileno, tap, calls.XDP_FLAGS_DRV_MODE)))
+            offered, took_s, spent_ns = self._send(MOST_PPS)
+        return Sent(offered, offered, took_s, spent_ns / offered, 0.0)
+
+    def lossless(self, halvings: int, doublings: int, most: Sent) -> Iterator[Row]:
         ours, ours_text = self._search(OURS, OURS_FROM, halvings, doublings)
+        yield _bound("monitor port to numpy", ours.rate, ours_text, most)
         for name, (first, called, goal) in RIVALS.items():
             if name == "dumpcap" and not shutil.which(name):
                 continue
@@ -126,7 +148,7 @@ class _Bench:
             work = f"whole machine: {called} / tcpdump"
             yield Row(work, mine, other, f"{ratio:.2f}", f"<= {GOAL_MACHINE:g}", met)
 
-    def many(self, rounds: int) -> Iterator[Row]:
+    def many(self, rounds: int, most: Sent) -> Iterator[Row]:
         ours, rival = (
             max((self._trial(name, MOST_PPS, consumers) for _ in range(rounds)), key=_delivered_pps)
             for name, consumers in ((f"{MANY} flows", 1), ("tcpdump", MANY))
@@ -138,6 +160,7 @@ class _Bench:
         )
         work = f"{MANY} applications, the same packets / {MANY} tcpdumps"
         yield Row(work, mine, other, f"{ratio:.1f}", f">= {GOAL_MANY:g}", ratio >= GOAL_MANY)
+        yield _bound(f"{MANY} applications", _delivered_pps(ours) / MANY, mine, most)
 
     def _search(self, name: str, first: int, halvings: int, doublings: int) -> tuple[Sent, str]:
         """The fastest trial without a loss, and how it is told; or the first, if even that lost something."""
@@ -167,21 +190,30 @@ class _Bench:
         with ExitStack() as stack:
             reading = [stack.enter_context(consuming(name, self._network, drain_s=0.0)) for _ in range(consumers)]
             before_ns = sum(each.cpu_ns() for each in reading)
-            burst = max(1, int(rate * BURST_S))
-            burst = burst // BATCH * BATCH or burst
-            wanted = max(1, int(rate * self._trial_s / burst))
-            begin_s, spent_ns, bursts = time.monotonic(), 0, 0
-            while bursts < wanted and time.monotonic() < begin_s + 1.2 * self._trial_s:
-                while time.monotonic() < begin_s + bursts * burst / rate:
-                    pass
-                spent_ns += self._generator.send(burst)
-                bursts += 1
-            took_s = max(time.monotonic() - begin_s, bursts * burst / rate)
+            offered, took_s, spent_ns = self._send(rate)
             time.sleep(BLOCK_S if name in TOLD else DRAIN_S)
             consumer_ns = sum(each.cpu_ns() for each in reading) - before_ns
-        offered = bursts * burst
         delivered = sum(each.delivered for each in reading)
         return Sent(offered, delivered, took_s, spent_ns / offered, consumer_ns / offered)
+
+    def _send(self, rate: int) -> tuple[int, float, int]:
+        """So many packets a second, as far as CPU 0 can: how many in how long, and nanoseconds of CPU 0."""
+        burst = max(1, int(rate * BURST_S))
+        burst = burst // BATCH * BATCH or burst
+        wanted = max(1, int(rate * self._trial_s / burst))
+        begin_s, spent_ns, bursts = time.monotonic(), 0, 0
+        while bursts < wanted and time.monotonic() < begin_s + 1.2 * self._trial_s:
+            while time.monotonic() < begin_s + bursts * burst / rate:
+                pass
+            spent_ns += self._generator.send(burst)
+            bursts += 1
+        return bursts * burst, max(time.monotonic() - begin_s, bursts * burst / rate), spent_ns
+
+
+def _bound(work: str, rate: float, shown: str, most: Sent) -> Row:
+    """How near it is to the most that anything could get."""
+    dropped = f"{_rate(most.rate)} (CPU {most.arriving_ns:.0f} ns each)"
+    return Row(f"  {work} / a program that only drops", shown, dropped, f"{rate / most.rate:.2f}")
 
 
 def _has_lost(sent: Sent) -> bool:

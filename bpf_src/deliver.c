@@ -65,20 +65,39 @@ FFPF_PRIMITIVE void ffpf_wake_reader(const struct ffpf_reader *reader, __u64 num
 }
 
 /*
- * Notes in a reader's index ring, of so many entries, that the last record is for it. Only a reader that had given back
- * all the others can be asleep, so as long as it is busy nothing else is looked at.
+ * The entry of that number in a reader's index ring says the position, which is of a record that is for it. Only a reader
+ * that had given back all the others can be asleep, so as long as it is busy nothing else is looked at.
  */
+static __always_inline void publish_entry(struct ffpf_reader *reader, __u64 number, __u64 position, void *bell)
+{
+	FFPF_PUBLISH(&reader->indexed, number + 1);
+	if (number == *(volatile __u64 *)&reader->tail) {
+		reader->first = position;
+		ffpf_wake_reader(reader, number, bell);
+	}
+}
+
+/* Notes in a reader's index ring, of so many entries, that the last record is for it. */
 FFPF_PRIMITIVE void ffpf_note_record(const struct ffpf_ring *ring, struct ffpf_reader *reader, __u64 *index, __u32 slots,
 				     void *bell)
 {
 	__u64 position = ring->head - 1, number = reader->indexed;
 
 	index[number & (slots - 1)] = position;
-	FFPF_PUBLISH(&reader->indexed, number + 1);
-	if (number == *(volatile __u64 *)&reader->tail) {
-		reader->first = position;
-		ffpf_wake_reader(reader, number, bell);
-	}
+	publish_entry(reader, number, position, bell);
+}
+
+/* Likewise, and what the packet was to its flow. */
+FFPF_PRIMITIVE void ffpf_note_tagged(const struct ffpf_ring *ring, struct ffpf_reader *reader, struct ffpf_entry *index,
+				     __u32 slots, void *bell, __u32 sinks, __u64 result)
+{
+	__u64 position = ring->head - 1, number = reader->indexed;
+	struct ffpf_entry *entry = &index[number & (slots - 1)];
+
+	entry->position = position;
+	entry->sinks = sinks;
+	entry->result = result;
+	publish_entry(reader, number, position, bell);
 }
 
 /* The slot that comes next. slots: `count` (a power of two) for each CPU, this CPU's from `first` on. */
@@ -195,10 +214,9 @@ FFPF_PRIMITIVE __s64 ffpf_end_copy(struct ffpf_slot *slot, struct ffpf_copy *cop
 	return captured;
 }
 
-/* Fills in the rest of a slot that holds `captured` bytes. tag_bytes: sizeof(struct ffpf_tag), or 0. */
+/* Fills in the rest of a slot that holds `captured` bytes. */
 FFPF_PRIMITIVE void ffpf_fill_slot(const struct ffpf_packet *packet, struct ffpf_slot *slot, const struct ffpf_flow *flow,
-				   __u64 captured, __u32 slot_bytes, __u32 interface, __u32 tag_bytes, __u32 sinks,
-				   __u64 result)
+				   __u64 captured, __u32 slot_bytes, __u32 interface)
 {
 	__u64 now = ffpf_now_ns(packet) + flow->clock_offset_ns, padded = (captured + 3) & ~3ull;
 
@@ -212,12 +230,6 @@ FFPF_PRIMITIVE void ffpf_fill_slot(const struct ffpf_packet *packet, struct ffpf
 
 		option[0] = FFPF_FILL_OPTION;
 		option[1] = slot_bytes - sizeof(*slot) - 4 - padded - 4;
-	}
-	if (tag_bytes) {
-		struct ffpf_tag *tag = (void *)slot + slot_bytes - 4 - sizeof(*tag);
-
-		tag->sinks = sinks;
-		tag->result = result;
 	}
 }
 

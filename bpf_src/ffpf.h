@@ -110,7 +110,8 @@ struct ffpf_cpu {
  * A packet ring is one flow's, or shared by flows of a group. This lies in the map of the flow that brought it, for each
  * CPU, with an ffpf_reader for each flow that may read it. A record's position is its number since the ring was made; it
  * lies in slot position modulo the slots. Which records are a flow's is told by its index ring, in its own map: entry n
- * modulo the slots is the position of its n-th record. A ring that cannot be shared has no index.
+ * modulo the slots is the position of its n-th record, or, in a flow whose sinks differ, or whose nodes have results, an
+ * ffpf_entry. Other flows whose ring cannot be shared have no index.
  */
 struct ffpf_ring {
 	/* written by the kernel */
@@ -165,11 +166,9 @@ struct ffpf_slot {
 /* Codes from 0x8000 on are for local use; Apple's tools took the first ones. */
 #define FFPF_FILL_OPTION 0xfffe
 
-/*
- * A slot of a flow whose sinks differ, or whose nodes have results, ends in this, before the trailing length: the last
- * bytes of the filling option's value.
- */
-struct ffpf_tag {
+/* What a packet was to a flow. */
+struct ffpf_entry {
+	__u64 position;
 	__u32 sinks;  /* the flow's sinks that the packet reached, a bit each in the order of the graph */
 	__u32 result; /* of the last node on its way that has results; FFPF_NO_RESULT if it met none */
 };

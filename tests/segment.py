@@ -175,8 +175,8 @@ def loaded(
     graphs = [build(parse(text) if isinstance(text, str) else text) for text in expressions]
     parts = []
     for number, graph in enumerate(graphs):
-        memory = lay_out(graph, cpus)
-        ring = size_ring(graph.snaplen or snaplen, 1 << 16, tagged=graph.tagged)
+        ring = size_ring(graph.snaplen or snaplen, 1 << 16)
+        memory = lay_out(graph, cpus, index_slots=ring.slots if graph.tagged else 0)
         at_home = homes(graph, memory, number)
         predicates = compiler.compile_predicates(graph)
         parts.append(SegmentFlow(graph, predicates, memory, ring, number, at_home, RingHome(number, memory)))

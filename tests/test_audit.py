@@ -63,8 +63,8 @@ def parts_of(*expressions: str | Expression, cpus: int = 2) -> tuple[SegmentFlow
     parts = []
     for number, expression in enumerate(expressions):
         graph = build(parse(expression) if isinstance(expression, str) else expression)
-        memory = lay_out(graph, cpus)
-        ring = size_ring(graph.snaplen or 96, 1 << 16, tagged=graph.tagged)
+        ring = size_ring(graph.snaplen or 96, 1 << 16)
+        memory = lay_out(graph, cpus, index_slots=ring.slots if graph.tagged else 0)
         predicates = compiler.compile_predicates(graph)
         at_home = homes(graph, memory, number)
         parts.append(SegmentFlow(graph, predicates, memory, ring, number, at_home, RingHome(number, memory)))

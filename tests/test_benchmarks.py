@@ -96,9 +96,11 @@ ROWS = {
     ),
     "files": (
         *(f"{frames}: -w / {rival}" for frames in ("64-byte frames, snaplen 96", "1,514-byte frames, whole") for rival in ("tcpdump", "dumpcap", "itself, compressed")),
+        *(f"{frames}: {what}" for frames in ("64-byte frames, snaplen 96", "1,514-byte frames, whole") for what in ("-w at a monitor port / tcpdump -w", "-w / what is sent when nobody grabs", "the writer's CPU / writing as many bytes")),
         "  the writer's CPU, ns each", "batches, our file / scapy's RawPcapReader", "Arrow columns, our file / dpkt's Reader",
     ),
     "lossless": (
+        "  monitor port to numpy / a program that only drops", "  16 applications / a program that only drops",
         *(
             f"monitor port to numpy / {rival}: lossless"
             for rival in ("Python recv", "scapy's AsyncSniffer", "libpcap by ctypes", "tcpdump -w /dev/null")
@@ -108,8 +110,8 @@ ROWS = {
         "16 applications, the same packets / 16 tcpdumps",
     ),
     "producing": (
-        "grab / bpf_ringbuf_output", "grab / bpf_perf_event_output", "one more reader of a packet / one more copy",
-        "  8 readers / one",
+        "grab / bpf_ringbuf_output", "grab / bpf_perf_event_output", "  without the clock",
+        *(f"{work}, {size}" for work in ("one more reader of a packet / one more copy", "  8 readers / one") for size in ("60 bytes", "1,514 bytes")),
     ),
     "delivery": (
         "numpy batches / Python recv: packets delivered",

@@ -101,7 +101,7 @@ MODEL: dict[str, Callable[[Headers, bytes], int]] = {
 
 def results(flow: LoadedFlow) -> list[int]:
     """The results in the records of a flow."""
-    return [int(result) for batch in flow.batches() for result in batch.records["result"]]
+    return [int(result) for batch in flow.batches() for result in batch.results]
 
 
 def nodes_of(field: str) -> str:

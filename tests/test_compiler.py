@@ -259,7 +259,7 @@ def agree(tap: str, middle: list[Expression], tail: Expression, sample: list[byt
 
 def recorded(batch: Batch) -> Iterator[tuple[bytes | int, ...]]:
     """A batch's records as the model has them."""
-    tags = [batch.records[name].tolist() for name in ("sinks", "result") if name in (batch.records.dtype.names or ())]
+    tags = [] if batch.tags is None else [batch.tags[name].tolist() for name in ("sinks", "result")]
     for packet, *tag in zip(batch.packets(("tap0",)), *tags, strict=True):
         yield packet.data, packet.length, *tag
 

@@ -31,7 +31,7 @@ STRUCTS = {
     "ffpf_tap": layout.TAP_DTYPE,
     "ffpf_scratch": layout.SCRATCH_DTYPE,
     "ffpf_headers": layout.HEADERS_DTYPE,
-    "ffpf_tag": layout.TAG_DTYPE,
+    "ffpf_entry": layout.ENTRY_DTYPE,
 }
 # A macro leaves no trace in BTF, an enumerator with its value does.
 SOURCE = """
@@ -50,7 +50,7 @@ struct ffpf_tap tap;
 struct ffpf_scratch scratch;
 struct ffpf_slot slot;
 struct ffpf_headers headers;
-struct ffpf_tag tag;
+struct ffpf_entry entry;
 enum ffpf_fate fate;
 enum ffpf_link link;
 enum macros macros;
@@ -147,7 +147,7 @@ def test_ring_slots_are_blocks() -> None:
 
 
 def test_sizes_of_the_graph_layer(btf: Btf) -> None:
-    sizes = {name: btf.by_name[name]["size"] for name in STRUCTS if name not in ("ffpf_headers", "ffpf_tag")}
+    sizes = {name: btf.by_name[name]["size"] for name in STRUCTS if name != "ffpf_headers"}
     assert sizes == {
         "ffpf_flow": memory.FLOW_BYTES,
         "ffpf_cpu": memory.CPU_BYTES,
@@ -155,9 +155,8 @@ def test_sizes_of_the_graph_layer(btf: Btf) -> None:
         "ffpf_reader": memory.READER_BYTES,
         "ffpf_tap": memory.TAP_BYTES,
         "ffpf_scratch": memory.SCRATCH_BYTES,
+        "ffpf_entry": memory.TAGGED_ENTRY_BYTES,
     }
-    # A tag is the end of an option: 4 bytes of header.
-    assert btf.by_name["ffpf_tag"]["size"] + 4 == memory.TAG_BYTES
 
 
 def test_offsets_of_the_compiler(btf: Btf) -> None:
@@ -224,14 +223,3 @@ def test_macros(btf: Btf) -> None:
         "LONGEST_REACH": reach.LONGEST,
     }
     assert frame.FRAME_BYTES == tap.FRAME_BYTES
-
-
-def test_a_tagged_slot_ends_in_the_tag() -> None:
-    for snaplen in (1, 96, 1500, 65_535):
-        ring_of = memory.size_ring(snaplen, 1 << 20, tagged=True)
-        fields = members(layout.slot_dtype(ring_of.slot_bytes, tagged=True))
-        assert fields["sinks"] == (ring_of.slot_bytes - 12, 4)
-        assert fields["result"] == (ring_of.slot_bytes - 8, 4)
-        assert ring_of.data_bytes >= min(snaplen, memory.LARGEST_SLOT_BYTES - memory.BLOCK_BYTES - memory.TAG_BYTES)
-        # What data leaves of the slot always has room for the option that holds the tag.
-        assert ring_of.data_bytes + 4 <= fields["data"][1]

@@ -9,29 +9,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffpf_bpf.capture.layout import READER_DTYPE, RING_DTYPE, slot_dtype
+from ffpf_bpf.capture.layout import ENTRY_DTYPE, READER_DTYPE, RING_DTYPE, slot_dtype
 from ffpf_bpf.capture.ring import Batch, MappedRing, ReaderPace, RingReader
 from ffpf_bpf.graph.builder import build
 from ffpf_bpf.graph.memory import Ring, RingHome, lay_out
 from ffpf_bpf.graph.parser import parse
 
 GRAPH = build(parse("(device,tap0) -> (grab,snaplen=96)"))
+TAGGED = build(parse("(device,tap0) -> (classify,dport) -*-> (grab,snaplen=96)"))
 SLOT_BYTES = 128
 
 
 class Writer:
     """The kernel's side of one CPU's ring of `slots`, with `flows` that read it: with index rings, if it can be
-    `shared`."""
+    `shared`. What is `tagged` has its number as its result."""
 
-    def __init__(self, slots: int, flows: int = 1, *, shared: bool = True, pace: ReaderPace = ReaderPace.SLOW) -> None:
+    def __init__(
+        self,
+        slots: int,
+        flows: int = 1,
+        *,
+        shared: bool = True,
+        pace: ReaderPace = ReaderPace.SLOW,
+        tagged: bool = False,
+    ) -> None:
         self.ring = Ring(96, SLOT_BYTES, slots)
-        memory = lay_out(GRAPH, 1, index_slots=slots if shared else 0)
+        self.tagged = tagged
+        memory = lay_out(TAGGED if tagged else GRAPH, 1, index_slots=slots if shared else 0)
         self.maps = [bytearray(memory.flow_map_bytes) for _ in range(flows)]
         self.slots = np.zeros(slots, slot_dtype(SLOT_BYTES))
         self.state = np.frombuffer(self.maps[0], RING_DTYPE, 1, memory.ring)
         most = (memory.ring_stride - RING_DTYPE.itemsize) // READER_DTYPE.itemsize
         self.readers = np.frombuffer(self.maps[0], READER_DTYPE, most, memory.ring + RING_DTYPE.itemsize)
-        self.indices = [np.frombuffer(each, np.uint64, slots, memory.index) for each in self.maps if shared]
+        kind = ENTRY_DTYPE if tagged else np.dtype([("position", "<u8")])
+        self.indices = [np.frombuffer(each, kind, slots, memory.index) for each in self.maps if shared]
         mapped = MappedRing(self.maps[0], self.slots, [0])
         self.flows = [
             RingReader(each, memory, self.ring, RingHome(0, memory, 0, number), mapped)
@@ -53,7 +64,10 @@ class Writer:
             reader = self.readers[flow]
             if reader["indexed"] == reader["tail"]:
                 reader["first"] = head
-            self.indices[flow][int(reader["indexed"]) % slots] = head
+            entry = self.indices[flow][int(reader["indexed"]) % slots]
+            entry["position"] = head
+            if self.tagged:
+                entry["result"] = number
             reader["indexed"] += 1
         return True
 
@@ -76,8 +90,9 @@ def numbers(batches: list[Batch]) -> list[int]:
 def read(flow: RingReader) -> list[int]:
     """All that is there."""
     found: list[int] = []
-    while got := numbers([batch.copy() for batch in flow.poll()]):
-        found += got
+    while batches := [batch.copy() for batch in flow.poll()]:
+        assert all(batch.tags is None or batch.results.tolist() == numbers([batch]) for batch in batches)
+        found += numbers(batches)
     return found
 
 
@@ -143,11 +158,14 @@ def test_a_copy_that_was_torn_is_not_handed_out(monkeypatch: pytest.MonkeyPatch)
         max_size=200,
     ),
     st.sampled_from([ReaderPace.SLOW, ReaderPace.FAST]),
+    st.booleans(),
 )
-def test_readers_are_as_a_model_of_queues(flows: int, steps: list[tuple[str, int]], pace: ReaderPace) -> None:
+def test_readers_are_as_a_model_of_queues(
+    flows: int, steps: list[tuple[str, int]], pace: ReaderPace, tagged: bool
+) -> None:
     """Slow: a packet is kept until whoever it is for gave it back. Fast: each flow has what is in the last lap."""
     slots = 8
-    writer = Writer(slots, flows, pace=pace)
+    writer = Writer(slots, flows, pace=pace, tagged=tagged)
     queues = [deque[tuple[int, int]]() for _ in range(flows)]
     head = count = 0
     lost = [0] * flows

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from ffpf_bpf.capture.ring import HEAD
+from ffpf_bpf.capture.ring import HEAD, Batch
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.flow import Flow
 from ffpf_bpf.flow.chains import CHAINS
@@ -36,9 +36,17 @@ class Maker:
     def __init__(self, stack: ExitStack, network: Network) -> None:
         self.stack, self.network = stack, network
 
-    def __call__(self, what: str, *, pace: str = "slow", buffer: int = BUFFER, **options: object) -> Flow:
+    def __call__(
+        self,
+        what: str,
+        *,
+        pace: str = "slow",
+        buffer: int = BUFFER,
+        callbacks: dict[str, Callable[[Batch], object]] | None = None,
+        **options: object,
+    ) -> Flow:
         flow = self.stack.enter_context(Flow.create(pace=pace, **options))
-        flow.populate(f"(device,{self.network.tap}) -> {what}", buffer_bytes=buffer)
+        flow.populate(f"(device,{self.network.tap}) -> {what}", buffer_bytes=buffer, callbacks=callbacks)
         flow.instantiate()
         flow.activate()
         return flow
@@ -113,6 +121,62 @@ def test_one_transform_is_one_view(flows: Maker) -> None:
     assert stored(one) == 10
 
 
+def test_each_flow_has_its_own_results_of_a_record(flows: Maker) -> None:
+    grab = "(grab,snaplen=96)"
+    by_port = flows(f"(classify,dport) -1000..1009-> {grab} | -1010..2000-> (packetcount)")
+    by_length = flows(f"(classify,length) -*-> {grab}")
+    every = flows(grab)
+    assert len(rings()) == 1
+
+    flows.send(*range(1000, 1020))
+
+    assert [int(found) for batch in by_port.poll() for found in batch.results] == [*range(1000, 1010)]
+    assert [int(found) for batch in by_length.poll() for found in batch.results] == [len(udp(1000))] * 20
+    assert [int(found) for batch in every.poll() for found in batch.results] == [65_536] * 20
+    assert stored(every) == 20
+
+
+def test_each_flow_has_its_own_sinks_of_a_record(flows: Maker) -> None:
+    called: dict[str, list[int]] = {"low": [], "even": []}
+    functions = {
+        name: lambda batch, name=name: called[name].extend(int(row[37]) for row in batch.records["data"])
+        for name in called
+    }
+    low = '(bpf,"udp dst portrange 1000-1009") -> (callback,"low snaplen=96")'
+    even = '(bpf,"udp[3] & 1 = 0") -> (callback,"even snaplen=96")'
+    flow, other = flows(f"({low}) | ({even})", callbacks=functions), flows(GRAB)
+    assert len(rings()) == 1
+
+    flows.send(*range(1000, 1020))
+
+    flow.dispatch(duration_s=0.1)
+    assert called["low"] == [port & 0xFF for port in range(1000, 1010)]
+    assert called["even"] == [port & 0xFF for port in range(1000, 1020, 2)]
+    assert ports(other) == [*range(1000, 1020)] and stored(other) == 20
+
+
+@pytest.mark.parametrize("pace", ["slow", "fast"])
+def test_results_stay_with_their_records(flows: Maker, pace: str) -> None:
+    """However often the ring wraps, and whatever is overwritten."""
+    flow = flows("(classify,dport) -*-> (grab,snaplen=96)", pace=pace)
+    flows('(bpf,"udp dst port 9") -> (grab,snaplen=96)', pace=pace)
+    for first in range(1000, 1000 + 3 * SLOTS, SLOTS // 3):
+        flows.send(*range(first, first + SLOTS // 3))
+        if first % 2:
+            continue
+        for batch in flow.poll():
+            data = batch.records["data"]
+            assert batch.results.tolist() == (data[:, 36].astype(int) * 256 + data[:, 37]).tolist()
+    assert flow.stats().ledger.balances
+
+
+def test_a_buffer_holds_as_many_packets_as_it_says(network: Network) -> None:
+    with network.enter(), Flow.create() as flow:
+        flow.populate(f"(device,{network.tap}) -> {GRAB}", buffer_packets=300).instantiate().activate()
+        network.send([udp(port) for port in range(1000, 1600)])
+        assert (flow.stats().ledger.delivered, flow.stats().ledger.ring_full) == (512, 88)
+
+
 def test_who_brought_the_ring_may_go_first(flows: Maker) -> None:
     first, second = flows(GRAB), flows(GRAB)
     flows.send(1000, 1001)
@@ -162,6 +226,20 @@ def test_a_fast_reader_loses_alone(flows: Maker) -> None:
     ledger = fast.stats().ledger
     assert (ledger.delivered, ledger.overrun, ledger.ring_full) == (SLOTS - 1, 3 * SLOTS + 1, 0)
     assert ledger.balances and quick.stats().ledger.overrun == 0
+
+
+def test_a_slow_reader_does_not_hold_up_fast_ones(flows: Maker) -> None:
+    one, slow, other = flows(GRAB, pace="fast"), flows(GRAB), flows(GRAB, pace="fast")
+    read: dict[Flow, list[int]] = {one: [], other: []}
+    for first in range(1000, 1000 + 4 * SLOTS, SLOTS // 2):
+        flows.send(*range(first, first + SLOTS // 2))
+        for flow in read:
+            read[flow] += ports(flow)
+    assert read[one] == read[other] == [*range(1000, 1000 + 4 * SLOTS)]
+    assert ports(slow) == [*range(1000, 1000 + SLOTS)]
+    assert slow.stats().ledger.ring_full == 3 * SLOTS
+    assert all(flow.stats().ledger.balances for flow in (one, slow, other))
+    assert len(rings()) == 2 and stored(one) == 4 * SLOTS
 
 
 def test_the_reader_is_changed_while_the_flow_runs(flows: Maker) -> None:

@@ -50,7 +50,7 @@ def record_batch(batch: Batch, interfaces: tuple[str, ...], first_interface: int
     pa = pyarrow()
     records = batch.records
     headers = dissect(records)
-    tagged = "result" in (records.dtype.names or ())
+    results = batch.results
     names, source, destination = addresses(records, headers)
     columns = [
         pa.array(batch.time_ns.astype(np.int64), pa.timestamp("ns", "UTC")),
@@ -58,7 +58,7 @@ def record_batch(batch: Batch, interfaces: tuple[str, ...], first_interface: int
         pa.array(np.ascontiguousarray(records["original"])),
         pa.array(np.ascontiguousarray(records["captured"])),
         *_header_columns(headers, records, _named(names, source), _named(names, destination)),
-        pa.array(_result(records), mask=records["result"] >= NO_RESULT) if tagged else pa.nulls(len(records), "uint16"),
+        pa.array(np.minimum(results, NO_RESULT - 1).astype(np.uint16), mask=results >= NO_RESULT),
     ]
     if data:
         columns.append(_views(records))
@@ -79,11 +79,6 @@ def _header_columns(headers: Headers, records: Array, source: Any, destination: 
         pa.array(headers.tcp_flags, mask=headers.tcp == 0),
         pa.array(headers.payload.astype(np.uint32)),
     ]
-
-
-def _result(records: Array) -> Array:
-    result: Array = np.minimum(records["result"], NO_RESULT - 1).astype(np.uint16)
-    return result
 
 
 def _named(names: list[str], numbers: Array) -> Any:

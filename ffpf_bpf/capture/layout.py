@@ -63,17 +63,16 @@ SCRATCH_DTYPE = np.dtype(
 )
 """struct ffpf_scratch, 128 bytes: one CPU's notes on the packet that is in the chain."""
 
-TAG_DTYPE = np.dtype([("sinks", "<u4"), ("result", "<u4")])
-"""struct ffpf_tag, 8 bytes: in a tagged slot, before the trailing length."""
+ENTRY_DTYPE = np.dtype([("position", "<u8"), ("sinks", "<u4"), ("result", "<u4")])
+"""struct ffpf_entry, 16 bytes: what a record is to a flow that tells sinks or results apart."""
 
 
-def slot_dtype(slot_bytes: int, *, tagged: bool = False) -> np.dtype[np.void]:
-    """A ring slot of `slot_bytes`: struct ffpf_slot, the data with its padding and filler, struct ffpf_tag if `tagged`,
-    and the trailing length.
+def slot_dtype(slot_bytes: int) -> np.dtype[np.void]:
+    """A ring slot of `slot_bytes`: struct ffpf_slot, the data with its padding and filler, and the trailing length.
 
     Raises ValueError if no pcapng block has that size.
     """
-    data_bytes = slot_bytes - HEADER_BYTES - TRAILER_BYTES - (TAG_DTYPE.itemsize if tagged else 0)
+    data_bytes = slot_bytes - HEADER_BYTES - TRAILER_BYTES
     if data_bytes <= 0 or slot_bytes % 4:
         raise ValueError(f"a slot is a multiple of 4 bytes and more than 32, not {slot_bytes}")
     return np.dtype(
@@ -86,7 +85,6 @@ def slot_dtype(slot_bytes: int, *, tagged: bool = False) -> np.dtype[np.void]:
             ("captured", "<u4"),
             ("original", "<u4"),
             ("data", "u1", (data_bytes,)),
-            *([("sinks", "<u4"), ("result", "<u4")] if tagged else []),
             ("trailer", "<u4"),
         ]
     )

@@ -39,18 +39,21 @@ def in_order(batches: Iterable[Batch | None], look_back_s: float, *, live: bool 
 
 def _take(held: list[tuple[float, Batch]], horizon_ns: int) -> Batch | None:
     """Those up to the horizon, taken out."""
-    taken, left, lost = [], [], 0
+    taken: list[Batch] = []
+    left, lost = [], 0
     for read_s, batch in held:
         due = batch.time_ns <= np.uint64(horizon_ns)
         if not due.any():
             left.append((read_s, batch))
             continue
         lost += batch.lost
-        taken.append(batch.records[due])
+        taken.append(batch.chosen(due))
         if not due.all():
-            left.append((read_s, Batch(batch.records[~due], batch.cpu, 0)))
+            left.append((read_s, batch.chosen(~due, lost=0)))
     held[:] = left
     if not taken:
         return None
-    found = Batch(np.concatenate(taken), -1, lost)
-    return Batch(found.records[np.argsort(found.time_ns, kind="stable")], -1, lost)
+    tags = [batch.tags for batch in taken if batch.tags is not None]
+    records = np.concatenate([batch.records for batch in taken])
+    found = Batch(records, -1, lost, np.concatenate(tags) if tags else None)
+    return found.chosen(np.argsort(found.time_ns, kind="stable"))

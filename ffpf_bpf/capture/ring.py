@@ -19,11 +19,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ffpf_bpf.capture.layout import BLOCK_TYPE, slot_dtype
+from ffpf_bpf.capture.layout import BLOCK_TYPE, ENTRY_DTYPE, slot_dtype
 from ffpf_bpf.capture.packet import Packet
 from ffpf_bpf.capture.waiting import Pace
 from ffpf_bpf.graph.effect import NO_RESULT, Fate
-from ffpf_bpf.graph.memory import FLOW_BYTES, READER_BYTES, RING_BYTES, Memory, Ring, RingHome
+from ffpf_bpf.graph.memory import FLOW_BYTES, READER_BYTES, RING_BYTES, TAGGED_ENTRY_BYTES, Memory, Ring, RingHome
 
 MOST_RECORDS = 8_192
 MOST_SKIPS = 16  # of a fast reader, in one look
@@ -46,15 +46,16 @@ class Batch:
     """Packets of one CPU in the order of arrival, valid until the next batch is asked for: a view of ring memory, or
     copies where a flow that shares its ring did not get all of its packets, or is read fast.
 
-    `records` has the fields of `layout.slot_dtype`; in a flow that tells its sinks apart, or has nodes with results,
-    also `sinks`, a bit for each sink that the packet reached in the order of the graph, and `result`, 65,536 for none.
-    `lost` counts the packets dropped on this CPU because the ring was full, or overwritten before they were read, since
-    its previous batch.
+    `records` has the fields of `layout.slot_dtype`. `lost` counts the packets dropped on this CPU because the ring was
+    full, or overwritten before they were read, since its previous batch. `tags`, in a flow that tells its sinks apart,
+    or has nodes with results, has of each record `sinks`, a bit for each sink that the packet reached in the order of
+    the graph, and `result`.
     """
 
     records: np.ndarray[Any, Any]
     cpu: int
     lost: int
+    tags: np.ndarray[Any, Any] | None = None
     _overwritten: Callable[[], int] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -67,12 +68,24 @@ class Batch:
 
     def copy(self) -> Batch:
         """The same packets in memory of their own, valid for good."""
-        return Batch(self.records.copy(), self.cpu, self.lost)
+        return Batch(self.records.copy(), self.cpu, self.lost, None if self.tags is None else self.tags.copy())
+
+    def chosen(self, which: Any, lost: int | None = None) -> Batch:
+        """Some of the packets, by whatever numpy takes as an index: a slice is a view, all else copies."""
+        tags = None if self.tags is None else self.tags[which]
+        return Batch(self.records[which], self.cpu, self.lost if lost is None else lost, tags)
 
     def that_reached(self, sinks: int) -> Batch:
         """The packets that reached one of the `sinks` (bits): the batch itself if all did, else copies."""
-        wanted = (self.records["sinks"] & np.uint32(sinks)) != 0
-        return self if wanted.all() else Batch(self.records[wanted], self.cpu, self.lost)
+        if self.tags is None:
+            return self
+        wanted = (self.tags["sinks"] & np.uint32(sinks)) != 0
+        return self if wanted.all() else self.chosen(wanted)
+
+    @property
+    def results(self) -> np.ndarray[Any, Any]:
+        """Of each packet the result of the last node on its way that has results, 65,536 for none; unsigned 32 bits."""
+        return np.full(len(self), NO_RESULT, np.uint32) if self.tags is None else self.tags["result"]
 
     @property
     def time_ns(self) -> np.ndarray[Any, Any]:
@@ -84,9 +97,7 @@ class Batch:
     def packets(self, interfaces: tuple[str, ...], first_interface: int = 0) -> Iterator[Packet]:
         """One at a time, as copies; convenient, and slow. `interfaces` names the taps from `first_interface` on."""
         columns = [self.records[name].tolist() for name in ("interface", "captured", "original")]
-        tagged = "result" in (self.records.dtype.names or ())
-        results = self.records["result"].tolist() if tagged else [NO_RESULT] * len(self)
-        times = self.time_ns.tolist()
+        results, times = self.results.tolist(), self.time_ns.tolist()
         for index, (at, interface, captured, original, result) in enumerate(zip(times, *columns, results, strict=True)):
             data = self.records["data"][index, :captured].tobytes()
             name = interfaces[interface - first_interface]
@@ -133,10 +144,12 @@ class RingReader:
         self._words = memoryview(flow_memory).cast("Q")
         self._state = memoryview(mapped.state if mapped is not None else bytearray(8)).cast("Q")
         self._filled = mapped.filled if mapped is not None else []
-        dtype = slot_dtype(ring.slot_bytes, tagged=ring.tagged)
+        dtype = slot_dtype(ring.slot_bytes)
         slots = mapped.slots if mapped is not None else b""
         self._slots = np.frombuffer(slots, dtype, len(self._cpus) * ring.slots).reshape(-1, ring.slots)
-        self._index = self._indices(flow_memory)
+        self._entries = self._indices(flow_memory)
+        self._is_tagged = self._entries.dtype == ENTRY_DTYPE
+        self._index = self._entries["position"] if self._is_tagged else self._entries
         of_home = home.memory
         self._rings = [(of_home.ring + cpu * of_home.ring_stride) // 8 for cpu in self._cpus]
         self._readers = [(ring + RING_BYTES // 8 + home.reader * READER_BYTES // 8) for ring in self._rings]
@@ -152,10 +165,13 @@ class RingReader:
             self._arrive(cpu, home.reader)
 
     def _indices(self, flow_memory: Any) -> np.ndarray[Any, Any]:
+        """Each CPU's index ring: positions, or struct ffpf_entry."""
         memory = self._memory
         if not memory.index_stride or not self._cpus:
             return np.empty((0, 0), np.uint64)
-        whole = np.frombuffer(flow_memory, np.uint64, memory.cpus * memory.index_stride // 8, memory.index)
+        kind = ENTRY_DTYPE if memory.entry_bytes == TAGGED_ENTRY_BYTES else np.dtype(np.uint64)
+        count = memory.cpus * memory.index_stride // memory.entry_bytes
+        whole = np.frombuffer(flow_memory, kind, count, memory.index)
         return whole.reshape(memory.cpus, -1)[:, : self._ring.slots]
 
     def _arrive(self, cpu: int, reader: int) -> None:
@@ -248,6 +264,7 @@ class RingReader:
             self._state[place + PACE] = ReaderPace.ABSENT
         self._closed = True
         self._slots, self._index = self._slots[:0].copy(), self._index[:0].copy()
+        self._entries = self._index
         self._words.release()
         self._state.release()
 
@@ -260,14 +277,15 @@ class RingReader:
             return None
         self._fill(cpu)
         records = self._records(cpu, positions)
+        tags = self._tags(cpu, len(records))
         check = None
         if not is_safe:
             positions = positions[: len(records)]
             if copy or self._renumber:
-                records = _owned(records)
+                records, tags = _owned(records), None if tags is None else tags.copy()
                 gone = self._overwritten(cpu, positions)
                 self._skip(cpu, gone)
-                records = records[gone:]
+                records, tags = records[gone:], None if tags is None else tags[gone:]
                 self._is_late[cpu] = gone > 0
             else:
                 check = partial(self._overwritten, cpu, positions)
@@ -276,7 +294,7 @@ class RingReader:
             records["interface"] += self._renumber
         self._held[cpu] = len(records)
         self._check[cpu] = check
-        return Batch(records, cpu, self._newly_lost(cpu), check) if len(records) else None
+        return Batch(records, cpu, self._newly_lost(cpu), tags, check) if len(records) else None
 
     def _is_safe(self, cpu: int) -> bool:
         """Whether the kernel leaves alone what this reader has not given back."""
@@ -327,6 +345,13 @@ class RingReader:
             return self._slots[cpu, start : start + min(len(positions), slots - start)]
         gathered: np.ndarray[Any, Any] = self._slots[cpu, positions % np.uint64(slots)]
         return gathered
+
+    def _tags(self, cpu: int, count: int) -> np.ndarray[Any, Any] | None:
+        """What so many records are to the flow, from the first that was not given back on: a view of its entries."""
+        if not self._is_tagged:
+            return None
+        start = self._state[self._readers[cpu] + TAIL] % self._ring.slots
+        return self._entries[cpu, start : start + count]
 
     def _fill(self, cpu: int) -> None:
         """Fill in what never changes in a slot, on the first lap: the kernel need not write it."""

@@ -46,7 +46,7 @@ def check(
         flow = Flow.create(policies=policies, subject=subject, netns=netns)
         start_s = time.monotonic()
         try:
-            flow.populate(options.expression_text(argument), buffer_bytes=options.size_in_bytes(buffer), narrow=narrow)
+            flow.populate(options.expression_text(argument), **options.buffer(buffer), narrow=narrow)
         except Rejected as error:
             assert isinstance(error.decision, Decision)
             verdicts.append(_Verdict(shown(argument).strip("`"), error.decision))

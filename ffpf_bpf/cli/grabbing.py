@@ -54,7 +54,7 @@ def grab(
     printing = write is None and not json
     session = Session([], write, printing, count, duration, json, rotation=rotation, compress=compress)
     create = partial(Flow.create, policies=policies, audit=audit, pace=pace, netns=netns, follow=follow)
-    _run([then(*stages)], session, create, options.size_in_bytes(buffer), narrow)
+    _run([then(*stages)], session, create, options.buffer(buffer), narrow)
 
 
 def run(
@@ -83,14 +83,14 @@ def run(
     session = Session([], write, print_packets, count, duration, json, stats, rotation, compress)
     texts: list[Expression | str] = [options.expression_text(argument) for argument in expressions]
     create = partial(Flow.create, policies=policies, audit=audit, pace=pace, file=read, netns=netns, follow=follow)
-    _run(texts, session, create, options.size_in_bytes(buffer), narrow and read is None)
+    _run(texts, session, create, options.buffer(buffer), narrow and read is None)
 
 
 def _run(
     expressions: list[Expression] | list[Expression | str],
     session: Session,
     create: Callable[..., Flow],
-    buffer_bytes: int,
+    buffer: options.BufferSize,
     narrow: bool,
 ) -> None:
     interfaces = 0
@@ -98,7 +98,7 @@ def _run(
         stack.callback(Flow.close_all, session.flows)
         for expression in expressions:
             flow = create(first_interface=interfaces)
-            flow.populate(expression, buffer_bytes=buffer_bytes, narrow=narrow)
+            flow.populate(expression, **buffer, narrow=narrow)
             if said := options.narrowing(flow):
                 print(f"ffpf: {flow.id}: {said}", file=sys.stderr)
             interfaces += 0 if flow.has_globs else len(flow.interfaces)

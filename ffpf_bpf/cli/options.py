@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 
@@ -69,7 +69,8 @@ User = Annotated[
 Count = Annotated[int | None, typer.Option("-c", "--count", min=1, metavar="N", help="End after N packets.")]
 Duration = Annotated[float | None, typer.Option("--duration", min=0, metavar="S", help="End after S seconds.")]
 Buffer = Annotated[
-    str, typer.Option("--buffer", metavar="SIZE", help="Packet ring for each CPU, as in 4MiB or 512KiB.")
+    str,
+    typer.Option("--buffer", metavar="SIZE", help="Packet ring for each CPU, as in 4MiB, 512KiB or 10000p (packets)."),
 ]
 Pace = Annotated[
     str,
@@ -124,6 +125,19 @@ def size_in_bytes(text: str, where: str = "--buffer") -> int:
     if found is None:
         raise ExpressionError(f"`{text}` is not a size", where=where, help="write 4MiB, 512KiB or a number of bytes")
     return int(found[1]) * UNITS[(found[2] or "").lower()]
+
+
+class BufferSize(TypedDict, total=False):
+    """What `Flow.populate` is told of it: one of these."""
+
+    buffer_bytes: int
+    buffer_packets: int
+
+
+def buffer(text: str) -> BufferSize:
+    """What `--buffer` says to `Flow.populate`: `4MiB`, or so many packets, `10000p`."""
+    packets = re.fullmatch(r"(\d+)\s*p(?:ackets?)?", text.strip())
+    return {"buffer_packets": int(packets[1])} if packets else {"buffer_bytes": size_in_bytes(text)}
 
 
 def rotation(write: str | None, size: str | None, period_s: float | None, files: int | None) -> Rotation:

@@ -133,17 +133,15 @@ class Session:
             pass
 
     def _consume(self, flow: Flow, batch: Batch) -> None:
-        records = batch.records
         if self.count is not None:
-            records = records[: max(0, self.count - self.grabbed)]
-        if len(records) == 0:
+            batch = batch.chosen(slice(max(0, self.count - self.grabbed)))
+        if len(batch) == 0:
             return
         if self._writer is not None:
-            self._writer.write(*self._numbered(flow, records))
+            self._writer.write(*self._numbered(flow, batch.records))
         if self.print_packets:
-            chosen = Batch(records, batch.cpu, batch.lost)
-            self._print(chosen.packets(flow.interfaces, flow.first_interface))
-        self.grabbed += len(records)
+            self._print(batch.packets(flow.interfaces, flow.first_interface))
+        self.grabbed += len(batch)
 
     def _numbered(self, flow: Flow, records: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], int]:
         """Records with the numbers that their taps have in the file, and the number of the flow's first."""

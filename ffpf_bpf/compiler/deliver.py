@@ -2,7 +2,8 @@
 
 A packet is stored once for each *view* of a flow that it reached a sink of: sinks behind the same transforms show the
 same, those behind others something else. All of a packet's records are stored, or none. Flows that share a packet ring
-have one view, the same: for them it is stored once, and noted in the index ring of each.
+have one view, the same: for them it is stored once, and noted in the index ring of each, with what the packet was to
+that flow alone: which sinks it reached, what result it had.
 
 Where a transform rewrites, only what is rewritten comes into the ring, which the application maps.
 """
@@ -34,7 +35,7 @@ from ffpf_bpf.compiler.hook import Hook
 from ffpf_bpf.compiler.predicate import I1, I8, I32, I64, POINTER
 from ffpf_bpf.graph.effect import NO_RESULT, Fate, Transform
 from ffpf_bpf.graph.graph import Leaf
-from ffpf_bpf.graph.memory import BLOCK_BYTES, READER_BYTES, RING_BYTES, TAG_BYTES
+from ffpf_bpf.graph.memory import BLOCK_BYTES, READER_BYTES, RING_BYTES
 from ffpf_bpf.graph.views import View, views
 
 DELIVER_PROGRAM = "ffpf_deliver_all"
@@ -44,10 +45,11 @@ NEXT_SLOT = ir.FunctionType(POINTER, [POINTER, POINTER, I32, I32])
 COPY_PACKET = ir.FunctionType(I64, [POINTER, POINTER, I64, I64])
 BEGIN_COPY = ir.FunctionType(I32, [POINTER, POINTER, POINTER, I64, I64, I64])
 END_COPY = ir.FunctionType(I64, [POINTER, POINTER, I64, I64])
-FILL_SLOT = ir.FunctionType(ir.VoidType(), [*[POINTER] * 3, I64, *[I32] * 4, I64])
+FILL_SLOT = ir.FunctionType(ir.VoidType(), [*[POINTER] * 3, I64, I32, I32])
 PUBLISH_SLOT = ir.FunctionType(I64, [POINTER, POINTER, I32])
 IS_STORED = ir.FunctionType(I32, [POINTER, POINTER, I32])
 NOTE_RECORD = ir.FunctionType(ir.VoidType(), [*[POINTER] * 3, I32, POINTER])
+NOTE_TAGGED = ir.FunctionType(ir.VoidType(), [*[POINTER] * 3, I32, POINTER, I32, I64])
 WAKE_READER = ir.FunctionType(ir.VoidType(), [POINTER, I64, POINTER])
 PACKET_LENGTH = 16  # offset in struct ffpf_packet
 HEADER_BYTES = BLOCK_BYTES - 4  # of a slot before its data: struct ffpf_slot
@@ -98,8 +100,18 @@ class _PacketRing:
         return [sink for reader in self.readers for sink in reader.sinks]
 
     @property
-    def can_be_shared(self) -> bool:
+    def has_index(self) -> bool:
         return self.flow.memory.index_stride > 0
+
+    @property
+    def by_view(self) -> list[list[Sink]]:
+        """The sinks, those together that show the same. Those of flows that share a ring all do."""
+        if len(self.readers) > 1:
+            return [self.sinks]
+        found: dict[View, list[Sink]] = {}
+        for sink in self.sinks:
+            found.setdefault(views(self.flow.graph)[sink.step], []).append(sink)
+        return [*found.values()]
 
 
 def generate_deliver(
@@ -167,7 +179,8 @@ class _Deliver:
                 [self._reader(number, sinks) for number, sinks in users.items()],
             )
             stored = self._variable(I1)
-            if ring.can_be_shared:
+            is_noted_after = ring.has_index and len(ring.by_view) == 1
+            if is_noted_after and not self.program.offline:  # where nobody else stores, and packets have no number
                 is_stored = self._call("ffpf_is_stored", IS_STORED, self.packet, ring.cpu, I32(ring.tap))
                 b.store(b.icmp_unsigned("!=", is_stored, I32(0)), stored)
                 with b.if_then(b.not_(b.load(stored, typ=I1))):
@@ -178,40 +191,57 @@ class _Deliver:
             # Before a bell is rung: no register need be kept over that call.
             for reader in ring.readers:
                 self._count(reader, b.load(stored, typ=I1), is_only=len(ring.readers) == 1)
-            if ring.can_be_shared:
+            if is_noted_after:
                 with b.if_then(b.load(stored, typ=I1)):
                     for reader in ring.readers:
-                        self._note(ring, reader)
+                        self._note(ring, reader, reader.sinks)
 
     def _store_views(self, ring: _PacketRing, stored: ir.Value) -> None:
         """Store a record for each view of the only flow that uses the ring, if there is room for all."""
         b = self.builder
-        of_view: dict[View, list[Sink]] = {}
-        for sink in ring.sinks:
-            of_view.setdefault(views(ring.flow.graph)[sink.step], []).append(sink)
+        by_view = ring.by_view
         wanted: ir.Value = I64(1)
-        if len(of_view) > 1:
+        if len(by_view) > 1:
             wanted = I64(0)
-            for some in of_view.values():
+            for some in by_view:
                 wanted = b.add(wanted, b.zext(self._reached(some), I64))
         b.store(self._has_room(ring, wanted), stored)
-        for some in of_view.values():
-            if len(of_view) > 1:
+        for some in by_view:
+            if len(by_view) > 1:
                 with b.if_then(self._reached(some)):
                     self._store(ring, some, stored)
             else:
                 self._store(ring, some, stored)
 
-    def _note(self, ring: _PacketRing, reader: _Reader) -> None:
-        """The record that was stored last is one of the flow's, if it reached its sinks."""
+    def _note(self, ring: _PacketRing, reader: _Reader, some: list[Sink]) -> None:
+        """The record that was stored last is one of the flow's, if it reached these sinks of it."""
+        if len(ring.readers) == 1:
+            self._noted(ring, reader, some)
+        else:
+            with self.builder.if_then(self._reached(some)):
+                self._noted(ring, reader, some)
+
+    def _noted(self, ring: _PacketRing, reader: _Reader, some: list[Sink]) -> None:
         flow = reader.flow
         index = self._at(flow.store, flow.memory.index, flow.memory.index_stride)
         note = (ring.cpu, self._place(ring, reader), index, I32(flow.ring.slots), self._bell(reader))
-        if len(ring.readers) == 1:
-            self._call("ffpf_note_record", NOTE_RECORD, *note)
+        if flow.graph.tagged:
+            self._call("ffpf_note_tagged", NOTE_TAGGED, *note, *self._tag(reader, some))
         else:
-            with self.builder.if_then(self._reached(reader.sinks)):
-                self._call("ffpf_note_record", NOTE_RECORD, *note)
+            self._call("ffpf_note_record", NOTE_RECORD, *note)
+
+    def _tag(self, reader: _Reader, some: list[Sink]) -> tuple[ir.Value, ir.Value]:
+        """Which of these sinks the packet reached, a bit each by its place among those of the flow; its result."""
+        b, flow = self.builder, reader.flow
+        reached: ir.Value = I32(0)
+        for place, sink in enumerate(reader.sinks):
+            if sink in some:
+                bit = b.and_(b.lshr(self.grabbed, I64(sink.bit)), I64(1))
+                reached = b.or_(reached, b.trunc(b.shl(bit, I64(place)), I32))
+        # A result tells of the packet as it was, so not behind what shows less of it.
+        if views(flow.graph)[some[0].step]:
+            return reached, I64(NO_RESULT)
+        return reached, b.load(b.gep(reader.cpu, [I64(flow.memory.result)], source_etype=I8), typ=I64)
 
     def _place(self, ring: _PacketRing, reader: _Reader) -> ir.Value:
         """This CPU's `struct ffpf_reader` of the flow."""
@@ -241,7 +271,7 @@ class _Deliver:
         room = self._variable(I32)
         b.store(self._call("ffpf_has_room", HAS_ROOM, ring.cpu, wanted), room)
         with b.if_then(b.icmp_unsigned("==", b.load(room, typ=I32), I32(0)), likely=False):
-            make = "ffpf_make_shared_room" if ring.can_be_shared else "ffpf_make_room"
+            make = "ffpf_make_shared_room" if ring.has_index else "ffpf_make_room"
             b.store(self._call(make, MAKE_ROOM, ring.cpu, wanted, I32(ring.flow.ring.slots)), room)
         return b.icmp_unsigned("!=", b.load(room, typ=I32), I32(0))
 
@@ -283,8 +313,7 @@ class _Deliver:
             with b.if_then(b.icmp_signed("<", b.load(captured, typ=I64), I64(0))):
                 b.store(self._copied(hooks, slot, whole, wanted, I64(flow.ring.data_bytes)), captured)
             with b.if_then(b.icmp_signed(">=", b.load(captured, typ=I64), I64(0))):
-                # A result tells of the packet as it was, so not behind what shows less of it.
-                self._publish(ring, slot, b.load(captured, typ=I64), some, with_result=not hooks)
+                self._publish(ring, slot, b.load(captured, typ=I64), some)
                 b.store(I1(1), worked)
         self.packet = packet
         return b.load(worked, typ=I1)
@@ -331,25 +360,16 @@ class _Deliver:
             b.store(self._call("ffpf_end_copy", END_COPY, slot, copy, longest, most), captured)
         return b.load(captured, typ=I64)
 
-    def _publish(
-        self, ring: _PacketRing, slot: ir.Value, captured: ir.Value, some: list[Sink], *, with_result: bool
-    ) -> None:
-        b, reader, flow = self.builder, ring.readers[0], ring.flow
-        reached: ir.Value = I32(0)
-        result: ir.Value = I64(NO_RESULT)
-        if flow.ring.tagged:
-            for place, sink in enumerate(reader.sinks):
-                if sink in some:
-                    bit = b.and_(b.lshr(self.grabbed, I64(sink.bit)), I64(1))
-                    reached = b.or_(reached, b.trunc(b.shl(bit, I64(place)), I32))
-            if with_result:
-                result = b.load(b.gep(reader.cpu, [I64(flow.memory.result)], source_etype=I8), typ=I64)
+    def _publish(self, ring: _PacketRing, slot: ir.Value, captured: ir.Value, some: list[Sink]) -> None:
+        """The record is there. A ring's only reader is told of each; what several share is noted afterwards."""
+        reader, flow = ring.readers[0], ring.flow
         interface = I32(flow.ring_home.first_interface + ring.tap)
-        tag_bytes = I32(TAG_BYTES if flow.ring.tagged else 0)
-        about = (captured, I32(flow.ring.slot_bytes), interface, tag_bytes, reached, result)
+        about = (captured, I32(flow.ring.slot_bytes), interface)
         self._call("ffpf_fill_slot", FILL_SLOT, self.packet, slot, reader.value, *about)
         number = self._call("ffpf_publish_slot", PUBLISH_SLOT, self.packet, ring.cpu, I32(ring.tap))
-        if not ring.can_be_shared:
+        if ring.has_index and len(ring.by_view) > 1:
+            self._noted(ring, reader, some)
+        elif not ring.has_index:
             self._call("ffpf_wake_reader", WAKE_READER, self._place(ring, reader), number, self._bell(reader))
 
     def _kept(self, hook: _Hook) -> ir.Value:

@@ -20,6 +20,7 @@ import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -32,6 +33,7 @@ from ffpf_bpf.capture.ring import Batch, ReaderPace
 from ffpf_bpf.capture.waiting import Pace
 from ffpf_bpf.errors import ExpressionError, FfpfError, IllegalState, KernelError, Rejected
 from ffpf_bpf.flow.authority import Authority
+from ffpf_bpf.flow.buffer import DEFAULT_BUFFER_BYTES, buffer_for, check_buffer
 from ffpf_bpf.flow.callbacks import Callbacks
 from ffpf_bpf.flow.chains import CHAINS, BeforeLoad
 from ffpf_bpf.flow.expiry import Expiry
@@ -48,9 +50,6 @@ from ffpf_bpf.graph.expression import Expression
 from ffpf_bpf.graph.parser import parse
 from ffpf_bpf.kernel import maps, namespaces
 from ffpf_bpf.kernel.watch import WATCHER
-
-DEFAULT_BUFFER_BYTES = 4 << 20
-LARGEST_BUFFER_BYTES = 1 << 30
 
 
 class State(StrEnum):
@@ -179,7 +178,9 @@ class Flow(Deliverer):
         `fast`: nothing waits for the reader; packets that are overwritten before they are read are its `overrun`. May
         be set at any time. Raises ExpressionError for another word.
 
-        Flows of one group that grab the same of packets share a ring; there each slow reader holds up all of them.
+        Flows of one group that grab the same of packets share a ring if they are instantiated at one pace; there each
+        slow reader holds up all of them. So a slow one does not hold up those that were fast from the start; what a
+        flow is changed to while it runs, it is to the ring that it has.
         """
         return self._pace.name.lower()
 
@@ -197,20 +198,22 @@ class Flow(Deliverer):
         expression: Expression | str,
         *,
         buffer_bytes: int = DEFAULT_BUFFER_BYTES,
+        buffer_packets: int | None = None,
         callbacks: Mapping[str, Callable[[Any], object]] | None = None,
         narrow: bool = False,
     ) -> Self:
-        """Give the flow its definition: a flow expression, as text or as a value, the ring's size in bytes per CPU, and
-        the functions that `(callback,NAME)` names. With `narrow`, what the policies want is put
-        into a flow that they refuse, if there is such a thing: see `narrowed`. May be repeated; the last wins. Raises
-        ExpressionError, and with policies Rejected if its filters take too long to compile, or too much memory; nothing
-        in the kernel yet."""
+        """Give the flow its definition: a flow expression, as text or as a value, the ring's size per CPU, in bytes at
+        most or in packets at least, and the functions that `(callback,NAME)` names. With `narrow`, what the policies
+        want is put into a flow that they refuse, if there is such a thing: see `narrowed`. May be repeated; the last
+        wins. Raises ExpressionError, and with policies Rejected if its filters take too long to compile, or too much
+        memory; nothing in the kernel yet."""
         self._require("populate")
         if not isinstance(expression, Expression | str):
             raise ExpressionError(f"{expression!r} is no flow expression", help="give text, or nodes joined by `>>`")
-        if not isinstance(buffer_bytes, int) or not 4096 <= buffer_bytes <= LARGEST_BUFFER_BYTES:
-            raise ExpressionError(f"a buffer of {buffer_bytes} bytes", help="between 4 KiB and 1 GiB for each CPU")
+        check_buffer(buffer_bytes)
         definition = self._authority.define(expression, buffer_bytes, self.id, self._netns)
+        if buffer_packets is not None:
+            definition = replace(definition, buffer_bytes=buffer_for(buffer_packets, definition.graph.snaplen))
         whole = definition
         self.narrowed, self.not_narrowed = "", ""
         if narrow:
@@ -249,7 +252,7 @@ class Flow(Deliverer):
         try:
             with namespaces.opened(names, may_miss=self._following.is_wanted) as spaces:
                 grabber = self._build(decision, line, spaces)
-                grabber.reader.pace = self._pace
+                grabber.reader.pace = self._pace  # which another thread may have set meanwhile
                 self._decision = decision
                 self._entered(grabber)
                 self._expiry = Expiry(self)
@@ -567,8 +570,9 @@ class Flow(Deliverer):
 
     def _build(self, decision: Decision, line: str, spaces: Spaces) -> Grabber:
         definition = self._check(decision)
-        before_load, follow = self._authority.before_load(decision, line), self._following.is_wanted
-        return Grabber(definition, self.first_interface, spaces, self._group, before_load, follow=follow)
+        before_load = self._authority.before_load(decision, line)
+        about = (definition, self.first_interface, spaces, self._group, before_load)
+        return Grabber(*about, pace=self._pace, follow=self._following.is_wanted)
 
     def _require(self, call: str) -> None:
         if self.state not in ALLOWED[call]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from ffpf_bpf.capture.ring import RingReader
+from ffpf_bpf.capture.ring import ReaderPace, RingReader
 from ffpf_bpf.compiler import SegmentFlow
 from ffpf_bpf.errors import KernelError, VerifierError
 from ffpf_bpf.flow.chains import CHAINS, BeforeLoad, Chain, Member
@@ -37,8 +37,8 @@ def planned_parts(definition: Definition) -> list[tuple[str, SegmentFlow, int]]:
     counts as Ethernet with frames of 1,522 bytes. Tap, part, possible CPUs."""
     cpus = calls.possible_cpus()
     graph = definition.graph
-    ring = size_ring(graph.snaplen or ETHERNET_FRAME_BYTES, definition.buffer_bytes, tagged=graph.tagged)
-    memory = lay_out(graph, cpus, index_slots=ring.slots if common_view(graph) is not None else 0)
+    ring = size_ring(graph.snaplen or ETHERNET_FRAME_BYTES, definition.buffer_bytes)
+    memory = lay_out(graph, cpus, index_slots=ring.slots if common_view(graph) is not None or graph.tagged else 0)
     part = SegmentFlow(graph, definition.predicates, memory, ring, 0, homes(graph, memory, 0), RingHome(0, memory))
     return [(device.tap, part, cpus) for device in graph.taps]
 
@@ -46,9 +46,10 @@ def planned_parts(definition: Definition) -> list[tuple[str, SegmentFlow, int]]:
 class Grabber:
     """Builds everything or nothing; `close_all` takes it down, in reverse.
 
-    Flows of one `group` run once what they have in common; None shares nothing. `before_load` is told of the programs
-    of each tap when they are compiled and not loaded yet; what it raises undoes everything. `spaces` are the namespaces
-    of its devices by name, None for one that is not there; what is not there is left out if it is to `follow`.
+    Flows of one `group` run once what they have in common; None shares nothing. Those whose readers begin with one
+    `pace` may share a packet ring. `before_load` is told of the programs of each tap when they are compiled and not
+    loaded yet; what it raises undoes everything. `spaces` are the namespaces of its devices by name, None for one that
+    is not there; what is not there is left out if it is to `follow`.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Grabber:
         group: object = None,
         before_load: BeforeLoad | None = None,
         *,
+        pace: ReaderPace = ReaderPace.SLOW,
         follow: bool = False,
     ) -> None:
         graph = definition.graph
@@ -71,10 +73,11 @@ class Grabber:
         found = self._found(graph.taps, spaces)
         longest = max((interface.longest_frame for _, interface in found), default=ETHERNET_FRAME_BYTES)
         longest = min(longest, LONGEST_SNAPLEN)
-        self.ring = size_ring(graph.snaplen or longest, definition.buffer_bytes, tagged=graph.tagged)
+        self.ring = size_ring(graph.snaplen or longest, definition.buffer_bytes)
         self._definition = definition
         self._first_interface = first_interface
         self._group = group
+        self._pace = pace
         self._before_load = before_load
         self._graph = graph
         self._keys = keys(graph)
@@ -160,6 +163,7 @@ class Grabber:
             self._bell = undo.enter_context(Bell("ffpf_bell")) if graph.sinks else None
             about = (self.memory, self.ring, home, mapped, first_interface, self._bell)
             self.reader = RingReader(self._flow_map.memory, *about)
+            self.reader.pace = self._pace
             undo.callback(self.reader.close)
             self.set_clock()
             self._member = self._member_with({**stores, own.number: own}, own.number, elsewhere, home)
@@ -230,12 +234,12 @@ class Grabber:
     def _found_ring(
         self, own: Store, places: list[tuple[Place, Interface]], elsewhere: Mapping[int, Home]
     ) -> PacketRing:
-        """The packet ring of flows of the group that see the same at the same taps, or a new one."""
+        """The packet ring of flows of the group that see the same at the same taps at the same pace, or a new one."""
         key = None
         if self._view is not None:
             homes = [elsewhere.get(step, Home(own.number, step, self.memory)) for step in self._view]
             taps = tuple((interface.namespace, interface.index, place.device.hook) for place, interface in places)
-            key = (self._group, self.ring, taps, tuple((home.store, home.step) for home in homes))
+            key = (self._group, self.ring, self._pace, taps, tuple((home.store, home.step) for home in homes))
         ring = CHAINS.ring(key) if key is not None else None
         return ring or PacketRing(own, self.ring, self._first_interface, key)
 
@@ -244,7 +248,7 @@ class Grabber:
         return self._member_with({}, -1, elsewhere, RingHome(-1, self._laid_out(elsewhere)))
 
     def _laid_out(self, elsewhere: Mapping[int, Home]) -> Memory:
-        slots = self.ring.slots if self._view is not None else 0
+        slots = self.ring.slots if self._view is not None or self._graph.tagged else 0
         return lay_out(self._graph, calls.possible_cpus(), elsewhere, slots)
 
     def _member_with(

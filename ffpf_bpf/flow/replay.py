@@ -26,7 +26,7 @@ from ffpf_bpf.flow.statistics import Statistics, read
 from ffpf_bpf.flow.store import NodeMemory, Store, node_memories, reports
 from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
 from ffpf_bpf.graph.definition import Definition
-from ffpf_bpf.graph.memory import ETHERNET_FRAME_BYTES, RingHome, homes, lay_out, size_ring
+from ffpf_bpf.graph.memory import ETHERNET_FRAME_BYTES, Ring, RingHome, homes, lay_out, size_ring
 from ffpf_bpf.graph.views import views
 
 LEAST_SLOTS = 64
@@ -59,8 +59,11 @@ class Replay:
         self._names = [device.tap for device in graph.taps]
         self._active = False
         self._is_over = False
-        self.memory = lay_out(graph, 1)
         self._views = max(1, len(set(views(graph).values())))
+        # Rings for longer packets than expected have fewer slots, but for the least.
+        lengths = (graph.snaplen or ETHERNET_FRAME_BYTES, LONGEST_SNAPLEN)
+        slots = max(self._ring_for(snaplen).slots for snaplen in lengths)
+        self.memory = lay_out(graph, 1, index_slots=slots if graph.tagged else 0)
         with ExitStack() as undo:
             self.file = undo.enter_context(CaptureFile(path))
             self._has_places = self._is_placed()
@@ -164,10 +167,7 @@ class Replay:
     def _make_ring(self, snaplen: int) -> None:
         """A ring for packets of that length, and programs that write into it."""
         graph = self._graph
-        least = LEAST_SLOTS * self._views
-        size_bytes = size_ring(snaplen, 0, tagged=graph.tagged).slot_bytes
-        buffer_bytes = max(self._definition.buffer_bytes, least * size_bytes)
-        self.ring = size_ring(snaplen, buffer_bytes, tagged=graph.tagged)
+        self.ring = self._ring_for(snaplen)
         part = SegmentFlow(
             graph, self._definition.predicates, self.memory, self.ring, self._store.number, self._homes,
             RingHome(self._store.number, self.memory, self._first_interface),
@@ -188,6 +188,10 @@ class Replay:
         self._programs = {
             name: NativeProgram(part, name, flow_memory, ring_memory, _packet_memory()) for name in self._names
         }
+
+    def _ring_for(self, snaplen: int) -> Ring:
+        least_bytes = LEAST_SLOTS * self._views * size_ring(snaplen, 0).slot_bytes
+        return size_ring(snaplen, max(self._definition.buffer_bytes, least_bytes))
 
     def _reset_ring(self) -> None:
         """An empty ring without readers."""

@@ -22,8 +22,7 @@ MOST_READERS = 32  # of a packet ring
 TAP_BYTES = 64  # sizeof(struct ffpf_tap)
 SCRATCH_BYTES = 128  # sizeof(struct ffpf_scratch)
 BLOCK_BYTES = 32  # of a slot around its data: struct ffpf_slot and the trailing length
-ENTRY_BYTES = 8  # of an index ring: a position
-TAG_BYTES = 12  # at a tagged slot's end: struct ffpf_tag, and the header of the option that holds it
+ENTRY_BYTES, TAGGED_ENTRY_BYTES = 8, 16  # of an index ring: a position; sizeof(struct ffpf_entry)
 CACHE_LINE = 64
 ETHERNET_FRAME_BYTES = 1522  # with a tag: what a frame is taken to have at most where no interface says
 LARGEST_MAP_BYTES = 1 << 30  # of the memory of a flow's nodes
@@ -35,7 +34,8 @@ class Memory:
     """Offsets in bytes. `counters[step]` and `mbufs[step]` are counted from the start of a CPU's stride, `tables[step]`
     from the start of the map; `result` is where a tagged flow keeps a packet's result, in the stride. The packet ring's
     state and readers begin at `ring`, from the start of the map, with `ring_stride` for each CPU, the index ring at
-    `index` with `index_stride`, which is 0 if there is none: then the packet ring has one reader."""
+    `index` with `index_stride`, which is 0 if there is none: then the packet ring has one reader. Its entries have
+    `entry_bytes`."""
 
     cpus: int
     stride: int
@@ -47,6 +47,7 @@ class Memory:
     ring_stride: int
     index: int
     index_stride: int
+    entry_bytes: int
     flow_map_bytes: int
 
 
@@ -62,17 +63,16 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """A packet ring: `slots` (a power of two) of `slot_bytes` for each CPU, each with a tag if `tagged`."""
+    """A packet ring: `slots` (a power of two) of `slot_bytes` for each CPU."""
 
     snaplen: int
     slot_bytes: int
     slots: int
-    tagged: bool = False
 
     @property
     def data_bytes(self) -> int:
         """What a slot has room for."""
-        return self.slot_bytes - BLOCK_BYTES - (TAG_BYTES if self.tagged else 0)
+        return self.slot_bytes - BLOCK_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,8 @@ class RingHome:
 
 def lay_out(graph: Graph, cpus: int, elsewhere: Container[int] = (), index_slots: int = 0) -> Memory:
     """The layout of a graph's map on a machine with that many possible CPUs. The memory of the steps `elsewhere` lies
-    in another flow's map. A flow that may share a packet ring of `index_slots` has an index ring of as many entries."""
+    in another flow's map. A flow that may share a packet ring of `index_slots`, or tells records apart, has an index
+    ring of as many entries."""
     offset = CPU_BYTES
     counters = {}
     for step in counted_steps(graph):
@@ -118,9 +119,10 @@ def lay_out(graph: Graph, cpus: int, elsewhere: Container[int] = (), index_slots
             help=f"at most {LARGEST_MAP_BYTES:,} in all; give the largest less by the third element",
         )
     ring_stride = RING_BYTES + (MOST_READERS if index_slots else 1) * READER_BYTES if graph.sinks else 0
-    index, index_stride = end + cpus * ring_stride, _rounded(index_slots * ENTRY_BYTES, CACHE_LINE)
-    whole = index + cpus * index_stride
-    return Memory(cpus, stride, counters, mbufs, tables, result, end, ring_stride, index, index_stride, whole)
+    entry_bytes = TAGGED_ENTRY_BYTES if graph.tagged else ENTRY_BYTES
+    index, index_stride = end + cpus * ring_stride, _rounded(index_slots * entry_bytes, CACHE_LINE)
+    about = (end, ring_stride, index, index_stride, entry_bytes, index + cpus * index_stride)
+    return Memory(cpus, stride, counters, mbufs, tables, result, *about)
 
 
 def table_of(node: Node) -> Table | None:
@@ -152,12 +154,11 @@ def counted_steps(graph: Graph) -> list[int]:
     return counted
 
 
-def size_ring(snaplen: int, buffer_bytes: int, *, tagged: bool = False) -> Ring:
+def size_ring(snaplen: int, buffer_bytes: int) -> Ring:
     """The ring of at most `buffer_bytes` per CPU, and at least two slots, for data of up to `snaplen` bytes."""
-    around = BLOCK_BYTES + (TAG_BYTES if tagged else 0)
-    slot_bytes = min(_rounded(around + _rounded(snaplen, 4), CACHE_LINE), LARGEST_SLOT_BYTES)
+    slot_bytes = min(_rounded(BLOCK_BYTES + _rounded(snaplen, 4), CACHE_LINE), LARGEST_SLOT_BYTES)
     slots = max(2, buffer_bytes // slot_bytes)
-    return Ring(snaplen, slot_bytes, 1 << (slots.bit_length() - 1), tagged)
+    return Ring(snaplen, slot_bytes, 1 << (slots.bit_length() - 1))
 
 
 def _rounded(value: int, to: int) -> int:

@@ -34,12 +34,12 @@ def keys(graph: Graph) -> dict[int, Key]:
 
 
 def common_view(graph: Graph) -> View | None:
-    """The transforms that every packet passes which the graph's sinks take, if its records say nothing but what these
-    leave of packets, all up to one length: flows that show the same can share such records. Else None."""
+    """The transforms that every packet passes which the graph's sinks take, if they all take as many bytes of what
+    these leave: flows that show the same can share such records. Else None."""
     found = set(views(graph).values())
     effects = (leaf.node.effect for _, leaf in graph.leaves())
     lengths = {effect.snaplen for effect in effects if isinstance(effect, Delivery)}
-    return None if graph.tagged or len(found) != 1 or len(lengths) != 1 else found.pop()
+    return None if len(found) != 1 or len(lengths) != 1 else found.pop()
 
 
 @dataclass(frozen=True, slots=True)
