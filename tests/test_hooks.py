@@ -361,43 +361,6 @@ def test_where_no_driver_takes_several_buffers_it_is_said_why(jumbo: Network) ->
 
 
 @tcx
-def test_frames_longer_than_proofs_know_are_passed_over() -> None:
-    """BIG TCP: what a policy's proof says nothing about, no flow shows."""
-    size = 20_000_000
-    with two_namespaces("bigtcp") as made, made.enter(), ExitStack() as stack:
-        for namespace, link, address in (
-            (made.inside, made.tap, "fd00::1/64"),
-            (made.outside, made.peer, "fd00::2/64"),
-        ):
-            longer = ["ip", "-n", namespace, "link", "set", link, "gso_max_size", "200000", "gro_max_size", "200000"]
-            if subprocess.run(longer, check=False, capture_output=True).returncode:
-                pytest.skip("no BIG TCP here")
-            setting = f"net.ipv6.conf.{link}.disable_ipv6=0"
-            subprocess.run(made.command("sysctl", "-qw", setting, namespace=namespace), check=True)
-            subprocess.run(["ip", "-n", namespace, "address", "add", address, "dev", link, "nodad"], check=True)
-        flow = Flow.create().populate(
-            "(device,tap0@tc-egress) -> ((bpf,len > 65600) -> (packetcount)) | (bytecount as all)"
-        )
-        stack.enter_context(flow).instantiate().activate()
-        with made.enter(made.outside):
-            server = stack.enter_context(socket.create_server(("::", 7777), family=socket.AF_INET6))
-        with socket.create_connection(("fd00::2", 7777)) as client:
-            connection, _ = server.accept()
-            pid = os.fork()
-            if pid == 0:
-                client.sendall(bytes(size))
-                os._exit(0)
-            left = size
-            while left:
-                left -= len(connection.recv(1 << 20))
-            os.waitpid(pid, 0)
-            connection.close()
-        statistics = flow.stats()
-        assert statistics.node("packetcount1").counts == {"packets": 0}
-        assert 0 < statistics.node("all").counts["bytes"] < size
-
-
-@tcx
 def test_others_at_tc_run_before_and_after_us(network: Network) -> None:
     """Also one that lets nobody run behind it, and one that drops."""
     frames = [ether(0x0800, ipv4(17, udp(1, 80)))] * 5

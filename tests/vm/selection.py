@@ -63,7 +63,7 @@ LEFT_OUT = (
     "test_hooks::test_several_hooks*cls_bpf?",
     "test_hooks::test_a_transfer*",
     "test_hooks::test_grab_at_tc_from*",
-    "test_hooks::test_frames_longer*",
+    "test_long_frames::*",
     "test_layer3::test_frames_are_those*",
     "test_layer3::test_filters_say*",
     "test_layer3::test_packets_in_several_pieces?1-*",
