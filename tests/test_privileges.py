@@ -251,13 +251,16 @@ def test_unprivileged(fake: Path) -> None:
 
 
 def test_bpf_files(fake: Path) -> None:
-    assert found(fake, "bpffs").seen == "not mounted; flows pin nothing there"
+    assert found(fake, "bpffs").seen == "not mounted; of flows only components of libxdp's dispatcher are pinned there"
     write(fake, "proc/self/mounts", "sysfs /sys sysfs rw 0 0\nblue /sys sysfs rw 0 0\n")
     assert found(fake, "bpffs").seen == (
-        "not mounted: `ip netns exec`, which names /sys after it, hides it; flows pin nothing there"
+        "not mounted: `ip netns exec`, which names /sys after it, hides it; of flows only components of libxdp's dispatcher are pinned there"
     )
     write(fake, "proc/self/mounts", "sysfs /sys sysfs rw 0 0\nbpf /sys/fs/bpf bpf rw,mode=700 0 0\n")
-    assert found(fake, "bpffs").seen == "mounted at /sys/fs/bpf; flows pin nothing there"
+    assert (
+        found(fake, "bpffs").seen
+        == "mounted at /sys/fs/bpf; of flows only components of libxdp's dispatcher are pinned there"
+    )
 
 
 @root

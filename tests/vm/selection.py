@@ -56,6 +56,7 @@ LEFT_OUT = (
     "test_filters::test_somebody_else*",
     "test_filters::test_the_socket*",
     "test_filters::test_what_a_crash_left*",
+    "test_filters::test_it_is_said*",
     "test_hooks::test_frames_in_several_pieces?[123]*",
     "test_hooks::test_frames_in_several_pieces*tc-ingress*",
     "test_hooks::test_frames_in_several_pieces*tcx?",
