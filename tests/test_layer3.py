@@ -323,6 +323,28 @@ def test_at_xdp_they_are_refused_and_it_is_said_what_to_write(device: Tun, expre
     assert error.value.errno == errno.EPROTONOSUPPORT
 
 
+def test_what_would_be_loaded_there_is_shown(network: Network, device: Tun, tmp_path: Path) -> None:
+    ffpf = str(Path(sys.executable).with_name("ffpf"))
+    shown = {}
+    for tap in ("tap0@tc-ingress", "tun7@tc-ingress", "tun9@tc-ingress"):
+        words = [
+            ffpf,
+            "compile",
+            f"(device,{tap}) -> (bpf,udp) -> (grab)",
+            "--emit",
+            "object",
+            "-o",
+            str(tmp_path / tap),
+        ]
+        subprocess.run(network.command(*words), check=True, capture_output=True)
+        shown[tap] = (tmp_path / tap).read_bytes()
+    assert shown["tap0@tc-ingress"] == shown["tun9@tc-ingress"] != shown["tun7@tc-ingress"]
+    done = subprocess.run(
+        network.command(ffpf, "compile", "(device,tun7)"), check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 4 and "packets of `tun7` have no Ethernet header at XDP" in done.stderr
+
+
 def test_what_has_a_header_of_another_kind_is_refused(device: Tun) -> None:
     device.become(IPGRE)
     try:
