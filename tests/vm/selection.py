@@ -70,8 +70,8 @@ LEFT_OUT = (
     "test_layer3::test_packets_in_several_pieces?1-*",
     "test_layer3::test_packets_in_several_pieces?20-*",
     "test_layer3::test_records_of_any_length*",
-    "test_layer3::test_tunnels?ip6tnl?",
-    "test_layer3::test_tunnels?sit?",
+    "test_tunnels::test_tunnels?ip6tnl?",
+    "test_tunnels::test_tunnels?sit?",
 )
 # What tests try that not every kernel has. Others say so themselves, and are in the matrix for it.
 FEATURES = {
