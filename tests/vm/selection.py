@@ -64,6 +64,8 @@ LEFT_OUT = (
     "test_hooks::test_several_hooks*cls_bpf?",
     "test_hooks::test_a_transfer*",
     "test_hooks::test_grab_at_tc_from*",
+    # A command of its own takes as long there as ten other tests.
+    "test_privileges::test_three_capabilities_do?tap0*",
     "test_long_frames::*",
     "test_layer3::test_frames_are_those*",
     "test_layer3::test_filters_say*",
