@@ -4,9 +4,9 @@
 
 SEC("xdp/ffpf_entry") int ffpf_entry(struct xdp_md *ctx)
 {
-	__u64 cpu;
+	__u64 cpu, length = (void *)(long)ctx->data_end - (void *)(long)ctx->data;
 
-	if (begin(&cpu))
+	if (begin(&cpu) && length <= FFPF_LONGEST_FRAME)
 		bpf_tail_call(ctx, &ffpf_links, FFPF_NEXT);
 	return XDP_PASS;
 }

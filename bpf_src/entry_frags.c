@@ -17,7 +17,7 @@ SEC("xdp.frags/ffpf_entry") int ffpf_entry(struct xdp_md *ctx)
 	scratch->copied = 0;
 	length = bpf_xdp_get_buff_len(ctx);
 	if (length > FFPF_LONGEST_FRAME)
-		return XDP_PASS; /* what is proved of a flow says nothing about such frames */
+		return XDP_PASS;
 	scratch->length = length;
 	if (here < length && here < ffpf_tap.far_reach)
 		scratch->copied = copy_reach(ctx, &ffpf_tap, cpu, length);

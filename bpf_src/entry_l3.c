@@ -17,7 +17,7 @@ SEC("tc/ffpf_entry") int ffpf_entry(struct __sk_buff *skb)
 		return -1;
 	length = ffpf_shown_bytes(skb) + skb->len - ffpf_packet_start(skb);
 	if (length > FFPF_LONGEST_FRAME)
-		return -1; /* what is proved of a flow says nothing about such frames */
+		return -1;
 	scratch->length = length;
 	scratch->copied = copy_reach(skb, &ffpf_tap, cpu, length);
 	if (!scratch->copied)

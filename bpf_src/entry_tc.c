@@ -20,7 +20,7 @@ SEC("tc/ffpf_entry") int ffpf_entry(struct __sk_buff *skb)
 	scratch->copied = 0;
 	is_tagged = skb->vlan_present;
 	if (length > FFPF_LONGEST_FRAME - TAG_BYTES)
-		return -1; /* what is proved of a flow says nothing about such frames */
+		return -1;
 	if (is_tagged || (here < length && here < ffpf_tap.far_reach)) {
 		if (is_tagged)
 			length += TAG_BYTES;

@@ -86,8 +86,11 @@ struct ffpf_scratch {
 #define FFPF_FRAME_START 2
 #define FFPF_LONGEST_REACH (FFPF_FRAME_BYTES - 4)
 
-/* The longest frame there is: 64 KiB and Ethernet's headers. At tc longer ones can be (BIG TCP): they are passed over. */
-#define FFPF_LONGEST_FRAME 0x10040
+/*
+ * The longest frame that flows see, twice what TCP hands down to be cut (GSO_MAX_SIZE): what is proved of a flow says nothing
+ * about longer ones, which are passed over.
+ */
+#define FFPF_LONGEST_FRAME 0xfffff
 
 /*
  * A flow's map: one ffpf_flow, then for each possible CPU an ffpf_cpu, its counters and its nodes' memory; then tables;

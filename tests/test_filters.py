@@ -18,8 +18,9 @@ import pytest
 
 from ffpf_bpf.errors import KernelError
 from ffpf_bpf.flow import Flow
-from ffpf_bpf.kernel import attachment, filters, guards, netlink
+from ffpf_bpf.kernel import attachment, calls, filters, guards, netlink
 from ffpf_bpf.kernel.interfaces import find
+from ffpf_bpf.kernel.maps import Descriptor
 from tests.conftest import assert_kernel_objects
 from tests.corpus.packets import ether, ipv4, udp
 from tests.foreign import TCX_NEXT, foreign
@@ -47,6 +48,23 @@ def there(interface: str = "tap0") -> list[str]:
         qdisc = asked.ingress_qdisc(index)
         names = [found.name for parent in netlink.PARENTS.values() for found in asked.filters(index, parent)]
     return ([qdisc] if qdisc else []) + names
+
+
+def test_it_is_said_what_could_not_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOBUFS, "")
+
+    program = Descriptor(calls.load_program("ffpf_probe", attachment.NEXT_PROGRAM, calls.PROG_SCHED_CLS))
+    with program, contextlib.closing(filters.attach(program, find("tap0"), "tc-ingress", "")) as attached:
+        with monkeypatch.context() as patch:
+            patch.setattr(netlink.Netlink, "filters", refuse)
+            with pytest.raises(KernelError, match="cannot ask for a filter: no buffer space available"):
+                attached.is_there()
+        assert attached.is_there()
+    with monkeypatch.context() as patch:
+        patch.setattr(netlink.Netlink, "add_filter", refuse)
+        with pytest.raises(KernelError, match="cannot attach a filter: no buffer space available"):
+            Flow.create().populate("(device,tap0@tc-ingress)").instantiate()
 
 
 def guardians() -> list[int]:

@@ -35,7 +35,7 @@ from tests.corpus.packets import ether, ipv4, packets, udp, vlan
 from tests.foreign import TCX_DROP, TCX_NEXT, TCX_PASS, foreign
 from tests.network import Network, one_cpu, two_namespaces
 from tests.segment import has_tag
-from tests.vm import matrix
+from tests.vm import guest, matrix
 
 pytestmark = pytest.mark.root
 
@@ -49,7 +49,7 @@ WAYS = [
 ]
 FRAGS = "frags"  # by programs that know frames of several buffers, also where none needs them
 frags = pytest.mark.feature("multi-buffer frames")
-IN_PIECES = [*WAYS, *(pytest.param(("xdp", way), marks=frags) for way in ("", FRAGS))]
+IN_PIECES = [*WAYS, *(pytest.param(("xdp", way), id=f"xdp {way}".strip(), marks=frags) for way in ("", FRAGS))]
 loops, atomic = pytest.mark.feature("loops of (scan)"), pytest.mark.feature("atomic operations")
 
 GRAPHS = [
@@ -83,8 +83,10 @@ def frames_that_arrive() -> list[bytes]:
 
 
 def ways_here() -> list[tuple[str, str]]:
-    """Every way to attach that this kernel has, by hook and what is forced."""
+    """Every way to attach that this kernel has, by hook and what is forced; in a virtual machine, where verifying takes
+    long, one for each hook: the programs are the same."""
     forced = ("", "cls_bpf") if attachment.has_tcx() else ("cls_bpf",)
+    forced = forced[:1] if guest.MARK in os.environ else forced
     return [("xdp", ""), *((hook, way) for hook in TC for way in forced)]
 
 
@@ -339,7 +341,7 @@ def each_sees_its_own(flows: list[Flow], frames: list[bytes], send: Callable[[li
 def test_all_programs_of_a_chain_take_several_buffers(jumbo: Network) -> None:
     """Flows join, are folded into one segment, and leave; each sees the whole frames."""
     with ExitStack() as stack:
-        ports = range(80, 90)
+        ports = range(80, 86)
         flows = [
             stack.enter_context(flow_at(jumbo, ("xdp", ""), f"(device,{{tap}}) -> (bpf,udp dst port {port}) -> (grab)"))
             for port in ports
@@ -358,43 +360,6 @@ def test_where_no_driver_takes_several_buffers_it_is_said_why(jumbo: Network) ->
     assert re.fullmatch("numerical result out of range: (veth: )?Peer MTU is too large to set XDP", tap["refusal"])
     with jumbo.enter():
         assert calls.attached_xdp(find(jumbo.tap).index)[0] == 0
-
-
-@tcx
-def test_frames_longer_than_proofs_know_are_passed_over() -> None:
-    """BIG TCP: what a policy's proof says nothing about, no flow shows."""
-    size = 20_000_000
-    with two_namespaces("bigtcp") as made, made.enter(), ExitStack() as stack:
-        for namespace, link, address in (
-            (made.inside, made.tap, "fd00::1/64"),
-            (made.outside, made.peer, "fd00::2/64"),
-        ):
-            longer = ["ip", "-n", namespace, "link", "set", link, "gso_max_size", "200000", "gro_max_size", "200000"]
-            if subprocess.run(longer, check=False, capture_output=True).returncode:
-                pytest.skip("no BIG TCP here")
-            setting = f"net.ipv6.conf.{link}.disable_ipv6=0"
-            subprocess.run(made.command("sysctl", "-qw", setting, namespace=namespace), check=True)
-            subprocess.run(["ip", "-n", namespace, "address", "add", address, "dev", link, "nodad"], check=True)
-        flow = Flow.create().populate(
-            "(device,tap0@tc-egress) -> ((bpf,len > 65600) -> (packetcount)) | (bytecount as all)"
-        )
-        stack.enter_context(flow).instantiate().activate()
-        with made.enter(made.outside):
-            server = stack.enter_context(socket.create_server(("::", 7777), family=socket.AF_INET6))
-        with socket.create_connection(("fd00::2", 7777)) as client:
-            connection, _ = server.accept()
-            pid = os.fork()
-            if pid == 0:
-                client.sendall(bytes(size))
-                os._exit(0)
-            left = size
-            while left:
-                left -= len(connection.recv(1 << 20))
-            os.waitpid(pid, 0)
-            connection.close()
-        statistics = flow.stats()
-        assert statistics.node("packetcount1").counts == {"packets": 0}
-        assert 0 < statistics.node("all").counts["bytes"] < size
 
 
 @tcx

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import base64
-import errno
 import os
 import random
 import re
 import select
 import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
-from itertools import islice
 from pathlib import Path
 
 import pytest
-from pyroute2 import WireGuard
 
-from ffpf_bpf.capture.files import CaptureFile
 from ffpf_bpf.compiler import pcap
 from ffpf_bpf.compiler.pcap import compile_filter, offline_filter
-from ffpf_bpf.errors import ExpressionError, KernelError
-from ffpf_bpf.flow import Flow
+from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.graph.predicate import Program, run
-from ffpf_bpf.kernel import interfaces
 from tests.corpus.filters import FILTERS
 from tests.corpus.packets import ether, ipv4, ipv6, packets, tcp, udp, vlan
-from tests.network import WITHIN_S, Network, ip, two_namespaces, until
+from tests.network import WITHIN_S, Network, ip, two_namespaces
 from tests.test_hooks import (
     GRAPHS,
     WAYS,
     cls_bpf,
-    each_sees_its_own,
     flow_at,
     frames_that_arrive,
     loops,
@@ -52,7 +41,6 @@ pytestmark = pytest.mark.root
 
 SEED = 768
 DLT_RAW = 12
-ETHERNET, NONE, IPGRE = 1, 65534, 778  # ARPHRD_
 # Words of filters that are about the link layer or the frame's length, which packets without a header have otherwise.
 LINK_LAYER = re.compile(
     r"\b(ether|link|vlan|len|less|greater|mpls|pppoe[ds]|arp|rarp|llc|iso|stp|broadcast|multicast|atalk|aarp|decnet|lat"
@@ -306,230 +294,9 @@ def test_a_transfer_with_large_sends() -> None:
 
 
 @pytest.mark.parametrize("is_tagged", [False, True])
-def test_frames_longer_than_proofs_know_are_passed_over(device: Tun, is_tagged: bool) -> None:
-    """65,600 bytes, the header that the packet is shown with among them."""
+def test_packets_of_more_than_64_kib(device: Tun, is_tagged: bool) -> None:
     kind = b"\x81\x00\x00\x05\x08\x00" if is_tagged else b"\x08\x00"
-    sent = [bytes(12) + kind + bytes(length - 12 - len(kind)) for length in (65_599, 65_600, 65_601, 65_700)]
+    sent = [bytes(12) + kind + bytes(length - 12 - len(kind)) for length in (65_535, 65_536, 65_601, 65_700)]
     with flow_at(device.network, ("tc-ingress", ""), "(device,{tap}) -> (grab,snaplen=20)") as flow:
         device.arrive(sent)
-        assert received_from(flow) == [(frame[:20], len(frame)) for frame in sent[:2]]
-
-
-@pytest.mark.parametrize("expression", ["(device,{tap})", "(device,{tap},monitor)", "(device,{tap}@xdp)"])
-def test_at_xdp_they_are_refused_and_it_is_said_what_to_write(device: Tun, expression: str) -> None:
-    with device.network.enter(), pytest.raises(KernelError) as error:
-        Flow.create().populate(expression.format(tap="tun7")).instantiate()
-    assert error.value.message == "packets of `tun7` have no Ethernet header at XDP"
-    assert "`tun7@tc-ingress`" in str(error.value.help) and "`tun7@tc-egress`" in str(error.value.help)
-    assert error.value.errno == errno.EPROTONOSUPPORT
-
-
-def test_what_has_a_header_of_another_kind_is_refused(device: Tun) -> None:
-    device.become(IPGRE)
-    try:
-        with device.network.enter(), pytest.raises(KernelError) as error:
-            Flow.create().populate("(device,tun7@tc-ingress)").instantiate()
-        assert error.value.message == f"packets of `tun7` have another header than Ethernet's (ARPHRD {IPGRE})"
-    finally:
-        device.become(NONE)
-
-
-def test_one_flow_at_interfaces_of_both_kinds(network: Network, device: Tun) -> None:
-    """By name and by a glob, with one ring; at XDP a glob leaves out what has no frames there, and says so."""
-    frame = ether(0x0800, ipv4(17, udp(1, 80, b"both")))
-    by_name = "(device,tap0@tc-ingress) | (device,tun7@tc-ingress) | (device,tun7@tc-egress)"
-    for taps in (by_name, "(device,t*@tc-ingress) | (device,tu*@tc-egress)"):
-        with flow_at(network, ("tc-ingress", ""), f"{taps} -> (bpf,udp port 80) -> (grab)") as flow:
-            network.send([frame])
-            device.arrive([frame])
-            device.leave([frame])
-            flow.pause(wait=True)
-            got = [packet for batch in flow.poll() for packet in batch.packets(flow.interfaces)]
-        assert sorted((packet.interface, packet.data) for packet in got) == [
-            ("tap0@tc-ingress", frame),
-            ("tun7@tc-egress", bare(frame)),
-            ("tun7@tc-ingress", bare(frame)),
-        ]
-    with network.enter(), Flow.create().populate("(device,t*)").instantiate() as flow:
-        assert [tap["tap"] for tap in flow.taps] == ["tap0"]
-        (event,) = (event for event in flow.events if event.tap == "tun7")
-        assert event.what == "refused"
-        assert "have no Ethernet header at XDP" in event.said
-
-
-def test_flows_at_a_tap_join_share_and_leave(device: Tun) -> None:
-    """Segments are rebuilt and folded for packets without a header as for frames."""
-    ports = range(80, 92)
-    sent = [bare(ether(0x0800, ipv4(17, udp(1, port, bytes([port]) * 40)))) for port in ports]
-    with ExitStack() as stack:
-        expression = "(device,{{tap}}) -> (sampler,1) -> (bpf,udp dst port {}) -> (grab)"
-        flows = [
-            stack.enter_context(flow_at(device.network, ("tc-ingress", ""), expression.format(port))) for port in ports
-        ]
-        each_sees_its_own(flows, sent, device.arrive)
-
-
-def told(flow: Flow) -> list[str]:
-    return [event.what for event in flow.events if event.what not in ("up", "down")]
-
-
-def test_an_interface_that_becomes_of_another_kind_is_another_tap(network: Network) -> None:
-    """Its packets would be taken for frames. A flow that follows joins it as what it is now."""
-    packet = ipv4(17, udp(1, 80))
-    framed = ether(0x0800, packet)
-    with (
-        two_namespaces("kinds") as made,
-        tun(made) as device,
-        made.enter(),
-        Flow.create(follow=True).populate("(device,tun7@tc-ingress) -> (grab)").instantiate().activate() as flow,
-        Flow.create().populate("(device,tun7@tc-ingress) -> (grab)").instantiate().activate() as other,
-    ):
-        device.arrive([framed])
-        device.become(ETHERNET)
-        until(lambda: told(flow) == ["gone", "attached"])
-        assert flow.events[1].said.startswith("the interface is of another kind now")
-        device.arrive([b"\x02" + bytes(11) + b"\x08\x00" + framed])  # which is how tun writes a whole frame
-        device.become(NONE)
-        until(lambda: told(flow) == ["gone", "attached"] * 2)
-        device.arrive([framed])
-        got = [packet.data for packet in islice(flow.packets(duration_s=5), 3)]
-        assert got == [bare(framed), framed, bare(framed)]
-        with pytest.raises(KernelError, match="of another kind"):
-            list(other.batches(duration_s=2))
-
-
-@pytest.mark.parametrize("kind", ["tun", "veth"])
-def test_an_interface_that_comes_back_as_another_kind(kind: str) -> None:
-    frame = ether(0x0800, ipv4(17, udp(1, 80)))
-    with two_namespaces("again") as made, ExitStack() as stack, made.enter():
-        flow = Flow.create(follow=True).populate("(device,some7@tc-ingress) -> (bpf,udp) -> (grab)").instantiate()
-        stack.enter_context(flow.activate())
-        kinds = ["tun", "veth"] if kind == "tun" else ["veth", "tun"]
-        for number, each in enumerate(kinds):
-            if each == "tun":
-                with tun(made, "some7") as device:
-                    until(lambda expected=number: told(flow).count("attached") == expected + 1)
-                    device.arrive([frame])
-            else:
-                words = ["ip", "link", "add", "some7", "type", "veth", "peer", "name", "peer7"]
-                subprocess.run(words, check=True)
-                for name in ("some7", "peer7"):
-                    subprocess.run(["ip", "link", "set", name, "up"], check=True)
-                until(lambda expected=number: told(flow).count("attached") == expected + 1)
-                with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
-                    raw.bind(("peer7", 0))
-                    raw.send(frame)
-                subprocess.run(["ip", "link", "delete", "some7"], check=True)
-            until(lambda expected=number: told(flow).count("gone") == expected + 1)
-        got = [packet.data for packet in islice(flow.packets(duration_s=5), 2)]
-        assert sorted(got) == [bare(frame), frame]
-
-
-def test_a_file_of_the_command_line_is_read_by_others(network: Network, device: Tun, tmp_path: Path) -> None:
-    """`ffpf run -w` at both hooks, read back by libpcap and by ourselves."""
-    file = tmp_path / "tun.pcapng"
-    command = [str(Path(sys.executable).with_name("ffpf")), "run", "--count", "6", "-w", str(file)]
-    expression = "(device,tun7@tc-ingress) | (device,tun7@tc-egress) -> (bpf,udp or icmp6) -> (grab)"
-    sent = [
-        bare(ether(0x0800, ipv4(17, udp(1, 80, b"first")))),
-        bare(ether(0x86DD, ipv6(17, udp(1, 53, b"second")))),
-    ]
-    process = subprocess.Popen(network.command(*command, expression), stderr=subprocess.PIPE, text=True)
-    try:
-        for _ in range(600):
-            device.arrive(sent)
-            device.leave(sent)
-            try:
-                process.wait(0.1)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-    finally:
-        process.kill()
-    with CaptureFile(str(file)) as capture:
-        got = list(capture.packets())
-    assert {packet.data for packet in got} == set(sent)
-    assert {packet.interface for packet in got} == {"tun7@tc-ingress", "tun7@tc-egress"}
-    read = subprocess.run(
-        ["tcpdump", "-nn", "-r", str(file), "udp port 53"], capture_output=True, text=True, check=True
-    )
-    assert "link-type EN10MB" in read.stderr and read.stdout.count(".53: ") == [p.data for p in got].count(sent[1])
-
-
-TUNNELS = {
-    "ipip": ("type", "ipip", "local", "10.77.0.{own}", "remote", "10.77.0.{other}"),
-    "sit": ("type", "sit", "local", "10.77.0.{own}", "remote", "10.77.0.{other}"),
-    "ip6tnl": ("type", "ip6tnl", "mode", "any", "local", "fd77::{own}", "remote", "fd77::{other}"),
-    "wireguard": ("type", "wireguard"),
-}
-
-
-@pytest.mark.feature("layer 3 tunnels")
-@pytest.mark.parametrize("kind", TUNNELS)
-def test_tunnels(kind: str) -> None:
-    """What is in them, without what carries it, at both ends."""
-    with two_namespaces("tunnels") as made:
-        ends = [(made.inside, 1, 2), (made.outside, 2, 1)]
-        for namespace, own, other in ends:
-            words = [word.format(own=own, other=other) for word in TUNNELS[kind]]
-            done = subprocess.run(
-                ["ip", "-n", namespace, "link", "add", "tnl7", *words], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                pytest.skip(f"no {kind} here: {done.stderr.strip()}")
-            version6 = kind in ("sit", "ip6tnl")
-            for device in ("tnl7", made.tap if namespace == made.inside else made.peer):
-                setting = f"net.ipv6.conf.{device}.disable_ipv6=0"
-                subprocess.run(made.command("sysctl", "-qw", setting, namespace=namespace), check=True)
-            carrier = made.tap if namespace == made.inside else made.peer
-            for device, address in (
-                (carrier, f"fd77::{own}/64"),
-                ("tnl7", f"fd78::{own}/64" if version6 else f"10.78.0.{own}/24"),
-            ):
-                subprocess.run(["ip", "-n", namespace, "address", "add", address, "dev", device], check=True)
-            subprocess.run(["ip", "-n", namespace, "link", "set", "tnl7", "up"], check=True)
-        if kind == "wireguard":
-            _join_wireguard(made)
-        time.sleep(2)  # duplicate addresses are looked for
-        address = "fd78::2" if version6 else "10.78.0.2"
-        expression = f"(device,{{tap}}) -> (bpf,{'ip6 and udp' if version6 else 'ip and udp'} dst port 7777) -> (grab)"
-        with ExitStack() as stack:
-            flows = {}
-            for namespace, hook in ((made.inside, "tc-egress"), (made.outside, "tc-ingress")):
-                end = Network(namespace, namespace, "tnl7")
-                flows[hook] = stack.enter_context(flow_at(end, (hook, ""), expression))
-            with made.enter(made.outside):
-                assert interfaces.find("tnl7").is_layer_3
-                family = socket.AF_INET6 if version6 else socket.AF_INET
-                receiver = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
-                receiver.bind(("::" if version6 else "0.0.0.0", 7777))
-                receiver.settimeout(WITHIN_S)
-            with made.enter(), socket.socket(family, socket.SOCK_DGRAM) as sender:
-                for length in (0, 1, 100, 1200):
-                    sender.sendto(b"x" * length, (address, 7777))
-                    assert receiver.recv(2000) == b"x" * length
-            head = 14 + (40 if version6 else 20) + 8
-            # Without the last two bytes of the UDP header: who sends leaves the checksum to the device. By length: each
-            # may have been seen on another CPU.
-            sent, arrived = (
-                sorted((length, data[: head - 2] + data[head:]) for data, length in received_from(flows[hook]))
-                for hook in ("tc-egress", "tc-ingress")
-            )
-        assert [length - head for length, _ in sent] == [0, 1, 100, 1200]
-        assert arrived == sent
-        assert {data[:14] for _, data in sent} == {bytes(12) + (b"\x86\xdd" if version6 else b"\x08\x00")}
-
-
-def _join_wireguard(made: Network) -> None:
-    """Each end knows the other's key, which the kernel works out."""
-    ends = ((made.inside, 7001, made.peer_address), (made.outside, 7002, made.tap_address))
-    public = []
-    for namespace, port, _ in ends:
-        private = base64.b64encode(os.urandom(32)).decode()
-        with made.enter(namespace), WireGuard() as kernel:
-            kernel.set("tnl7", private_key=private, listen_port=port)
-            public.append(kernel.info("tnl7")[0].get_attr("WGDEVICE_A_PUBLIC_KEY").decode())
-    for (namespace, port, address), key in zip(ends, reversed(public), strict=True):
-        peer = {"public_key": key, "endpoint_addr": address, "endpoint_port": 14_003 - port}
-        with made.enter(namespace), WireGuard() as kernel:
-            kernel.set("tnl7", peer={**peer, "allowed_ips": ["10.78.0.0/24"]})
+        assert received_from(flow) == [(frame[:20], len(frame)) for frame in sent]

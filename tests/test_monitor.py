@@ -52,7 +52,7 @@ def test_a_tap_is_a_monitor_port_or_it_is_not() -> None:
 
 
 def test_only_programs_of_flows_that_say_so_end_frames() -> None:
-    (tap, one, cpus), (_, other, _) = (planned_parts(definition(text.format(GRAB)))[0] for text in (MONITOR, PLAIN))
+    (tap, one, cpus, _), (_, other, *_) = (planned_parts(definition(text.format(GRAB)))[0] for text in (MONITOR, PLAIN))
     dropping = compiler.compile_segment((one,), tap, cpus)
     passing = compiler.compile_segment((other,), tap, cpus)
     with pytest.raises(FfpfError, match="`tap0` is a monitor port of some of these flows only"):

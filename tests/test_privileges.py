@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import platform
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ffpf_bpf.errors import KernelError
+from ffpf_bpf.flow import Flow
 from ffpf_bpf.kernel import attachment, calls, host, namespaces, privileges
 from ffpf_bpf.kernel.finding import Finding
 from ffpf_bpf.kernel.maps import Descriptor
-from tests.network import Network, udp
+from tests.network import Network, udp, until
 
 FFPF = str(Path(sys.executable).with_name("ffpf"))
 NOBODY = 65_534
@@ -29,7 +34,8 @@ ALL = ("bpf", "net_admin", "perfmon")
 RULE = '[[rule]]\nname = "all"\nsubjects = ["*"]\ntaps = ["*@*", "*/*@*"]\nclasses = ["*"]\n[[rule.allow]]\n'
 NODES = '(sampler,1) -> (bpf,"udp or ip6") -> (head,99) -> (histogram,size) -> (anonymise) -> (grab,snaplen=96)'
 root = pytest.mark.root
-tcx = pytest.mark.feature("tcx")
+tcx, cls_bpf = pytest.mark.feature("tcx"), pytest.mark.feature("cls_bpf")
+PR_CAPBSET_DROP, CAPABILITY_VERSION_3 = 24, 0x20080522
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +92,49 @@ def test_three_capabilities_do(network: Network, policies: Path, tap: str, way: 
     with network.enter():
         shown = ["tc", "filter", "show", "dev", "tap0", "ingress"]
         assert subprocess.run(shown, capture_output=True, text=True, check=True).stdout == ""
+
+
+def keep_three_capabilities() -> None:
+    """This process, and what it starts, has no others from here on (capabilities(7))."""
+    library = ctypes.CDLL(None, use_errno=True)
+    kept = sum(1 << bit for bit, _ in privileges.NEEDED.values())
+    for bit in range(64):
+        if not kept >> bit & 1:
+            library.prctl(PR_CAPBSET_DROP, bit, 0, 0, 0)
+    low, high = kept & 0xFFFFFFFF, kept >> 32
+    header, sets = struct.pack("Ii", CAPABILITY_VERSION_3, 0), struct.pack("6I", low, low, 0, high, high, 0)
+    assert library.capset(header, sets) == 0, os.strerror(ctypes.get_errno())
+    assert privileges.effective() == kept
+
+
+@root
+@pytest.mark.parametrize("way", [pytest.param("", marks=tcx), pytest.param("cls_bpf", marks=cls_bpf)])
+def test_three_capabilities_do_for_a_flow(network: Network, way: str) -> None:
+    """In a child, which is quick where the processor is emulated."""
+    child = os.fork()
+    if child == 0:
+        try:
+            grab_with_three_capabilities(network, way)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(255)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
+
+
+def grab_with_three_capabilities(network: Network, way: str) -> None:
+    """Ends this process; its exit code is how many of five packets, at two hooks each, were delivered."""
+    os.environ[attachment.FORCED] = way
+    taps = "(device,tap0) | (device,tap0@tc-ingress) | (device,tap0@tc-egress)"
+    nodes = '(sampler,1) -> (bpf,"udp or ip6") -> (classify,dport) -80-> (grab,snaplen=96)'
+    with suppress(ValueError):  # where it may not be raised, it is large enough, or of no account
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    with network.enter(), network.sender() as raw:
+        keep_three_capabilities()
+        with Flow.create().populate(f"{taps} -> {nodes}").instantiate().activate() as flow:
+            for _ in range(5):
+                raw.send(udp(80))
+            until(lambda: flow.stats().ledger.delivered == 10)
+        os._exit(flow.stats().ledger.delivered)  # there is no way back to the other namespace
 
 
 @root
@@ -251,13 +300,16 @@ def test_unprivileged(fake: Path) -> None:
 
 
 def test_bpf_files(fake: Path) -> None:
-    assert found(fake, "bpffs").seen == "not mounted; flows pin nothing there"
+    assert found(fake, "bpffs").seen == "not mounted; of flows only components of libxdp's dispatcher are pinned there"
     write(fake, "proc/self/mounts", "sysfs /sys sysfs rw 0 0\nblue /sys sysfs rw 0 0\n")
     assert found(fake, "bpffs").seen == (
-        "not mounted: `ip netns exec`, which names /sys after it, hides it; flows pin nothing there"
+        "not mounted: `ip netns exec`, which names /sys after it, hides it; of flows only components of libxdp's dispatcher are pinned there"
     )
     write(fake, "proc/self/mounts", "sysfs /sys sysfs rw 0 0\nbpf /sys/fs/bpf bpf rw,mode=700 0 0\n")
-    assert found(fake, "bpffs").seen == "mounted at /sys/fs/bpf; flows pin nothing there"
+    assert (
+        found(fake, "bpffs").seen
+        == "mounted at /sys/fs/bpf; of flows only components of libxdp's dispatcher are pinned there"
+    )
 
 
 @root

@@ -223,6 +223,18 @@ def test_possible_values(term: Term, values: set[int] | None) -> None:
     assert (None if found is None else set(found)) == values
 
 
+@pytest.mark.parametrize("at", [65_000, 65_280, 65_281, 65_500])
+def test_what_an_index_leads_too_far_to_be_loaded_is_not_there(at: int) -> None:
+    """As the kernel has it: of a long frame the formula says what the interpreter says."""
+    program = compile_filter(f"ether[(ether[20] & 1) * {at}] < 256")
+    frame = bytearray(65_550)
+    frame[20] = 1
+    assert bool(run(program, bytes(frame))) == (at <= 65_280)
+    with apart():
+        values = {t.length(): len(frame), t.byte(20): 1}
+        assert t.evaluate([accepts(program)], values)[0] == (at <= 65_280)
+
+
 def test_lengths_of_frames() -> None:
     assert (
         solve(t.all_of((t.negated(frame_lengths()), t.less(t.length(), t.const(14, 20)))), Clock(5)).verdict

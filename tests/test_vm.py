@@ -187,6 +187,20 @@ def test_a_skip_is_a_failure_where_the_kernel_has_the_feature() -> None:
     assert failures(report("6.6.1-cloud", tcx(Result.PASSED), tcx(Result.FAILED))) == ["tcx: test_tc::test_links: why"]
 
 
+def test_what_a_kernel_has_no_more_may_be_skipped_and_it_is_said_what_is_wanted() -> None:
+    def joins(result: Result) -> Outcome:
+        return Outcome("test_dispatcher::test_join", ("dispatcher, joined",), result, "why")
+
+    for release, lacks in (("5.10.0", "Linux 5.15 or newer"), ("6.12.1", "libxdp 1.5.5 or newer")):
+        found = report(release, joins(Result.SKIPPED))
+        assert failures(found) == []
+        assert f"skip  dispatcher, joined: {lacks}" in matrix.table([found]).splitlines()
+        assert failures(report(release, joins(Result.PASSED))) == []
+    assert failures(report("6.1.0", joins(Result.SKIPPED))) == [
+        "dispatcher, joined: test_dispatcher::test_join was skipped, and Linux has it since 5.15: why"
+    ]
+
+
 def test_a_skip_for_another_feature_is_that_ones() -> None:
     both = Outcome("test_tc::test_all", ("cls_bpf", "tcx"), Result.SKIPPED, "tcx: none")
     passed = Outcome("test_tc::test_filter", ("cls_bpf",), Result.PASSED)
@@ -217,7 +231,7 @@ def test_a_feature_without_a_test_is_no_pass_and_a_machine_without_result_a_fail
     reports = [report("6.6.1-cloud", tcx(Result.PASSED)), Report("6.1", "6.1.0-56", trouble="killed after 300 s")]
     lines = matrix.table(reports).splitlines()
     assert [line for line in lines if line.startswith("tcx")] == ["tcx                  pass 1   FAIL"]
-    assert [line for line in lines if line.startswith("dispatcher")] == ["dispatcher           no test  FAIL"]
+    assert [line for line in lines if line.startswith("dispatcher ")] == ["dispatcher           no test  FAIL"]
     assert lines[-1] == "FAIL  6.1 (6.1.0-56), all other tests: killed after 300 s"
 
 

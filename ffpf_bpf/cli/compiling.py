@@ -59,10 +59,9 @@ def _filters(definition: Definition) -> str:
 
 
 def _each_tap(definition: Definition, form: object) -> str:
-    parts = planned_parts(definition)
     texts = []
-    for tap, part, cpus in parts:
-        for generated in compiler.generate((part,), tap, cpus):
+    for tap, part, cpus, hook in planned_parts(definition):
+        for generated in compiler.generate((part,), tap, cpus, hook=hook):
             texts.append(f"; {tap}: {', '.join(generated.programs)}\n{form(generated)}")  # type: ignore[operator]
     return "\n".join(texts) + "\n"
 
@@ -71,8 +70,8 @@ def _objects(definition: Definition, output: str | None) -> None:
     if output is None or output == "-":
         raise ExpressionError("an object is not text", help="name a file: `-o flow.o`")
     several = len(definition.graph.taps) > 1
-    for tap, part, cpus in planned_parts(definition):
-        for name, compiled in compiler.compile_segment((part,), tap, cpus).items():
+    for tap, part, cpus, hook in planned_parts(definition):
+        for name, compiled in compiler.compile_segment((part,), tap, cpus, hook=hook).items():
             suffix = f".{tap.replace('/', '.')}" if several else ""
             suffix += ".deliver" if name == compiler.DELIVER_PROGRAM else ""
             _put_bytes(output + suffix, compiled.elf)

@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ffpf_bpf.graph import predicate as cbpf
-from ffpf_bpf.graph.predicate import FARTHEST_BYTE, Instruction, Program
+from ffpf_bpf.graph.predicate import FARTHEST_BYTE, LONGEST_HEADER, Instruction, Program
 
 HOPELESS = 1 << 40  # no path from here accepts
-LONGEST_HEADER = 60  # what `4*([k]&0xf)` comes to at most
 LONGEST_LOAD = 4
 UNKNOWN = -1  # X is no header length, or not the same one on all paths
 

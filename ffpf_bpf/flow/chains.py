@@ -394,10 +394,14 @@ def hook_here(name: str) -> compiler.Hook:
     return compiler.XDP_BY_WORDS if hook is compiler.XDP and probes.lacks_load_bytes() else hook
 
 
+def hook_at(interface: Interface, name: str) -> compiler.Hook:
+    """The hook of a tap at an interface: what layer 3 devices have is shown otherwise."""
+    return compiler.TC_L3 if interface.is_layer_3 else hook_here(name)
+
+
 def _attach(interface: Interface, hook: str) -> Chain:
-    """The chain of a tap, attached. Drivers that use several buffers for a large frame may want programs that know, and
-    what layer 3 devices have is shown otherwise."""
-    compiled_for = compiler.TC_L3 if interface.is_layer_3 else hook_here(tap_name(interface.name, hook))
+    """The chain of a tap, attached. Drivers that use several buffers for a large frame may want programs that know."""
+    compiled_for = hook_at(interface, tap_name(interface.name, hook))
     if compiled_for is compiler.XDP and interface.mtu > ORDINARY_MTU and probes.has_frags():
         for native in (compiler.XDP, compiler.XDP_FRAGS):
             with suppress(NotNative):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import NamedTuple
 
 from ffpf_bpf.capture.ring import ReaderPace, RingReader
-from ffpf_bpf.compiler import SegmentFlow
+from ffpf_bpf.compiler import Hook, SegmentFlow
 from ffpf_bpf.errors import KernelError, VerifierError
-from ffpf_bpf.flow.chains import CHAINS, BeforeLoad, Chain, Member
+from ffpf_bpf.flow.chains import CHAINS, BeforeLoad, Chain, Member, hook_at, hook_here
 from ffpf_bpf.flow.places import ABSENT, Happening, Place
 from ffpf_bpf.flow.statistics import Statistics, read
 from ffpf_bpf.flow.store import NodeMemory, PacketRing, Store, node_memories, reports
@@ -32,15 +33,45 @@ Spaces = Mapping[str, Namespace | None]
 CLOCK_WORD = 1  # struct ffpf_flow in 64-bit words: clock_offset_ns
 
 
-def planned_parts(definition: Definition) -> list[tuple[str, SegmentFlow, int]]:
-    """What would be compiled, for each tap, without asking the kernel about it: an interface that does not exist here
-    counts as Ethernet with frames of 1,522 bytes. Tap, part, possible CPUs."""
+class Planned(NamedTuple):
+    """What would be compiled for a tap: for how many possible CPUs, and for which form of its hook."""
+
+    tap: str
+    part: SegmentFlow
+    cpus: int
+    hook: Hook
+
+
+def planned_parts(definition: Definition) -> list[Planned]:
+    """What would be compiled, for each tap. An interface that is not here, or is named by a glob or with a namespace,
+    counts as Ethernet with frames of 1,522 bytes. Raises KernelError for one that is here and has no such tap."""
     cpus = calls.possible_cpus()
     graph = definition.graph
-    ring = size_ring(graph.snaplen or ETHERNET_FRAME_BYTES, definition.buffer_bytes)
+    found = {device.tap: _found_here(device) for device in graph.taps}
+    ring = size_ring(graph.snaplen or _longest(found.values()), definition.buffer_bytes)
     memory = lay_out(graph, cpus, index_slots=ring.slots if common_view(graph) is not None or graph.tagged else 0)
     part = SegmentFlow(graph, definition.predicates, memory, ring, 0, homes(graph, memory, 0), RingHome(0, memory))
-    return [(device.tap, part, cpus) for device in graph.taps]
+    return [
+        Planned(tap, part, cpus, hook_here(tap) if interface is None else hook_at(interface, tap))
+        for tap, interface in found.items()
+    ]
+
+
+def _found_here(device: Device) -> Interface | None:
+    if device.is_glob or device.namespace:
+        return None
+    try:
+        return _found_for(device, device.interface, None)
+    except KernelError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return None
+
+
+def _longest(found: Iterable[Interface | None]) -> int:
+    """How much a record must hold of a frame of these interfaces, in bytes, if nobody says."""
+    longest = max((interface.longest_frame for interface in found if interface is not None), default=0)
+    return min(longest or ETHERNET_FRAME_BYTES, LONGEST_SNAPLEN)
 
 
 class Grabber:
@@ -71,9 +102,14 @@ class Grabber:
         group = None if self._changes else group
         self._places: list[Place] = []
         found = self._found(graph.taps, spaces)
+<<<<<<< HEAD
         longest = max((interface.longest_frame for _, interface in found), default=ETHERNET_FRAME_BYTES)
         longest = min(longest, LONGEST_SNAPLEN)
         self.ring = size_ring(graph.snaplen or longest, definition.buffer_bytes)
+=======
+        longest = _longest(interface for _, interface in found)
+        self.ring = size_ring(graph.snaplen or longest, definition.buffer_bytes, tagged=graph.tagged)
+>>>>>>> r5
         self._definition = definition
         self._first_interface = first_interface
         self._group = group

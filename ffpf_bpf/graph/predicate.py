@@ -3,7 +3,8 @@
 The meaning is libpcap's `pcap_filter` (bpf_filter.c): a load outside the captured bytes, and a division by zero,
 end the whole program with 0. What executors disagree on is refused by `checked`: unknown codes, backward jumps,
 negative (ancillary) offsets, division by a constant 0, constant shifts of 32 and more. Shifts by X of 32 and more give
-0; an index X + k of 2^32 and more lies outside the packet.
+0; an index X + k of 2^32 and more lies outside the packet. So does, otherwise than libpcap has it, one of more than
+FARTHEST_BYTE; without an index a load there is refused.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ SIZES = {WORD: 4, HALF: 2, BYTE: 1}
 SCRATCH_CELLS = 16
 MOST_INSTRUCTIONS = 4_096
 NEGATIVE = 1 << 31
-FARTHEST_BYTE = 0xFF00  # what lies beyond cannot be loaded in the kernel (MAX_PACKET_OFF)
-LONGEST_FRAME = 0x10040  # 64 KiB and Ethernet's headers; what lies beyond is in no packet
+FARTHEST_BYTE = 0xFF00  # what begins beyond cannot be loaded in the kernel (MAX_PACKET_OFF): as if it were not there
+LONGEST_HEADER = 60  # what `4*([k]&0xf)` comes to at most
+LONGEST_FRAME = 0xF_FFFF  # twice what TCP hands down to be cut (GSO_MAX_SIZE); flows see no longer ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +126,8 @@ def _check(index: int, instruction: Instruction, count: int) -> None:
         _refuse(
             "the filter reads what is not in the packet", "direction, interface and other metadata are not supported"
         )
-    elif _loads_packet(instruction) and FARTHEST_BYTE < k + instruction.size <= LONGEST_FRAME:
-        _refuse(f"the filter reads byte {k:,} of the packet", f"at most byte {FARTHEST_BYTE:,}")
+    elif _loads_packet(instruction) and _farthest(instruction) < k + instruction.size <= LONGEST_FRAME:
+        _refuse(f"the filter reads byte {k:,} of the packet", f"at most byte {_farthest(instruction):,}")
     elif kind == ALU and not instruction.by_x:
         if instruction.operation in (DIV, MOD) and k == 0:
             _refuse("the filter divides by zero", "check its arithmetic")
@@ -137,6 +139,11 @@ def _check(index: int, instruction: Instruction, count: int) -> None:
 
 def _loads_packet(instruction: Instruction) -> bool:
     return instruction.kind in (LD, LDX) and instruction.mode in (ABS, IND, MSH)
+
+
+def _farthest(instruction: Instruction) -> int:
+    """Up to where it may load: with an index so far that none of a header's length leads beyond what can be loaded."""
+    return FARTHEST_BYTE - LONGEST_HEADER if instruction.mode == IND else FARTHEST_BYTE
 
 
 def _refuse(message: str, help: str) -> None:
@@ -208,7 +215,7 @@ class _Machine:
                 raise ValueError(f"unknown load mode {other:#x}")
 
     def _bytes(self, offset: int, size: int) -> int:
-        if offset + size > len(self.packet):
+        if offset > FARTHEST_BYTE or offset + size > len(self.packet):
             raise _Reject
         return int.from_bytes(self.packet[offset : offset + size], "big")
 

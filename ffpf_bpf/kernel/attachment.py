@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 import time
-from pathlib import Path
 from typing import Protocol
 
 from ffpf_bpf.errors import KernelError, TapBusy
@@ -135,10 +134,10 @@ def refuse_if_held(interface: Interface) -> calls.ProgramInfo | None:
                 help=f"it is not evicted: see `bpftool prog show id {info.id}`, detach it, or grab from "
                 f"`{interface.name}@tc-ingress`",
             )
-        owner = owner_of(info.map_ids).pid
-        if Path(f"/proc/{owner}").exists() or time.monotonic() > patient_until_s:
+        owner = owner_of(info.map_ids)
+        if owner.is_alive or time.monotonic() > patient_until_s:
             raise TapBusy(
-                f"process {owner} grabs from this interface already",
+                f"{owner} grabs from this interface already",
                 errno=errno.EBUSY,
                 where=where,
                 help="give that process all your flows (`ffpf run` takes several expressions), stop it, or grab from "

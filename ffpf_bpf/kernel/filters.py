@@ -50,7 +50,7 @@ class FilterAttachment:
             if error.errno in (errno.ENODEV, errno.ENXIO):
                 return False
             # A filter that cannot be asked for may well be there, with flows on it.
-            raise _explained(error) from None
+            raise _explained("ask for", error) from None
 
     def holds(self, interface: Interface) -> bool:
         return interface.index == self._filter.interface and self.is_there()
@@ -84,7 +84,7 @@ def attach(program: Descriptor, interface: Interface, hook: str, why: str) -> Fi
                 undo.pop_all()
                 return FilterAttachment(interface, found, netlink, guardian, why)
     except OSError as error:
-        raise _explained(error) from None
+        raise _explained("attach", error) from None
 
 
 def stale() -> list[Stale]:
@@ -106,7 +106,7 @@ def _clean(stale: Filter) -> None:
         with contextlib.closing(Netlink()) as netlink:
             remove(netlink, stale.interface, stale.parent, stale.name)
     except OSError as error:
-        raise _explained(error) from None
+        raise _explained("remove", error) from None
 
 
 def _add(netlink: Netlink, wanted: Filter, program: Descriptor) -> Filter:
@@ -163,9 +163,9 @@ def _remove_quietly(netlink: Netlink, interface: int, parent: int, name: str) ->
         remove(netlink, interface, parent, name)
 
 
-def _explained(error: OSError) -> KernelError:
+def _explained(what: str, error: OSError) -> KernelError:
     number = error.errno or errno.EIO
-    message = f"cannot attach a filter: {os.strerror(number).lower()}"
+    message = f"cannot {what} a filter: {os.strerror(number).lower()}"
     match number:
         case errno.EPERM | errno.EACCES:
             mend = privileges.remedy()

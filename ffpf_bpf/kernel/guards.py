@@ -29,10 +29,24 @@ class Owner:
     pid: int
     began: int
 
+    def __str__(self) -> str:
+        if not self.pid:
+            return "another process"
+        return f"process {self.pid}" + ("" if self._is_near else " of another PID namespace")
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is there. One of another PID namespace cannot be judged, so it is neither alive nor dead."""
+        return self._is_near and began(self.pid) == self.began
+
     @property
     def is_dead(self) -> bool:
-        """Whether it is not there any more. One of another PID namespace cannot be judged, so it is not."""
-        return self.pids == pid_namespace() and began(self.pid) != self.began
+        """Whether it is not there any more."""
+        return self._is_near and began(self.pid) != self.began
+
+    @property
+    def _is_near(self) -> bool:
+        return self.pids == pid_namespace()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ JIT = "proc/sys/net/core/bpf_jit_enable"
 UNPRIVILEGED = "proc/sys/kernel/unprivileged_bpf_disabled"
 LOCKDOWN = "sys/kernel/security/lockdown"
 HIDDEN = "not visible: `ip netns exec` mounts another /sys"
-NOTHING_PINNED = "flows pin nothing there"
+PINNED = "of flows only components of libxdp's dispatcher are pinned there"
 
 
 def examine(root: Path = Path("/")) -> list[Finding]:
@@ -64,7 +64,7 @@ def _bpf_files(root: Path) -> Finding:
     mounts = (root / "proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
     places = [fields[1] for line in mounts if len(fields := line.split()) > 2 and fields[2] == "bpf"]
     if places:
-        return Finding(name, True, f"mounted at {places[0]}; {NOTHING_PINNED}", needed=False)
+        return Finding(name, True, f"mounted at {places[0]}; {PINNED}", needed=False)
     sources = [fields[0] for line in mounts if (fields := line.split())[1:3] == ["/sys", "sysfs"]]
     why = "" if sources[-1:] in ([], ["sysfs"], ["none"]) else ": `ip netns exec`, which names /sys after it, hides it"
-    return Finding(name, True, f"not mounted{why}; {NOTHING_PINNED}", needed=False)
+    return Finding(name, True, f"not mounted{why}; {PINNED}", needed=False)

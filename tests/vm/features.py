@@ -19,11 +19,21 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A row: name, first Linux with it (of those tried here), and its line in `ffpf doctor`, if it has one."""
+    """A row: name, first Linux with it (of those tried here), its line in `ffpf doctor`, if it has one, and the first
+    Linux that does not have it again, unless something else than the kernel is newer: `until`, and what that is."""
 
     name: str
     since: Version
     finding: str = ""
+    until: Version | None = None
+    unless: str = ""
+
+    def is_in(self, version: Version) -> bool:
+        return version >= self.since and (self.until is None or version < self.until)
+
+    def wanted(self, version: Version) -> str:
+        """What that Linux lacks for it."""
+        return self.unless if version >= self.since else f"Linux {shown(self.since)} or newer"
 
 
 FEATURES = (
@@ -35,6 +45,8 @@ FEATURES = (
     Feature("mmapable rings", (5, 5), "mapped arrays"),
     Feature("map-of-maps wait", (4, 18), "waiting pause, map of maps"),
     Feature("dispatcher", (5, 9)),
+    Feature("dispatcher, joined", (5, 15), until=(6, 12), unless="libxdp 1.5.5 or newer"),
+    Feature("bond", (5, 9)),
     Feature("layer 3 tunnels", (5, 9)),
     Feature("copy by helper", (5, 18), "bpf_xdp_load_bytes"),
     Feature("atomic operations", (5, 12), "atomic operations"),

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from tests.vm.kernels import Kernel
 
+MARK = "FFPF_IN_VM"  # in the environment of what runs there
 RESULTS_PORT = "results"
 RESULTS = "/run/results"
 EXIT_CODE, RELEASE, JUNIT, DOCTOR = "exit-code", "release", "junit.xml", "doctor.json"
 
 SCRIPT = """
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 {mark}=1
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -48,6 +49,7 @@ exec {busybox} poweroff -f
 def script(kernel: Kernel, directory: Path, commands: Sequence[Sequence[str]], busybox: Path) -> str:
     """The guest's script: `commands` one after the other in `directory`; the last one's exit code is the guest's."""
     return SCRIPT.format(
+        mark=MARK,
         results=RESULTS,
         modules=shlex.quote(str(kernel.root / "lib/modules")),
         directory=shlex.quote(str(directory)),

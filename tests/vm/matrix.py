@@ -113,7 +113,7 @@ def cell(report: Report, feature: Feature) -> Cell:
     said = (report.findings or {}).get(feature.finding)
     if said is None:
         return replace(found, result=Result.FAILED, why=f"`ffpf doctor` says nothing of `{feature.finding}`")
-    expected = found.result is Result.PASSED if outcomes else version(report.release) >= feature.since
+    expected = found.result is Result.PASSED if outcomes else feature.is_in(version(report.release))
     if said != expected:
         whether = "works" if said else "does not work"
         return replace(found, result=Result.FAILED, why=f"`ffpf doctor` says that it {whether}, against what was found")
@@ -121,9 +121,9 @@ def cell(report: Report, feature: Feature) -> Cell:
 
 
 def _excused(outcome: Outcome, feature: Feature, release: str) -> bool:
-    """Whether a test was skipped for another feature, which this kernel is too old for."""
-    newer = {other.name for other in FEATURES if other is not feature and version(release) < other.since}
-    return outcome.result is Result.SKIPPED and not newer.isdisjoint(outcome.features)
+    """Whether a test was skipped for another feature, which this kernel does not have."""
+    lacking = {other.name for other in FEATURES if other is not feature and not other.is_in(version(release))}
+    return outcome.result is Result.SKIPPED and not lacking.isdisjoint(outcome.features)
 
 
 def _judged(outcomes: Sequence[Outcome], feature: Feature | None, release: str) -> Cell:
@@ -132,12 +132,12 @@ def _judged(outcomes: Sequence[Outcome], feature: Feature | None, release: str) 
     if failed:
         return Cell(Result.FAILED, f"{failed[0].test}: {failed[0].reason}", len(outcomes))
     skipped = [outcome for outcome in outcomes if outcome.result is Result.SKIPPED]
-    if skipped and (feature is None or version(release) >= feature.since):
+    if skipped and (feature is None or feature.is_in(version(release))):
         has = f"has it since {shown(feature.since)}" if feature else "gives no reason to"
         return Cell(Result.FAILED, f"{skipped[0].test} was skipped, and Linux {has}: {skipped[0].reason}", len(skipped))
     if skipped:
         assert feature is not None
-        return Cell(Result.SKIPPED, f"Linux {shown(feature.since)} or newer", len(skipped))
+        return Cell(Result.SKIPPED, feature.wanted(version(release)), len(skipped))
     return Cell(Result.PASSED if outcomes else Result.NONE, tests=len(outcomes))
 
 

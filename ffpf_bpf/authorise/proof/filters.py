@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.terms import Term
-from ffpf_bpf.graph.predicate import LONGEST_FRAME, Instruction, Program
+from ffpf_bpf.graph.predicate import FARTHEST_BYTE, LONGEST_FRAME, Instruction, Program
 
 MOST_PLACES = 2_048  # of an indirect load
 MOST_PAIRS = 1 << 16  # looked at to find these
@@ -48,7 +48,7 @@ def looked_up(index: Term, first: int, size: int) -> tuple[Term, Term]:
     is_there = t.FALSE
     for place in sorted(places, reverse=True):
         at = place + first
-        if at + size > LONGEST_FRAME:
+        if at > FARTHEST_BYTE:
             continue
         here = t.equal(index, t.const(place, index.width))
         found = t.ite(here, t.concat(*(t.byte(at + i) for i in range(size))), found)

@@ -267,6 +267,7 @@ class Prover:
 
     @staticmethod
     def _values(values: Mapping[Term, int], frame: bytes) -> dict[Term, int]:
-        """The values, where bytes and length of `p` are those of the frame."""
+        """The values, where bytes and length of `p` are those of the frame; those of no value are 0, as most bytes of a
+        long frame are."""
         others = {term: value for term, value in values.items() if not is_byte(term)}
-        return {**others, t.length(): len(frame), **{t.byte(at): value for at, value in enumerate(frame)}}
+        return {**others, t.length(): len(frame), **{t.byte(at): value for at, value in enumerate(frame) if value}}
