@@ -152,15 +152,11 @@ class Walk:
         return self.decided[index, row]
 
 
-def violations(
-    walk: Walk, allows: Sequence[Allow], nevers: Sequence[Never], most: int = 1 << 30
-) -> Iterator[tuple[str, Depth, bytes]]:
-    """Packets that are shown although they may not be: where, how much of them, and the packet. Of each step at most
-    `most` packets are looked at, spread over all."""
+def violations(walk: Walk, allows: Sequence[Allow], nevers: Sequence[Never]) -> Iterator[tuple[str, Depth, bytes]]:
+    """Packets that are shown although they may not be: where, how much of them, and the packet."""
     depths = showing(walk.graph)
     for index, here in walk.reached().items():
-        rows = np.flatnonzero(here)
-        for row in rows[:: -(-len(rows) // most) or 1].tolist():
+        for row in np.flatnonzero(here).tolist():
             if not wire.shown_allowed(allows, nevers, depths[index], walk.packets[row]):
                 yield walk.graph.ids[index], depths[index], walk.packets[row]
 

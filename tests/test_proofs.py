@@ -25,7 +25,7 @@ from ffpf_bpf.graph.effect import Depth
 from ffpf_bpf.graph.parser import parse
 from tests import vectors
 from tests.flows import Walk, violations
-from tests.fuzz_proofs import Case, Report, doubt, made, passes_in_kernel
+from tests.fuzz_proofs import Case, Report, claims, doubt, made, passes_in_kernel
 from tests.model import Model
 from tests.near import near
 from tests.ordinary import POLICY, PROVED, REFUTED, Proved, Refuted
@@ -77,7 +77,7 @@ def _disproved(flow: str, policy: str) -> list[str]:
     (rule,) = parse_policy(POLICY + policy + "\n", "rules.toml")
     case = Case(Pair(flow, rule), graph, compile_predicates(graph))
     report = Report()
-    return [*_shown(case, random.Random(5), 2_500, report), *_told(case, random.Random(6), 700, report)]
+    return [*_shown(case, claims(case), random.Random(5), 2_500, report), *_told(case, random.Random(6), 700, report)]
 
 
 class TestTools:

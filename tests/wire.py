@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ffpf_bpf.authorise.policy import Allow, Network, Never, PacketClass, Part
 from ffpf_bpf.graph.effect import Depth
@@ -82,6 +83,7 @@ class Seen:
         return self.ethertype == IPV6 and (self.protocol in EXTENSIONS or self.protocol == FRAGMENT)
 
 
+@lru_cache(maxsize=2)  # each answer about a frame asks for it
 def dissect(frame: bytes) -> Seen:
     """The frame as AUTHORISATION.md, "The reference dissection", sees it."""
     tags: list[int | None] = []
