@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -219,12 +220,16 @@ def test_no_filter_tells_whose_a_pseudonym_is(
         "sctp[8] = 1",
         "icmp[0] = 5 and icmp[4] = 10",
         "icmp6 and ip6[42] = 1",
+        "ip6[6] = 43 and ip6[48] = 0x20",
+        "ip6[6] = 0 and ip6[40] = 6 and ip6[41] = 0 and ip6[64:2] & 1 = 1",
     ],
 )
-def test_what_pseudonyms_leave_out_of_headers_is_not_told(filter_text: str) -> None:
-    """Checksums tell of addresses, and so do IPv4's routes, MPTCP's addresses, and the gateway of a redirect."""
+@pytest.mark.parametrize("parts", [HIDDEN_BY[Depth.ANONYMISED], {Part.ADDRESSES}], ids=["both", "addresses"])
+def test_what_pseudonyms_leave_out_of_headers_is_not_told(filter_text: str, parts: set[Part]) -> None:
+    """Checksums tell of addresses, and so do IPv4's routes, IPv6's routing headers, MPTCP's addresses, and the gateway
+    of a redirect."""
     flow = f'(device,tap0) -> (bpf,"{filter_text}") -> (anonymise) -> (grab)'
-    decision = decided(flow, [PSEUDONYMS])
+    decision = decided(flow, [replace(PSEUDONYMS, hide=frozenset(parts))])
     assert [(each.kind, each.result) for each in decision.obligations if each.result is not Result.PROVED] == [
         (Kind.INFERENCE, Result.REFUTED)
     ], decision.text()

@@ -15,7 +15,7 @@ Where AUTHORISATION.md leaves room, the reading that protects more is taken:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ffpf_bpf.authorise.policy import Allow, Network, Never, PacketClass, Part
@@ -158,14 +158,12 @@ def shown_allowed(allows: Iterable[Allow], nevers: Iterable[Never], depth: Depth
 def payload_start(frame: bytes) -> int:
     """Where its payload begins; the frame's length if it has none. No header is shorter than its fixed part: an IHL
     below 5 or a data offset below 5 do not make payload of addresses and ports."""
-    seen = dissect(frame)
+    seen, _ = _behind_extensions(dissect(frame), frame)
     start = seen.l3 + (28 if seen.ethertype in (ARP, RARP) else 0)
     if seen.is_ip:
         start = seen.l4
         if seen.protocol is None or seen.offset is None:
             start = len(frame)
-        elif seen.has_extension:
-            start = len(frame)  # behind the last extension header: nothing that is looked for here
         elif seen.offset == 0:
             start += _transport_bytes(seen, frame)
         start = max(start, seen.l3 + 20)
@@ -174,9 +172,10 @@ def payload_start(frame: bytes) -> int:
 
 def address_bytes(frame: bytes) -> set[int]:
     """Where its addresses are, those of Ethernet, IP and ARP, the hardware's in ARP too; and what tells of them: IPv4's
-    checksum and options, the checksums of transport headers, TCP's options, ICMP but for type and code."""
-    seen = dissect(frame)
-    found = set(range(12))
+    checksum and options, IPv6's extension headers but for what comes next and their length, the checksums of transport
+    headers, TCP's options, ICMP but for type and code."""
+    seen, found = _behind_extensions(dissect(frame), frame)
+    found |= set(range(12))
     match seen.ethertype:
         case 0x0800:
             found |= set(range(seen.l3 + 10, seen.l4))  # behind the header are ports
@@ -229,6 +228,26 @@ def hidden(allows: Sequence[Allow], nevers: Sequence[Never], frame: bytes, *, ps
     if Part.ADDRESSES in parts:
         places |= address_bytes(frame)
     return places
+
+
+def _behind_extensions(seen: Seen, frame: bytes) -> tuple[Seen, set[int]]:
+    """The header behind all IPv6 extension headers (RFC 8200, section 4; AH: RFC 4302, section 2), and where these say
+    more than what comes next and how long they are; fragment headers do not."""
+    contents: set[int] = set()
+    while seen.has_extension and seen.offset == 0:
+        at, offset = seen.l4, 0
+        length, flags = _number(frame, at + 1, 1) or 0, _number(frame, at + 2, 2)
+        match seen.protocol:
+            case 44:
+                size, offset = 8, None if flags is None else flags >> 3
+            case 51:
+                size = 4 * (length + 2)
+            case _:
+                size = 8 * (length + 1)
+        if seen.protocol != FRAGMENT:
+            contents |= set(range(at + 2, at + size))
+        seen = replace(seen, protocol=_number(frame, at, 1), l4=at + size, offset=offset)
+    return seen, contents
 
 
 def _transport_bytes(seen: Seen, frame: bytes) -> int:
