@@ -22,6 +22,8 @@ A line each minute, and the last one, also when interrupted, say of all pairs so
 - `refuted in the kernel`: packets of refutations that the compiled program delivered, with `--kernel`. The others are of
   flows with nodes that chance decides, or refute what a node shows that is no sink.
 - problems: what is wrong with an answer, printed when it is found.
+
+A run that ended early goes on at the seed that lies as far behind its own as there are pairs and `not a flow`.
 """
 
 from __future__ import annotations
@@ -161,7 +163,7 @@ def _doubts(
     if not decision.obligations:
         yield f"not decided: {decision.reasons}"
     for each in decision.obligations:
-        report.counts[f"{each.kind} {each.result}"] += each.kind in (Kind.CONTENT, Kind.INFERENCE)
+        report.counts[f"{each.kind} {each.result}"] += 1
         if each.result is Result.REFUTED:
             for problem in _refutation(case, each, report, kernel):
                 yield f"{each.kind} refuted, but {problem}\n    {each.evidence}"

@@ -288,6 +288,12 @@ class TestHidden:
         assert hidden(Depth.ANONYMISED, Depth.HEADERS) == payload
         assert hidden(Depth.ANONYMISED, Depth.COUNTS) == payload | addresses, "who shows the most says it"
         assert wire.hidden([Allow(EVERYTHING, Depth.COUNTS, frozenset({Part.ADDRESSES}))], (), frame) == addresses
+        one, other, both = (
+            Allow(EVERYTHING, Depth.HEADERS, frozenset(parts))
+            for parts in ({Part.ADDRESSES}, {Part.PAYLOAD}, {Part.ADDRESSES, Part.PAYLOAD})
+        )
+        assert wire.hidden([one, other], (), frame) == payload | addresses
+        assert wire.hidden([one, both], (), frame) == addresses
         never = Never(PacketClass(udp_port=((53, 53),)), Depth.ALL)
         assert wire.hidden([Allow(EVERYTHING)], (never,), frame) == payload
         never = replace(never, show=Depth.HEADERS)

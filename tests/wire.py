@@ -9,6 +9,7 @@ Where AUTHORISATION.md leaves room, the reading that protects more is taken:
 - AH behind IPv6 is an extension header and `ah`, a fragment header behind a fragment header `extension` and `other`:
   both have to be ignored;
 - a third VLAN tag holds for `vlan` even where `tags` are ignored;
+- of a packet in two allows that show as much, one of which hides payload, the other addresses, both are hidden;
 - of packets that a `never` forbids, however little it forbids to show, the payload is hidden.
 """
 
@@ -212,11 +213,9 @@ def hidden(allows: Sequence[Allow], nevers: Sequence[Never], frame: bytes, *, ps
     payload is hidden; of what may be shown with pseudonyms at most, where there are any, the addresses as well."""
     about = [allow for allow, here in zip(allows, in_allows(allows, frame), strict=True) if here]
     most = max((allow.show for allow in about), default=None)
-    parts = (
-        frozenset[Part].intersection(*(allow.hide for allow in about if allow.show is most))
-        if about
-        else {Part.PAYLOAD}
-    )
+    hides = {allow.hide for allow in about if allow.show is most}
+    least = (hide for hide in hides if not any(other < hide for other in hides))
+    parts = frozenset[Part]().union(*least) if about else frozenset({Part.PAYLOAD})
     forbidden = [never.show for never, here in zip(nevers, in_nevers(nevers, frame), strict=True) if here]
     if forbidden:
         parts |= {Part.PAYLOAD}
