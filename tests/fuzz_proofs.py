@@ -65,7 +65,7 @@ from tests.pairs import Pair, pair
 from tests.vectors import Packets, packed
 
 ALICE = Subject("alice", frozenset({"users"}), 1000)
-LIMIT_S = 20.0  # of a decision: other programs may run beside
+LIMIT_S = 60.0  # of a decision: other programs may run beside
 OTHERS = 10  # that a packet is compared with, which have other bytes where something is hidden
 BATCH = 5  # seeds that a job is given at once
 PROGRESS_S = 60.0
