@@ -317,13 +317,16 @@ def reports(pairs: int, packets: int, seed: int, kernel: bool, jobs: int) -> Ite
     batches = (range(first, first + BATCH) for first in count(seed, BATCH))
     running: set[Future[Report]] = set()
     with ProcessPoolExecutor(jobs, initializer=_ignore_interrupts) as pool:
-        while pairs > 0 or running:
-            while pairs > 0 and len(running) < 2 * jobs:
-                running.add(pool.submit(doubted, next(batches), packets, kernel))
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for report in (each.result() for each in done):
-                pairs -= report.counts["pairs"]
-                yield report
+        try:
+            while pairs > 0 or running:
+                while pairs > 0 and len(running) < 2 * jobs:
+                    running.add(pool.submit(doubted, next(batches), packets, kernel))
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for report in (each.result() for each in done):
+                    pairs -= report.counts["pairs"]
+                    yield report
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _ignore_interrupts() -> None:
