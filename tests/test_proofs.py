@@ -233,3 +233,27 @@ def test_what_pseudonyms_leave_out_of_headers_is_not_told(filter_text: str, part
     assert [(each.kind, each.result) for each in decision.obligations if each.result is not Result.PROVED] == [
         (Kind.INFERENCE, Result.REFUTED)
     ], decision.text()
+
+
+WEB_ONLY, NO_DNS = Allow(PacketClass(tcp_port=((80, 80),))), Never(PacketClass(udp_port=((53, 53),)), Depth.ALL)
+
+
+@pytest.mark.parametrize(
+    ("allows", "nevers", "accepted"),
+    [
+        ([Allow(PacketClass())], [], True),
+        ([WEB_ONLY], [], False),
+        ([Allow(PacketClass())], [NO_DNS], False),
+        ([Allow(PacketClass(udp_port=((53, 53),)), Depth.COUNTS)], [], True),
+        ([Allow(PacketClass(udp_port=((53, 53),)), Depth.COUNTS, HIDDEN_BY[Depth.COUNTS])], [], False),
+    ],
+)
+def test_payload_of_what_may_not_be_seen_is_not_counted(
+    allows: list[Allow], nevers: list[Never], accepted: bool
+) -> None:
+    """Of packets that no allow is about, that a never forbids, or that may be counted only."""
+    decision = decided('(device,tap0) -> (bpf,"udp port 53 and udp[8] & 0x80 != 0") -> (packetcount)', allows, nevers)
+    assert decision.accepted is accepted, decision.text()
+    assert {each.kind for each in decision.obligations if each.result is Result.REFUTED} == (
+        set() if accepted else {Kind.INFERENCE}
+    )
