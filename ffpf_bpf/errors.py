@@ -18,6 +18,11 @@ A class exists only where a caller would catch it apart.
 from __future__ import annotations
 
 
+def with_article(class_name: str) -> str:
+    """A node of a class, in a message: "a `snap`", "an `anonymise`"."""
+    return f"{'an' if class_name.startswith(tuple('aeio')) else 'a'} `{class_name}`"
+
+
 class FfpfError(Exception):
     """`where: what is wrong`, then `help: what to do`.
 

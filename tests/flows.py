@@ -22,7 +22,6 @@ from ffpf_bpf.graph.effect import NO_RESULT, Depth, Predicate
 from ffpf_bpf.graph.expression import Node, Role
 from ffpf_bpf.graph.graph import Case, Complement, Graph, Intersection, Leaf, Union
 from ffpf_bpf.graph.predicate import Program
-from ffpf_bpf.graph.views import views
 from tests import vectors, wire
 from tests.model import Behaviour
 from tests.vectors import Packets
@@ -47,11 +46,34 @@ def coins(graph: Graph) -> Iterator[Coins]:
 
 def showing(graph: Graph) -> dict[int, Depth]:
     """The steps that show something of what reaches them, and how much. Counting is not showing."""
-    shown = {sink: _depth([_node(graph, at) for at in view]) for sink, view in views(graph).items()}
+    shown: dict[int, Depth] = {}
+    for index, leaf in graph.leaves():
+        if leaf.node.role is Role.SINK:
+            shown[index] = max(map(_depth, ways(graph, leaf.source)))
     for index, leaf in graph.leaves():
         if isinstance(leaf.node, Scan):
             shown[index] = Depth.ALL
     return shown
+
+
+def ways(graph: Graph, step: int | None) -> Iterator[tuple[Node, ...]]:
+    """The transforms on each way from a device to a step, that step included. What all inputs of an intersection let
+    pass came by each of them."""
+    if step is None:
+        yield ()
+        return
+    match graph.steps[step]:
+        case Leaf(node=node, source=source):
+            own = (node,) if node.role is Role.TRANSFORMS else ()
+            yield from ((*before, *own) for before in ways(graph, source))
+        case Union(inputs=inputs):
+            for each in inputs:
+                yield from ways(graph, each)
+        case Intersection(inputs=inputs):
+            for several in product(*(ways(graph, each) for each in inputs)):
+                yield tuple(node for before in several for node in before)
+        case Complement(source=source) | Case(source=source):
+            yield from ways(graph, source)
 
 
 def _depth(transforms: Sequence[Node]) -> Depth:
@@ -67,12 +89,6 @@ def _depth(transforms: Sequence[Node]) -> Depth:
             case _:
                 raise TypeError(f"not a transform: {node!r}")
     return depth
-
-
-def _node(graph: Graph, index: int) -> Node:
-    step = graph.steps[index]
-    assert isinstance(step, Leaf)
-    return step.node
 
 
 @dataclass
@@ -152,15 +168,11 @@ class Walk:
         return self.decided[index, row]
 
 
-def violations(
-    walk: Walk, allows: Sequence[Allow], nevers: Sequence[Never], most: int = 1 << 30
-) -> Iterator[tuple[str, Depth, bytes]]:
-    """Packets that are shown although they may not be: where, how much of them, and the packet. Of each step at most
-    `most` packets are looked at, spread over all."""
+def violations(walk: Walk, allows: Sequence[Allow], nevers: Sequence[Never]) -> Iterator[tuple[str, Depth, bytes]]:
+    """Packets that are shown although they may not be: where, how much of them, and the packet."""
     depths = showing(walk.graph)
     for index, here in walk.reached().items():
-        rows = np.flatnonzero(here)
-        for row in rows[:: -(-len(rows) // most) or 1].tolist():
+        for row in np.flatnonzero(here).tolist():
             if not wire.shown_allowed(allows, nevers, depths[index], walk.packets[row]):
                 yield walk.graph.ids[index], depths[index], walk.packets[row]
 

@@ -5,23 +5,47 @@
 - Refuted: the packet of the refutation passes in the interpreter, in libpcap and (as root) in the kernel's program, and
   may not be shown; the two packets of an inference are equal but for what is hidden, and are told apart.
 
-    .venv/bin/python -m tests.fuzz_proofs --pairs 20000 --packets 10000 --seed 1
+    .venv/bin/python -m tests.fuzz_proofs --pairs 20000 --packets 10000 --seed 1 --jobs 2
+
+A line each minute, and the last one, also when interrupted, say of all pairs so far:
+
+- pairs: a flow and a policy, one seed each, that were decided; of `not a flow` libpcap refuses the filter, or finds that
+  it passes nothing. `accepted` and `rejected` add up to the pairs.
+- `content`, `inference` with `proved`, `refuted`, `refused`: obligations of the decisions. A pair has one about content
+  for each sink or node that shows something and each class of the policy that may forbid it, one about inference for
+  each set of hidden parts. `refused` is neither: out of time, or what a node lets pass cannot be told.
+- `inference not asked`: pairs whose time was over before.
+- `content doubted`, `inference doubted`: obligations that were proved and that packets were then tried on: each of
+  content with `--packets` of its own, of which all that reach what it is about were looked at (`packets looked at`, those
+  of all obligations); inference, of a pair whose obligations about it were all proved, with as many pairs of packets.
+- `content doubted by what came`: of these the ones that a packet reached at all.
+- `refuted in the kernel`: packets of refutations that the compiled program delivered, with `--kernel`. The others are of
+  flows with nodes that chance decides, or refute what a node shows that is no sink.
+- problems: what is wrong with an answer, printed when it is found.
+
+A run that ended early goes on at the seed that lies as far behind its own as there are pairs and `not a flow`.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import signal
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
 from types import MappingProxyType
 
 import numpy as np
 
 from ffpf_bpf.authorise import Decision, Policies, Subject, decide
 from ffpf_bpf.authorise.decision import OUT_OF_TIME, Kind, Obligation, Result
+from ffpf_bpf.authorise.policy import Never
 from ffpf_bpf.compiler import compile_predicates
 from ffpf_bpf.compiler.pcap import offline_filter
 from ffpf_bpf.errors import ExpressionError
@@ -41,11 +65,13 @@ from tests.pairs import Pair, pair
 from tests.vectors import Packets, packed
 
 ALICE = Subject("alice", frozenset({"users"}), 1000)
-MOST_LOOKED_AT = 1_500  # packets that reach one step, looked at by `wire`
-HIDING = 1_000  # pairs of packets for inference, at most
+LIMIT_S = 60.0  # of a decision: other programs may run beside
+OTHERS = 10  # that a packet is compared with, which have other bytes where something is hidden
+BATCH = 5  # seeds that a job is given at once
+PROGRESS_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Case:
     """A pair that compiles, and its parts."""
 
@@ -57,6 +83,26 @@ class Case:
     def definition(self) -> Definition:
         return Definition(self.graph, MappingProxyType(dict(self.programs)), 1 << 16)
 
+    @cached_property
+    def pseudonyms(self) -> bool:
+        """Whether a sink shows packets with pseudonyms for addresses."""
+        return Depth.ANONYMISED in showing(self.graph).values()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """That a step, which shows so much of packets, shows none that `never` forbids; without one, none but what is
+    allowed."""
+
+    step: int
+    depth: Depth
+    never: Never | None
+
+    def is_broken_by(self, case: Case, packet: bytes) -> bool:
+        if self.never:
+            return wire.may(self.never, packet)
+        return not any(allow.show >= self.depth and wire.must(allow.packets, packet) for allow in case.pair.rule.allow)
+
 
 @dataclass
 class Report:
@@ -65,8 +111,13 @@ class Report:
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
+    def add(self, other: Report) -> None:
+        self.counts += other.counts
+        self.problems += other.problems
+
     def __str__(self) -> str:
-        return "\n".join([", ".join(f"{name} {count}" for name, count in sorted(self.counts.items())), *self.problems])
+        counts = ", ".join(f"{name} {count:,}" for name, count in sorted(self.counts.items()) if name != "pairs")
+        return f"{self.counts['pairs']:,} pairs, {len(self.problems)} problems: {counts}"
 
 
 def made(seed: int) -> Case | None:
@@ -80,7 +131,16 @@ def made(seed: int) -> Case | None:
 
 
 def decided(case: Case) -> Decision:
-    return decide(case.definition, Policies((case.pair.rule,)), ALICE)
+    return decide(case.definition, Policies((case.pair.rule,)), ALICE, limit_s=LIMIT_S)
+
+
+def claims(case: Case) -> list[Claim]:
+    """What is asked about content, in the order of the decision's obligations."""
+    return [
+        Claim(step, depth, never)
+        for step, depth in showing(case.graph).items()
+        for never in (None, *(never for never in case.pair.rule.never if depth >= never.show))
+    ]
 
 
 def doubt(seed: int, packets: int, report: Report, *, kernel: bool = False) -> None:
@@ -90,26 +150,34 @@ def doubt(seed: int, packets: int, report: Report, *, kernel: bool = False) -> N
         report.counts["not a flow"] += 1
         return
     decision = decided(case)
+    report.counts.update(["pairs", "accepted" if decision.accepted else "rejected"])
     chance = random.Random(seed)
-    report.counts["accepted" if decision.accepted else "rejected"] += 1
+    problems = _doubts(case, decision, chance, packets, report, kernel)
+    report.problems += [f"seed {seed}: {problem}\n    {case.pair.text}" for problem in problems]
+
+
+def _doubts(
+    case: Case, decision: Decision, chance: random.Random, packets: int, report: Report, kernel: bool
+) -> Iterator[str]:
+    """What is wrong with the decision."""
     if not decision.obligations:
-        report.problems.append(f"seed {seed}: not decided: {decision.reasons}\n    {case.pair.text}")
-    for kind, disprove in ((Kind.CONTENT, _shown), (Kind.INFERENCE, _told)):
-        obligations = [each for each in decision.obligations if each.kind is kind]
-        results = {each.result for each in obligations}
-        for each in obligations:
-            report.counts[f"{kind} {each.result}"] += 1
-            if each.result is Result.REFUTED:
-                for problem in _refutation(case, each, kernel):
-                    report.problems.append(
-                        f"seed {seed}: {kind} refuted, but {problem}\n    {each.evidence}\n    {case.pair.text}"
-                    )
-        if not results and any(OUT_OF_TIME in each.evidence for each in decision.obligations):
-            report.counts[f"{kind} not asked, for want of time"] += 1
-            continue
-        if results <= {Result.PROVED} and not (kind is Kind.INFERENCE and _scans(case) and not decision.accepted):
-            for problem in disprove(case, chance, packets, report):
-                report.problems.append(f"seed {seed}: {kind} proved, but {problem}\n    {case.pair.text}")
+        yield f"not decided: {decision.reasons}"
+    for each in decision.obligations:
+        report.counts[f"{each.kind} {each.result}"] += 1
+        if each.result is Result.REFUTED:
+            for problem in _refutation(case, each, report, kernel):
+                yield f"{each.kind} refuted, but {problem}\n    {each.evidence}"
+    content, inference = (
+        [each for each in decision.obligations if each.kind is kind] for kind in (Kind.CONTENT, Kind.INFERENCE)
+    )
+    asked = list(zip(claims(case), content, strict=False))  # the time may be over before all are
+    assert all(f"`{case.graph.ids[claim.step]}`" in each.claim for claim, each in asked)
+    proved = [claim for claim, each in asked if each.result is Result.PROVED]
+    yield from (f"content proved, but {problem}" for problem in _shown(case, proved, chance, packets, report))
+    if not inference and any(OUT_OF_TIME in each.evidence for each in decision.obligations):
+        report.counts["inference not asked"] += 1
+    elif all(each.result is Result.PROVED for each in inference) and (decision.accepted or not _scans(case)):
+        yield from (f"inference proved, but {problem}" for problem in _told(case, chance, packets, report))
 
 
 def _scans(case: Case) -> bool:
@@ -117,28 +185,36 @@ def _scans(case: Case) -> bool:
     return any(isinstance(leaf.node, Scan) for _, leaf in case.graph.leaves())
 
 
-def _shown(case: Case, chance: random.Random, packets: int, report: Report) -> Iterator[str]:
-    """A packet that is shown although it may not be."""
-    rule = case.pair.rule
-    walk = Walk(case.graph, case.programs, _rows(case, chance, packets))
-    if any(here.any() for here in walk.reached().values()):
-        report.counts["content proved of packets that came"] += 1
-    for step, depth, packet in violations(walk, rule.allow, rule.never, MOST_LOOKED_AT):
-        yield f"{step} shows {depth.word} of {packet.hex()} ({_why(case, packet)})"
+def _shown(case: Case, claimed: Sequence[Claim], chance: random.Random, packets: int, report: Report) -> Iterator[str]:
+    """Packets that are shown although they may not be: of each claim that is broken, one."""
+    if not claimed:
         return
+    walk = Walk(case.graph, case.programs, _rows(case, chance, packets))
+    reached = walk.reached()
+    for claim in claimed:
+        rows = np.flatnonzero(reached[claim.step]).tolist()
+        report.counts["content doubted"] += 1
+        report.counts["content doubted by what came"] += bool(rows)
+        report.counts["packets looked at"] += len(rows)
+        for packet in map(walk.packets.__getitem__, rows):
+            if claim.is_broken_by(case, packet):
+                name = case.graph.ids[claim.step]
+                yield f"{name} shows {claim.depth.word} of {packet.hex()} ({_why(case, packet)})"
+                break
 
 
 def _told(case: Case, chance: random.Random, packets: int, report: Report) -> Iterator[str]:
     """Two packets that are told apart by what is hidden of both."""
     rule = case.pair.rule
-    count = min(packets, HIDING)
-    rows = _rows(case, chance, count)
-    secret = np.zeros(rows.data.shape, np.bool_)
-    for row in range(count):
-        secret[row, list(_secret(case, rows[row]))] = True
+    firsts = _rows(case, chance, -(-packets // OTHERS))
+    secret = np.zeros(firsts.data.shape, np.bool_)
+    for row in range(len(firsts)):
+        secret[row, list(_secret(case, firsts[row]))] = True
+    rows = Packets(np.repeat(firsts.data, OTHERS, 0), np.repeat(firsts.lengths, OTHERS))
     noise = changed(chance, rows, list(case.programs.values()), [each.packets for each in rule.allow])
-    others = Packets(np.where(secret, noise.data, rows.data), rows.lengths)
+    others = Packets(np.where(np.repeat(secret, OTHERS, 0), noise.data, rows.data), rows.lengths)
     differs = tell_apart(Walk(case.graph, case.programs, rows), Walk(case.graph, case.programs, others))
+    report.counts["inference doubted"] += 1
     for row in np.flatnonzero(differs).tolist():
         one, other = rows[row], others[row]
         if _alike(case, one, other) and _secret(case, one) == _secret(case, other):
@@ -147,8 +223,7 @@ def _told(case: Case, chance: random.Random, packets: int, report: Report) -> It
 
 
 def _secret(case: Case, packet: bytes) -> set[int]:
-    pseudonyms = Depth.ANONYMISED in showing(case.graph).values()
-    return wire.hidden(case.pair.rule.allow, case.pair.rule.never, packet, pseudonyms=pseudonyms)
+    return wire.hidden(case.pair.rule.allow, case.pair.rule.never, packet, pseudonyms=case.pseudonyms)
 
 
 def _alike(case: Case, one: bytes, other: bytes) -> bool:
@@ -175,7 +250,7 @@ def _why(case: Case, packet: bytes) -> str:
     return f"allowed: {allowed}, in never {forbidden}, carriers {sorted(wire.carriers(packet))}"
 
 
-def _refutation(case: Case, obligation: Obligation, kernel: bool) -> Iterator[str]:
+def _refutation(case: Case, obligation: Obligation, report: Report, kernel: bool) -> Iterator[str]:
     """What is wrong with the packets of a refutation."""
     packets = obligation.packets
     if not packets:
@@ -186,7 +261,7 @@ def _refutation(case: Case, obligation: Obligation, kernel: bool) -> Iterator[st
             if run_one(program, packet) != offline_filter(program, packet):
                 yield f"interpreter and libpcap disagree about `{text}` on {packet.hex()}"
     if obligation.kind is Kind.CONTENT:
-        yield from _content_refutation(case, packets[0], kernel)
+        yield from _content_refutation(case, packets[0], report, kernel)
     elif len(packets) != 2:
         yield f"{len(packets)} packets"
     elif not any(wire.dissect(packet).has_extension for packet in packets) and not _alike(case, *packets):
@@ -196,15 +271,18 @@ def _refutation(case: Case, obligation: Obligation, kernel: bool) -> Iterator[st
         yield f"these are not told apart: {packets[0].hex()} and {packets[1].hex()}"
 
 
-def _content_refutation(case: Case, packet: bytes, kernel: bool) -> Iterator[str]:
+def _content_refutation(case: Case, packet: bytes, report: Report, kernel: bool) -> Iterator[str]:
     rule = case.pair.rule
     walk = Walk(case.graph, case.programs, packed([packet]))
     found = list(violations(walk, rule.allow, rule.never))
     if not found:
         reached = [case.graph.ids[step] for step, here in walk.reached().items() if here.any()]
         yield f"{packet.hex()} may be shown, or is not (reached {reached}; {_why(case, packet)})"
-    elif kernel and _sinks(case) & {step for step, *_ in found} and not passes_in_kernel(case, packet):
-        yield f"the kernel's program does not pass {packet.hex()}"
+    elif kernel and _sinks(case) & {step for step, *_ in found}:
+        if passes_in_kernel(case, packet):
+            report.counts["refuted in the kernel"] += 1
+        else:
+            yield f"the kernel's program does not pass {packet.hex()}"
 
 
 def _sinks(case: Case) -> set[str]:
@@ -225,30 +303,71 @@ def passes_in_kernel(case: Case, packet: bytes) -> bool:
         return any(len(batch) for batch in flow.batches())
 
 
-def main(pairs: int, packets: int, seed: int, *, kernel: bool = False, seconds: float = float("inf")) -> Report:
-    """Doubt so many pairs, each with so many packets; the report. Ends early after `seconds`."""
+def doubted(seeds: Iterable[int], packets: int, kernel: bool) -> Report:
+    """What became of the pairs of these seeds."""
     report = Report()
-    end_s = time.monotonic() + seconds
-    for number in range(pairs):
-        before = len(report.problems)
-        doubt(seed + number, packets, report, kernel=kernel)
-        for problem in report.problems[before:]:
-            print(problem, flush=True)
-        if time.monotonic() > end_s:
-            break
+    for seed in seeds:
+        doubt(seed, packets, report, kernel=kernel)
+    return report
+
+
+def reports(pairs: int, packets: int, seed: int, kernel: bool, jobs: int) -> Iterator[Report]:
+    """Of a few seeds each, by so many processes, as they are done, until there are so many pairs. A process that crashes
+    raises BrokenProcessPool."""
+    batches = (range(first, first + BATCH) for first in count(seed, BATCH))
+    running: set[Future[Report]] = set()
+    with ProcessPoolExecutor(jobs, initializer=_ignore_interrupts) as pool:
+        try:
+            while pairs > 0 or running:
+                while pairs > 0 and len(running) < 2 * jobs:
+                    running.add(pool.submit(doubted, next(batches), packets, kernel))
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for report in (each.result() for each in done):
+                    pairs -= report.counts["pairs"]
+                    yield report
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    """Whoever waits for this process ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def main(
+    pairs: int, packets: int, seed: int, *, kernel: bool = False, jobs: int = 1, seconds: float = float("inf")
+) -> Report:
+    """Doubt so many pairs, or a few more, each with so many packets; the report, printed as it grows. Ends early after
+    `seconds`, or when interrupted."""
+    report = Report()
+    start_s = told_s = time.monotonic()
+
+    def tell() -> None:
+        print(f"{time.monotonic() - start_s:.0f} s: {report}", flush=True)
+
+    try:
+        for part in reports(pairs, packets, seed, kernel, jobs):
+            report.add(part)
+            for problem in part.problems:
+                print(problem, flush=True)
+            if time.monotonic() > told_s + PROGRESS_S:
+                told_s = time.monotonic()
+                tell()
+            if time.monotonic() > start_s + seconds:
+                break
+    except KeyboardInterrupt:
+        print("interrupted")
+    finally:
+        tell()
     return report
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("pairs", 20_000), ("packets", 10_000), ("seed", 1)):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("pairs", 20_000), ("packets", 10_000), ("seed", 1), ("jobs", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--kernel", action="store_true", help="refutations in the kernel too (root)")
     parser.add_argument("--seconds", type=float, default=float("inf"))
-    asked = parser.parse_args()
-    found = main(asked.pairs, asked.packets, asked.seed, kernel=asked.kernel, seconds=asked.seconds)
-    print(
-        ", ".join(f"{name} {count}" for name, count in sorted(found.counts.items())),
-        f"{len(found.problems)} problems",
-        sep="\n",
-    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(1 if main(**vars(parser.parse_args())).problems else 0)

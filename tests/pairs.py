@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
-from ffpf_bpf.authorise.policy import CARRIERS, HIDDEN_BY, Allow, Network, Never, PacketClass, Rule, Span
+from ffpf_bpf.authorise.policy import CARRIERS, HIDDEN_BY, Allow, Network, Never, PacketClass, Part, Rule, Span
 from ffpf_bpf.graph.effect import Depth
 
 NETS4 = ("10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.0.0.1/32", "192.168.7.0/25", "172.16.0.0/12")
@@ -32,7 +32,9 @@ class Pair:
     @property
     def text(self) -> str:
         """For a report: enough to make it again."""
-        allows = ", ".join(f"{_class_text(each.packets)} show={each.show.word}" for each in self.rule.allow)
+        allows = ", ".join(
+            f"{_class_text(each.packets)} show={each.show.word} hide={sorted(each.hide)}" for each in self.rule.allow
+        )
         nevers = ", ".join(
             f"{_class_text(each.packets)} show={each.show.word} ignore={sorted(each.ignore)}"
             for each in self.rule.never
@@ -69,8 +71,9 @@ class _Chance:
     def pair(self) -> Pair:
         self.allows = [self.allow() for _ in range(self.chance.choice((1, 1, 1, 2, 2, 3)))]
         self.nevers = [self.never() for _ in range(self.chance.choice((0, 0, 1, 1, 2)))]
-        rule = Rule("r", ("*",), ("*@*",), ("*",), tuple(self.allows), tuple(self.nevers))
-        return Pair(self.flow(), rule)
+        flow = self.flow()
+        allows = [replace(allow, hide=self.hidden()) if self.often(0.1) else allow for allow in self.allows]
+        return Pair(flow, Rule("r", ("*",), ("*@*",), ("*",), tuple(allows), tuple(self.nevers)))
 
     # Policies.
 
@@ -78,6 +81,9 @@ class _Chance:
         packets = PacketClass() if self.often(0.15) else self.packets()
         show = self.chance.choice((Depth.ALL,) * 5 + (Depth.HEADERS, Depth.HEADERS, Depth.ANONYMISED, Depth.COUNTS))
         return Allow(packets, show, HIDDEN_BY[show])
+
+    def hidden(self) -> frozenset[Part]:
+        return self.chance.choice([frozenset(), *map(frozenset, ([Part.PAYLOAD], [Part.ADDRESSES], Part))])
 
     def never(self) -> Never:
         show = self.chance.choice((Depth.ANONYMISED,) * 4 + (Depth.HEADERS, Depth.ALL))

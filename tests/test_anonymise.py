@@ -88,7 +88,7 @@ WORDS_HELP = "`(anonymise)`, `(anonymise,ports)`, or with a key of 32 hex digits
         ("(anonymise,key=)", "the key is not 32 hex digits", KEYS_HELP),
         (f"(anonymise,key={KEY.hex()}0)", "the key is not 32 hex digits", KEYS_HELP),
         ("(anonymise,key=hidden)", "the key is hidden here", KEYS_HELP),
-        ("(anonymise,,335)", "335 bytes of memory do not suit a `anonymise`", "between 336 and 1048576 bytes"),
+        ("(anonymise,,335)", "335 bytes of memory do not suit an `anonymise`", "between 336 and 1048576 bytes"),
         ("(device,a) -> ((bpf,tcp) -> (anonymise)) | (bpf,udp) -> (grab)",
          "the ways to this sink differ in what they show (`anonymise1`)",
          "put the transform behind the branches, or end each branch in a sink of its own"),
@@ -303,7 +303,7 @@ def test_on_live_traffic_each_flow_has_a_key_of_its_own_and_flows_that_share_the
             for flow in flows:
                 flow.pause(wait=True)
             found = [[data.data for batch in flow.poll() for data in batch.packets(flow.interfaces)] for flow in flows]
-            with pytest.raises(FfpfError, match="the memory of a `anonymise` is private"):
+            with pytest.raises(FfpfError, match="the memory of an `anonymise` is private"):
                 _ = flows[0].node("anonymise1").mbuf
             return found
         finally:

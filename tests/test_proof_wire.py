@@ -21,7 +21,7 @@ from ffpf_bpf.authorise.proof.wire import Wire
 from ffpf_bpf.graph.effect import Depth
 from tests import wire
 from tests.carriers import BEYOND, CARRIERS, ORDINARY
-from tests.corpus.packets import ether, ipv4, ipv6, packets, tcp
+from tests.corpus.packets import ether, ipv4, ipv6, packets, tcp, vlan
 from tests.meaning import meaning
 from tests.near import near
 from tests.pairs import _Chance
@@ -72,6 +72,18 @@ def test_what_is_ip_is_no_arp_though_its_protocol_is_not_there() -> None:
         for frame in (ether(0x0800, ipv4(6, tcp(1, 2)))[:20], ether(0x86DD, ipv6(44, bytes(8)))[:50]):
             assert find(frame) == (wire.may(never, frame),) == (False,)
         assert find(ether(0x0806, bytes(28))) == (True,)
+
+
+@pytest.mark.parametrize("ids", [(7,), (7, 8), (7, 8, 9), (7, 8, 9, 10)])
+def test_behind_two_tags_may_be_any(ids: tuple[int, ...]) -> None:
+    """Where `tags` are ignored as well: then a third tag is no carrier."""
+    payload = ipv4(6, tcp(1, 2))
+    kind = 0x0800
+    for each in reversed(ids):
+        kind, payload = 0x8100, vlan(each, kind, payload)
+    with apart():
+        find = meaning([Wire().may(Never(PacketClass(vlan=((77, 77),)), Depth.ANONYMISED, frozenset(NAMES)))])
+        assert find(ether(kind, payload)) == (len(ids) > 2,)
 
 
 def test_carriers_are_the_same() -> None:

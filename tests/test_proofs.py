@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from ffpf_bpf.graph.effect import Depth
 from ffpf_bpf.graph.parser import parse
 from tests import vectors
 from tests.flows import Walk, violations
-from tests.fuzz_proofs import Case, Report, doubt, made, passes_in_kernel
+from tests.fuzz_proofs import Case, Report, claims, doubt, made, passes_in_kernel
 from tests.model import Model
 from tests.near import near
 from tests.ordinary import POLICY, PROVED, REFUTED, Proved, Refuted
@@ -77,7 +78,7 @@ def _disproved(flow: str, policy: str) -> list[str]:
     (rule,) = parse_policy(POLICY + policy + "\n", "rules.toml")
     case = Case(Pair(flow, rule), graph, compile_predicates(graph))
     report = Report()
-    return [*_shown(case, random.Random(5), 2_500, report), *_told(case, random.Random(6), 700, report)]
+    return [*_shown(case, claims(case), random.Random(5), 2_500, report), *_told(case, random.Random(6), 700, report)]
 
 
 class TestTools:
@@ -219,12 +220,40 @@ def test_no_filter_tells_whose_a_pseudonym_is(
         "sctp[8] = 1",
         "icmp[0] = 5 and icmp[4] = 10",
         "icmp6 and ip6[42] = 1",
+        "ip6[6] = 43 and ip6[48] = 0x20",
+        "ip6[6] = 0 and ip6[40] = 6 and ip6[41] = 0 and ip6[64:2] & 1 = 1",
     ],
 )
-def test_what_pseudonyms_leave_out_of_headers_is_not_told(filter_text: str) -> None:
-    """Checksums tell of addresses, and so do IPv4's routes, MPTCP's addresses, and the gateway of a redirect."""
+@pytest.mark.parametrize("parts", [HIDDEN_BY[Depth.ANONYMISED], {Part.ADDRESSES}], ids=["both", "addresses"])
+def test_what_pseudonyms_leave_out_of_headers_is_not_told(filter_text: str, parts: set[Part]) -> None:
+    """Checksums tell of addresses, and so do IPv4's routes, IPv6's routing headers, MPTCP's addresses, and the gateway
+    of a redirect."""
     flow = f'(device,tap0) -> (bpf,"{filter_text}") -> (anonymise) -> (grab)'
-    decision = decided(flow, [PSEUDONYMS])
+    decision = decided(flow, [replace(PSEUDONYMS, hide=frozenset(parts))])
     assert [(each.kind, each.result) for each in decision.obligations if each.result is not Result.PROVED] == [
         (Kind.INFERENCE, Result.REFUTED)
     ], decision.text()
+
+
+WEB_ONLY, NO_DNS = Allow(PacketClass(tcp_port=((80, 80),))), Never(PacketClass(udp_port=((53, 53),)), Depth.ALL)
+
+
+@pytest.mark.parametrize(
+    ("allows", "nevers", "accepted"),
+    [
+        ([Allow(PacketClass())], [], True),
+        ([WEB_ONLY], [], False),
+        ([Allow(PacketClass())], [NO_DNS], False),
+        ([Allow(PacketClass(udp_port=((53, 53),)), Depth.COUNTS)], [], True),
+        ([Allow(PacketClass(udp_port=((53, 53),)), Depth.COUNTS, HIDDEN_BY[Depth.COUNTS])], [], False),
+    ],
+)
+def test_payload_of_what_may_not_be_seen_is_not_counted(
+    allows: list[Allow], nevers: list[Never], accepted: bool
+) -> None:
+    """Of packets that no allow is about, that a never forbids, or that may be counted only."""
+    decision = decided('(device,tap0) -> (bpf,"udp port 53 and udp[8] & 0x80 != 0") -> (packetcount)', allows, nevers)
+    assert decision.accepted is accepted, decision.text()
+    assert {each.kind for each in decision.obligations if each.result is Result.REFUTED} == (
+        set() if accepted else {Kind.INFERENCE}
+    )

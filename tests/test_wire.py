@@ -250,7 +250,11 @@ class TestHidden:
             (over_ip6(44, fragment6(17, udp(1, 2, b"data"))), 14 + 48 + 8),
             (over_ip6(44, fragment6(17, b"data", eighths=1)), 14 + 48),
             (ether(0x0800, ipv4(17, b"data" * 4, fragment=1)), 14 + 20),
-            (over_ip6(51, authentication(6) + WEB), len(over_ip6(51, authentication(6) + WEB))),
+            (over_ip6(51, authentication(6) + WEB), 14 + 40 + 24 + 20),
+            (over_ip6(0, extension(60, 1) + extension(17) + udp(1, 2, b"data")), 14 + 40 + 16 + 8 + 8),
+            (over_ip6(44, fragment6(60, extension(17) + udp(1, 2, b"data"))), 14 + 48 + 8 + 8),
+            (over_ip6(0, extension(44) + fragment6(17, b"data", eighths=1)), 14 + 40 + 8 + 8),
+            (over_ip6(0, extension(6) + WEB)[:60], 60),
             (ether(0x0806, arp(1)), 42),
             (ether(0x8100, vlan(7, 0x88CC, bytes(20))), 18),
             (over_ip(6, tcp(1, 2))[:40], 40),
@@ -266,6 +270,8 @@ class TestHidden:
         assert wire.address_bytes(over_ip(1, icmp(8))) == {*range(12), *range(24, 34), *range(36, 42)}
         assert wire.address_bytes(ether(0x0800, ipv4(6, WEB, fragment=1))) == {*range(12), *range(24, 34)}
         assert wire.address_bytes(ether(0x0806, arp(1))) == {*range(12), *range(22, 42)}
+        routed = over_ip6(43, extension(44) + fragment6(6, WEB))
+        assert wire.address_bytes(routed) == {*range(12), *range(22, 54), *range(56, 62), 86, 87}
         assert wire.address_bytes(ether(0x88CC, bytes(46))) == set(range(12))
 
     def test_what_allows_hide(self) -> None:
@@ -282,6 +288,12 @@ class TestHidden:
         assert hidden(Depth.ANONYMISED, Depth.HEADERS) == payload
         assert hidden(Depth.ANONYMISED, Depth.COUNTS) == payload | addresses, "who shows the most says it"
         assert wire.hidden([Allow(EVERYTHING, Depth.COUNTS, frozenset({Part.ADDRESSES}))], (), frame) == addresses
+        one, other, both = (
+            Allow(EVERYTHING, Depth.HEADERS, frozenset(parts))
+            for parts in ({Part.ADDRESSES}, {Part.PAYLOAD}, {Part.ADDRESSES, Part.PAYLOAD})
+        )
+        assert wire.hidden([one, other], (), frame) == payload | addresses
+        assert wire.hidden([one, both], (), frame) == addresses
         never = Never(PacketClass(udp_port=((53, 53),)), Depth.ALL)
         assert wire.hidden([Allow(EVERYTHING)], (never,), frame) == payload
         never = replace(never, show=Depth.HEADERS)

@@ -9,13 +9,15 @@ Where AUTHORISATION.md leaves room, the reading that protects more is taken:
 - AH behind IPv6 is an extension header and `ah`, a fragment header behind a fragment header `extension` and `other`:
   both have to be ignored;
 - a third VLAN tag holds for `vlan` even where `tags` are ignored;
+- of a packet in two allows that show as much, one of which hides payload, the other addresses, both are hidden;
 - of packets that a `never` forbids, however little it forbids to show, the payload is hidden.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from ffpf_bpf.authorise.policy import Allow, Network, Never, PacketClass, Part
 from ffpf_bpf.graph.effect import Depth
@@ -82,6 +84,7 @@ class Seen:
         return self.ethertype == IPV6 and (self.protocol in EXTENSIONS or self.protocol == FRAGMENT)
 
 
+@lru_cache(maxsize=2)  # each answer about a frame asks for it
 def dissect(frame: bytes) -> Seen:
     """The frame as AUTHORISATION.md, "The reference dissection", sees it."""
     tags: list[int | None] = []
@@ -156,14 +159,12 @@ def shown_allowed(allows: Iterable[Allow], nevers: Iterable[Never], depth: Depth
 def payload_start(frame: bytes) -> int:
     """Where its payload begins; the frame's length if it has none. No header is shorter than its fixed part: an IHL
     below 5 or a data offset below 5 do not make payload of addresses and ports."""
-    seen = dissect(frame)
+    seen, _ = _behind_extensions(dissect(frame), frame)
     start = seen.l3 + (28 if seen.ethertype in (ARP, RARP) else 0)
     if seen.is_ip:
         start = seen.l4
         if seen.protocol is None or seen.offset is None:
             start = len(frame)
-        elif seen.has_extension:
-            start = len(frame)  # behind the last extension header: nothing that is looked for here
         elif seen.offset == 0:
             start += _transport_bytes(seen, frame)
         start = max(start, seen.l3 + 20)
@@ -172,9 +173,10 @@ def payload_start(frame: bytes) -> int:
 
 def address_bytes(frame: bytes) -> set[int]:
     """Where its addresses are, those of Ethernet, IP and ARP, the hardware's in ARP too; and what tells of them: IPv4's
-    checksum and options, the checksums of transport headers, TCP's options, ICMP but for type and code."""
-    seen = dissect(frame)
-    found = set(range(12))
+    checksum and options, IPv6's extension headers but for what comes next and their length, the checksums of transport
+    headers, TCP's options, ICMP but for type and code."""
+    seen, found = _behind_extensions(dissect(frame), frame)
+    found |= set(range(12))
     match seen.ethertype:
         case 0x0800:
             found |= set(range(seen.l3 + 10, seen.l4))  # behind the header are ports
@@ -211,11 +213,9 @@ def hidden(allows: Sequence[Allow], nevers: Sequence[Never], frame: bytes, *, ps
     payload is hidden; of what may be shown with pseudonyms at most, where there are any, the addresses as well."""
     about = [allow for allow, here in zip(allows, in_allows(allows, frame), strict=True) if here]
     most = max((allow.show for allow in about), default=None)
-    parts = (
-        frozenset[Part].intersection(*(allow.hide for allow in about if allow.show is most))
-        if about
-        else {Part.PAYLOAD}
-    )
+    hides = {allow.hide for allow in about if allow.show is most}
+    least = (hide for hide in hides if not any(other < hide for other in hides))
+    parts = frozenset[Part]().union(*least) if about else frozenset({Part.PAYLOAD})
     forbidden = [never.show for never, here in zip(nevers, in_nevers(nevers, frame), strict=True) if here]
     if forbidden:
         parts |= {Part.PAYLOAD}
@@ -227,6 +227,26 @@ def hidden(allows: Sequence[Allow], nevers: Sequence[Never], frame: bytes, *, ps
     if Part.ADDRESSES in parts:
         places |= address_bytes(frame)
     return places
+
+
+def _behind_extensions(seen: Seen, frame: bytes) -> tuple[Seen, set[int]]:
+    """The header behind all IPv6 extension headers (RFC 8200, section 4; AH: RFC 4302, section 2), and where these say
+    more than what comes next and how long they are; fragment headers do not."""
+    contents: set[int] = set()
+    while seen.has_extension and seen.offset == 0:
+        at, offset = seen.l4, 0
+        length, flags = _number(frame, at + 1, 1) or 0, _number(frame, at + 2, 2)
+        match seen.protocol:
+            case 44:
+                size, offset = 8, None if flags is None else flags >> 3
+            case 51:
+                size = 4 * (length + 2)
+            case _:
+                size = 8 * (length + 1)
+        if seen.protocol != FRAGMENT:
+            contents |= set(range(at + 2, at + size))
+        seen = replace(seen, protocol=_number(frame, at, 1), l4=at + size, offset=offset)
+    return seen, contents
 
 
 def _transport_bytes(seen: Seen, frame: bytes) -> int:

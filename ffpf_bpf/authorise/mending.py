@@ -13,6 +13,7 @@ from ffpf_bpf.authorise.policy import Order, PacketClass, Rule
 from ffpf_bpf.authorise.proof.prover import Prover
 from ffpf_bpf.authorise.sentences import ordered
 from ffpf_bpf.authorise.shape import check_order, check_sampling
+from ffpf_bpf.errors import with_article
 from ffpf_bpf.graph.classes import CLASSES
 from ffpf_bpf.graph.classes.limit import Limit
 from ffpf_bpf.graph.classes.sampler import Sampler
@@ -100,7 +101,7 @@ class _Mending:
                 try:
                     kind()
                 except Exception:
-                    raise Cannot(f"wants: {ordered(order)}; a `{class_name}` needs more to be said") from None
+                    raise Cannot(f"wants: {ordered(order)}; {with_article(class_name)} needs more to be said") from None
                 return lambda name: kind(name=name), f"guard_{class_name}"
         raise Cannot(f"wants: {ordered(order)}; a sink would show more, not less")
 

@@ -231,6 +231,10 @@ class _Review:
         self._search.check_time()
         return within(self._outline(said), [self._outline(other) for other in others])
 
+    def _is_plain(self, said: Allow | Never, other: Allow | Never) -> bool:
+        """Whether no solver is needed to see that all of an allow is in the other."""
+        return isinstance(said, Allow) and self._outline(other).covers(self._outline(said))
+
     # Nevers that leave out a hook.
 
     def _elsewhere(self, rule: Rule) -> Iterator[Remark]:
@@ -299,7 +303,9 @@ class _Review:
         packet = self._example(allow)
         near = [said for said in nevers if self._may_be_within(allow, [said[1]])]
         for said in near:
-            if self._search.holds(_may(said[1]), packet) and self._is_outside_none(allow, [said]):
+            if self._is_plain(allow, said[1]) or (
+                self._search.holds(_may(said[1]), packet) and self._is_outside_none(allow, [said])
+            ):
                 return [said]
         if len(nevers) < 2 or not any(self._search.holds(_may(never), packet) for _, never in nevers):
             return []
@@ -376,6 +382,8 @@ class _Review:
         """The other that holds wherever one does, or several that do together; none if there are none."""
         if not others:
             return []
+        if plain := [(rule, other) for rule, other, _ in others if self._is_plain(said, other)]:
+            return plain[:1]
         if len(others) > 1 and self._search.packet(_outside(one, [question for *_, question in others])) is not None:
             return []
         for rule, other, question in others:

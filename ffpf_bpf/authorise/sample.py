@@ -1,5 +1,5 @@
-"""Plain packets, told by their addresses, protocol, ports and tag alone: to see quickly that one class of packets is
-not within others, before a solver is asked.
+"""What is seen of classes of packets before a solver is asked: that one is not within others, by plain packets, told by
+their addresses, protocol, ports and tag alone; and that one is within another, by their keys.
 
 Of a plain packet it is certain what class it is in, whether an allow or a never asks. So a sample that is in one class
 and in none of the others shows that these do not say the same; that there is no such sample shows nothing.
@@ -63,6 +63,22 @@ class Outline:
             return packets.untagged if sample.vlan is None else self._vlan.have(0, sample.vlan)
         return True
 
+    def covers(self, other: Outline) -> bool:
+        """Whether it is plain that each packet that must be in the other must be in this one: what holds of every key
+        of this one is said by a key of the other. If it is not plain, it may be so nevertheless."""
+        return all(any(mine.covers(key) for key in other._keys) for mine in self._keys)
+
+    @cached_property
+    def _keys(self) -> list[_Key]:
+        packets = self.packets
+        types = [*((0, each, each) for each in packets.ethertypes), *((1, each, each) for each in packets.protocols)]
+        tags = [*((0, *span) for span in packets.vlan), *([(1, 0, 0)] if packets.untagged else [])]
+        found = [_Key("port", frozenset(protocols), spans, frozenset(sides)) for protocols, spans, sides in self._ports]
+        found += [_Key("net", frozenset(), nets, frozenset(sides)) for nets, sides in self._nets]
+        found += [_Key("type", frozenset(), _Spans(types), frozenset())] if types else []
+        found += [_Key("tag", frozenset(), _Spans(tags), frozenset())] if tags else []
+        return found
+
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
         """Some that are in the class, from its ends; none if these are no plain packets."""
@@ -110,10 +126,38 @@ class _Spans:
         for number, (kind, _, last) in enumerate(found):
             same = number and found[number - 1][0] == kind
             self._lasts.append(max(last, self._lasts[-1]) if same else last)
+        self._all = found
 
     def have(self, kind: int, value: int) -> bool:
-        at = bisect_right(self._firsts, (kind, value)) - 1
-        return at >= 0 and self._firsts[at][0] == kind and value <= self._lasts[at]
+        return self._have_all(kind, value, value)
+
+    def cover(self, other: _Spans) -> bool:
+        """Whether each span of the other is in one of these."""
+        return all(self._have_all(*span) for span in other._all)
+
+    def _have_all(self, kind: int, first: int, last: int) -> bool:
+        at = bisect_right(self._firsts, (kind, first)) - 1
+        return at >= 0 and self._firsts[at][0] == kind and last <= self._lasts[at]
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A key of a class: it holds if what `name` says, of one of the `sides` of packets of these protocols, where it is
+    about some, is one of the values."""
+
+    name: str
+    protocols: frozenset[int]
+    values: _Spans
+    sides: frozenset[int]
+
+    def covers(self, other: _Key) -> bool:
+        """Whether it holds wherever the other does, as they are written."""
+        return (
+            self.name == other.name
+            and self.protocols >= other.protocols
+            and self.sides >= other.sides
+            and self.values.cover(other.values)
+        )
 
 
 def _span(net: Network) -> tuple[int, int, int]:

@@ -36,6 +36,7 @@ from ffpf_bpf.authorise.policy import (
     Rule,
 )
 from ffpf_bpf.authorise.reading import Form, read_toml
+from ffpf_bpf.errors import with_article
 from ffpf_bpf.graph.classes import CLASSES
 from ffpf_bpf.graph.classes.grab import LONGEST_SNAPLEN
 from ffpf_bpf.graph.effect import Depth
@@ -214,7 +215,7 @@ class _Rule(Table):
         for index, order in enumerate(self.order):
             if allowed.isdisjoint({order.required_class, ANY}):
                 raise mistake(
-                    f"rule `{self.name}` wants a `{order.required_class}` that its `classes` do not allow",
+                    f"rule `{self.name}` wants {with_article(order.required_class)} that its `classes` do not allow",
                     f"add `{order.required_class}` to `classes`",
                     *("order", index),
                 )

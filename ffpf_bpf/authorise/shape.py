@@ -28,6 +28,7 @@ from ffpf_bpf.authorise.proof import terms as t
 from ffpf_bpf.authorise.proof.filters import Undecided
 from ffpf_bpf.authorise.proof.prover import Prover
 from ffpf_bpf.authorise.sentences import packets
+from ffpf_bpf.errors import with_article
 from ffpf_bpf.graph.classes.bpf import Bpf
 from ffpf_bpf.graph.classes.sampler import Sampler
 from ffpf_bpf.graph.expression import Node, Role
@@ -49,9 +50,9 @@ def _remedy(order: Order) -> str:
             return f"put a filter in front of each `{order.function}` that passes nothing but {packets(one)}"
         case int(one_in):
             return f"put `(sampler,{one_in})` in front of each `{order.function}`, on every path"
-    return (
-        f"put a `{order.required}` {'in front of' if order.after else 'behind'} each `{order.function}`, on every path"
-    )
+        case str(class_name):
+            side = "in front of" if order.after else "behind"
+            return f"put {with_article(class_name)} {side} each `{order.function}`, on every path"
 
 
 def _check_order(prover: Prover, order: Order) -> Finding:

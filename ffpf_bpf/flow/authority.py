@@ -23,7 +23,7 @@ from ffpf_bpf.graph.definition import Definition
 from ffpf_bpf.graph.expression import Expression
 from ffpf_bpf.graph.parser import parse
 
-NOT_READ = "(not read)"
+NOT_READ = "(not read)"  # secrets can be left out only of a text that was read
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ffpf_bpf.errors import FfpfError
+from ffpf_bpf.errors import FfpfError, with_article
 from ffpf_bpf.flow.statistics import NodeStatistics
 from ffpf_bpf.flow.store import NodeMemory
 from ffpf_bpf.graph.expression import Node, Role
@@ -36,13 +36,13 @@ class FlowNode:
         """
         if self.memory is None or not self.node.mbuf_bytes:
             raise FfpfError(
-                f"a `{self.node.class_name}` has no memory",
+                f"{with_article(self.node.class_name)} has no memory",
                 where=self.id,
                 help="the third element gives a node memory, as in `(packetcount,,16)`",
             )
         if self.node.private:
             raise FfpfError(
-                f"the memory of a `{self.node.class_name}` is private",
+                f"the memory of {with_article(self.node.class_name)} is private",
                 where=self.id,
                 help="it would tell what the node hides",
             )

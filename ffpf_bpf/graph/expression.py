@@ -16,7 +16,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
-from ffpf_bpf.errors import ExpressionError
+from ffpf_bpf.errors import ExpressionError, with_article
 from ffpf_bpf.graph.effect import Effect, Fate, Primitive
 
 
@@ -114,7 +114,7 @@ class Node(Expression):
             object.__setattr__(self, "mbuf_bytes", self.default_mbuf_bytes)
         if not self.least_mbuf_bytes <= self.mbuf_bytes <= self.most_mbuf_bytes:
             raise ExpressionError(
-                f"{self.mbuf_bytes} bytes of memory do not suit a `{self.class_name}`",
+                f"{self.mbuf_bytes} bytes of memory do not suit {with_article(self.class_name)}",
                 where=self.where,
                 help=f"between {self.least_mbuf_bytes} and {self.most_mbuf_bytes} bytes",
             )

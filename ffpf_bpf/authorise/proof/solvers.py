@@ -180,7 +180,8 @@ class _Z3:
             return Answer(Verdict.NONE)
         if status == 0:
             return Answer(Verdict.UNKNOWN, why=why)
-        values = self._values(solver, t.variables([truth, *preferences]))
+        variables = t.variables([truth, *preferences])
+        values = self._values(solver, variables)
         kept: list[Any] = []
         clock = Clock(min(clock.left_ms, PREFERRED_MS) / 1000)
         for preference in preferences:
@@ -189,7 +190,7 @@ class _Z3:
             made = self.made(preference)
             if self._check(solver, clock.left_ms, [*kept, made])[0] > 0:
                 kept.append(made)
-                values = self._values(solver, t.variables([truth, *preferences]))
+                values = self._values(solver, variables)
         return Answer(Verdict.SOME, values)
 
     def _check(self, solver: Any, left_ms: int, assumptions: list[Any]) -> tuple[int, str]:

@@ -417,7 +417,9 @@ class Wire:
                     found.append(t.all_of((here, is_it)))
         for here, start, end in self.transports:
             if end <= start <= offset:
-                found.append(t.all_of((here, t.negated(self.is_later), self._tells_of_addresses(offset - start))))
+                tells = t.all_of((t.negated(self.is_later), self._tells_of_addresses(offset - start)))
+                # Routing headers, options and what is behind them: as payload is, since it may be one or the other.
+                found.append(t.all_of((here, t.any_of((self._extended, tells)))))
         return t.any_of(found)
 
     def _tells_of_addresses(self, distance: int) -> Term:
