@@ -102,14 +102,8 @@ class Grabber:
         group = None if self._changes else group
         self._places: list[Place] = []
         found = self._found(graph.taps, spaces)
-<<<<<<< HEAD
-        longest = max((interface.longest_frame for _, interface in found), default=ETHERNET_FRAME_BYTES)
-        longest = min(longest, LONGEST_SNAPLEN)
-        self.ring = size_ring(graph.snaplen or longest, definition.buffer_bytes)
-=======
         longest = _longest(interface for _, interface in found)
-        self.ring = size_ring(graph.snaplen or longest, definition.buffer_bytes, tagged=graph.tagged)
->>>>>>> r5
+        self.ring = size_ring(graph.snaplen or longest, definition.buffer_bytes)
         self._definition = definition
         self._first_interface = first_interface
         self._group = group
