@@ -151,7 +151,7 @@ class LoadedRival:
                 at = (cpu * records.slots + number % records.slots) * size
                 record = self._records.memory[at : at + size]
                 captured, original = (int.from_bytes(record[place : place + 4], "little") for place in (8, 12))
-                found.append((original, record[RECORD_BYTES : RECORD_BYTES + captured]))
+                found.append((original, bytes(record[RECORD_BYTES : RECORD_BYTES + captured])))
         self.drain()
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from ffpf_bpf.flow.chains import CHAINS
 from ffpf_bpf.graph.classes.bpf import Bpf
 from ffpf_bpf.graph.classes.device import Device
 from ffpf_bpf.graph.classes.grab import Grab
+from ffpf_bpf.graph.memory import CACHE_LINE
 from ffpf_bpf.kernel import calls
 from tests.network import Network, udp
 
@@ -195,6 +197,16 @@ def test_many_flows_share_segments_and_each_counts_its_own(network: Network) -> 
         for made in flows:
             made.close()
     assert counted == [0 if index == 3 else 10 for index in range(19)]
+
+
+def test_flows_lie_at_different_places_of_their_pages() -> None:
+    """Or what a packet touches of each would compete for a few lines of the CPU's cache."""
+    flows = [flow("(device,tap0) -> (packetcount as hits)") for _ in range(16)]
+    try:
+        places = [made.node("hits").mbuf.__array_interface__["data"][0] % mmap.PAGESIZE for made in flows]
+    finally:
+        Flow.close_all(flows)
+    assert len({place // CACHE_LINE for place in places}) == len(flows)
 
 
 def test_one_flow_on_two_interfaces(network: Network) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 from ffpf_bpf.capture.ring import MappedRing
 from ffpf_bpf.graph.expression import Node
 from ffpf_bpf.graph.graph import Graph
-from ffpf_bpf.graph.memory import FLOW_BYTES, MOST_READERS, Home, Memory, Ring, RingHome, table_of
-from ffpf_bpf.kernel.maps import MappedArray
+from ffpf_bpf.graph.memory import CACHE_LINE, FLOW_BYTES, MOST_READERS, Home, Memory, Ring, RingHome, table_of
+from ffpf_bpf.kernel.maps import PAGE, MappedArray
 
 _numbers = itertools.count()
+STAGGER = 3 * CACHE_LINE  # what a packet touches of most flows
 
 
 class Array(Protocol):
@@ -29,11 +30,16 @@ class Array(Protocol):
 class Store:
     """A flow's map. Whoever uses a node in it holds it: gone when the last one lets go."""
 
-    def __init__(self, memory: Memory, array: Callable[[str, int], Array] = MappedArray) -> None:
+    def __init__(self, memory: Memory, array: Callable[[str, int], Array] | None = None) -> None:
         self.number = next(_numbers)
         self.memory = memory
-        self.array = array("ffpf_flow", memory.flow_map_bytes)
+        self.array = (array or self._mapped)("ffpf_flow", memory.flow_map_bytes)
         self._holders = 1
+
+    def _mapped(self, name: str, value_bytes: int) -> MappedArray:
+        """Memory shared with the kernel, at another place of its page than the last one: in a CPU's cache what begins
+        with a page competes for the same few lines, and a packet touches the beginning of every flow."""
+        return MappedArray(name, value_bytes, start=self.number * STAGGER % PAGE)
 
     @property
     def is_closed(self) -> bool:

@@ -16,14 +16,16 @@ from ffpf_bpf.kernel import calls
 
 PAGE = mmap.PAGESIZE
 # What stands for the memory of a map that is closed: made beforehand, for closing must not want memory.
-CLOSED_MEMORY = mmap.mmap(-1, PAGE)
-CLOSED_MEMORY.close()
+CLOSED_MEMORY = memoryview(b"")
+CLOSED_MEMORY.release()
 
 _open: weakref.WeakSet[Descriptor] = weakref.WeakSet()
 
 
 class Descriptor:
     """A kernel object held by a file descriptor: gone when closed, or when this process dies."""
+
+    start = 0  # of a map's value, where its use begins
 
     def __init__(self, descriptor: int) -> None:
         self.fileno = descriptor
@@ -45,12 +47,14 @@ class Descriptor:
 
 
 class MappedArray(Descriptor):
-    """An array map of `entries` values, shared with this process as `memory` (zeroed at first)."""
+    """An array map of `entries` values, shared with this process as `memory` (zeroed at first). One value may
+    begin `start` bytes behind the beginning of its pages."""
 
-    def __init__(self, name: str, value_bytes: int, entries: int = 1) -> None:
-        super().__init__(calls.create_map(calls.MAP_ARRAY, name, 4, value_bytes, entries, calls.F_MMAPABLE))
+    def __init__(self, name: str, value_bytes: int, entries: int = 1, *, start: int = 0) -> None:
+        self.start = start
+        super().__init__(calls.create_map(calls.MAP_ARRAY, name, 4, start + value_bytes, entries, calls.F_MMAPABLE))
         try:
-            self.memory = _map_memory(self.fileno, _to_pages(value_bytes * entries))
+            self.memory = memoryview(_map_memory(self.fileno, _to_pages((start + value_bytes) * entries)))[start:]
         except BaseException:
             super().close()
             raise
@@ -59,7 +63,7 @@ class MappedArray(Descriptor):
         # Whoever still holds a view of the memory keeps the pages, and only those, until it lets go.
         memory, self.memory = self.memory, CLOSED_MEMORY
         with contextlib.suppress(BufferError):
-            memory.close()
+            memory.release()
         super().close()
 
 
@@ -119,12 +123,6 @@ class Bell(Descriptor):
     def close(self) -> None:
         self._views.close()
         super().close()
-
-
-def _closed_memory() -> mmap.mmap:
-    memory = mmap.mmap(-1, PAGE)
-    memory.close()
-    return memory
 
 
 def _to_pages(size: int) -> int:

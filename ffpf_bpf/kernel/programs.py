@@ -66,10 +66,10 @@ def bound(program: ProgramLike, bindings: Mapping[str, Binding]) -> bytes:
         if binding is None:
             raise FfpfError(f"program `{program.name}` wants a map `{relocation.symbol}` that nobody gave")
         at = relocation.at * 8
-        offset = instructions[at + 4 : at + 8]
+        offset = int.from_bytes(instructions[at + 4 : at + 8], "little") + binding.map.start if binding.by_value else 0
         instructions[at + 1] |= (PSEUDO_MAP_VALUE if binding.by_value else PSEUDO_MAP_FD) << 4
         instructions[at + 4 : at + 8] = binding.map.fileno.to_bytes(4, "little")
-        instructions[at + 12 : at + 16] = offset if binding.by_value else bytes(4)
+        instructions[at + 12 : at + 16] = offset.to_bytes(4, "little")
     for call in program.calls:
         at = call.at * 8
         instructions[at + 1] = PSEUDO_KERNEL_CALL << 4
