@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import pytest
 
 from ffpf_bpf.capture.ring import HEAD, Batch
 from ffpf_bpf.errors import ExpressionError
 from ffpf_bpf.flow import Flow
 from ffpf_bpf.flow.chains import CHAINS
+from ffpf_bpf.kernel import calls, interfaces
 from tests.network import Network, two_namespaces, udp
 
 GRAB = "(grab,snaplen=96)"
@@ -240,6 +245,90 @@ def test_a_slow_reader_does_not_hold_up_fast_ones(flows: Maker) -> None:
     assert slow.stats().ledger.ring_full == 3 * SLOTS
     assert all(flow.stats().ledger.balances for flow in (one, slow, other))
     assert len(rings()) == 2 and stored(one) == 4 * SLOTS
+
+
+WRITER = """
+import os, select, sys
+from ffpf_bpf.kernel import calls
+
+program = calls.library().bpf_prog_get_fd_by_id(int(sys.argv[1]))
+frames = [bytes([number]) * 1000 for number in range(1, 7)]
+count = 0
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0)[0]:  # until it is closed
+    for frame in frames:
+        calls.test_run(program, frame, 7)
+        count += 7
+print(count)
+"""
+
+
+@contextmanager
+def full_speed(network: Network) -> Iterator[list[int]]:
+    """The tap's program on packets of 1,000 equal bytes, of other ones each time, as fast as a CPU can, in a process of
+    its own; afterwards how many there were."""
+    program_id, _ = calls.attached_xdp(interfaces.find(network.tap).index)
+    count: list[int] = []
+    command = [sys.executable, "-c", WRITER, str(program_id)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None and writer.stdout.readline()
+        try:
+            yield count
+        finally:
+            count.append(int(writer.communicate(timeout=20)[0]))
+
+
+def torn(records: np.ndarray, *, gaps: bool = False) -> int:
+    """How many of these records are of more than one packet, or none, or, where none was left out, of another than
+    comes before the next."""
+    data = records["data"][:, :1000]
+    whole = (data == data[:, :1]).all(axis=1) & (data[:, 0] != 0)
+    whole &= (records["captured"] == 1000) & (records["original"] == 1000)
+    others = np.diff(data[:, 0].astype(int)) % 6 > 1
+    return int((~whole).sum() + (0 if gaps else others.sum()))
+
+
+@pytest.mark.parametrize("pace", ["slow", "fast"])
+@pytest.mark.parametrize("what", ["(grab,snaplen=1000)", "(classify,length) -*-> (grab,snaplen=1000)"])
+def test_no_record_is_torn_however_fast_packets_come(flows: Maker, pace: str, what: str) -> None:
+    """Readers that sleep with a batch in their hands, while the ring is written over and over."""
+    readers = [flows(what, pace=pace) for _ in range(2)]
+    got = 0
+    with full_speed(flows.network) as sent:
+        end_s = time.monotonic() + 1
+        while time.monotonic() < end_s:
+            for flow in readers:
+                for batch in flow.poll():
+                    time.sleep(0.0005)
+                    assert torn(batch.records, gaps=pace == "slow") == 0
+                    assert batch.tags is None or set(batch.results.tolist()) == {1000}
+                    got += len(batch)
+    for flow in readers:
+        while left := sum(len(batch) for batch in flow.poll()):
+            got += left
+    ledgers = [flow.stats().ledger for flow in readers]
+    assert got == sum(ledger.delivered for ledger in ledgers) > 0
+    for ledger in ledgers:
+        assert ledger.balances and ledger.seen == sent[0]
+        assert (ledger.overrun if pace == "fast" else ledger.ring_full) > 0, "it was never too slow"
+
+
+def test_what_is_overwritten_in_a_view_is_told(flows: Maker) -> None:
+    reader = flows("(grab,snaplen=1000)", pace="fast")._grabber.reader
+    spoilt = 0
+    with full_speed(flows.network):
+        end_s = time.monotonic() + 1
+        while time.monotonic() < end_s:
+            for batch in reader.poll(copy=False):
+                used = np.empty_like(batch.records)
+                for number, record in enumerate(batch.records):  # while the kernel writes
+                    used[number] = record
+                    time.sleep(0.00005)
+                gone = batch.overwritten()
+                assert torn(used[gone:]) == 0
+                spoilt += gone
+    assert spoilt > 0, "nothing was overwritten"
 
 
 def test_the_reader_is_changed_while_the_flow_runs(flows: Maker) -> None:
