@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from ffpf_bpf.kernel import calls
 from tests.network import Network, two_namespaces
-from tests.vm import features, selection
+from tests.vm import features, guest, objects, selection
 
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
@@ -25,6 +25,9 @@ EXPEDITED = Path("/sys/kernel/rcu_expedited")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what runs in the background so, and every process of the tests would be deaf to interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+objects.reuse_in_guest(Path(guest.RESULTS))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

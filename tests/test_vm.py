@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm import guest, initramfs, kernels, machine, matrix
+from tests.vm import guest, initramfs, kernels, machine, matrix, objects
 from tests.vm.features import FEATURES, version
 from tests.vm.kernels import Kernel, KernelMissing, Wanted
 from tests.vm.matrix import Outcome, Report, Result
@@ -124,10 +124,40 @@ def test_the_archive_is_aligned_and_ends() -> None:
 
 
 def test_the_guest_runs_commands_as_they_are_given(tmp_path: Path) -> None:
-    script = guest.script(KERNEL, Path("/a b"), [["true"], ["pytest", "-k", "a or b; reboot"]], Path("/bin/busybox"))
+    script = guest.script(
+        KERNEL, Path("/a b"), [["true"], ["pytest", "-k", "a or b; reboot"]], Path("/bin/busybox"), Path("/a cache")
+    )
     assert "cd '/a b'\ntrue\npytest -k 'a or b; reboot'\necho $? > /run/results/exit-code" in script
     assert "/cache/6.1/lib/modules" in script
     subprocess.run(["sh", "-n"], input=script.encode(), check=True)
+
+
+def test_what_a_guest_compiled_the_next_one_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ffpf_bpf import compiler
+
+    entry = compiler._compile_entry.__wrapped__
+    expected = entry(2, compiler.XDP)
+    known, new = tmp_path / "known", tmp_path / "new"
+    monkeypatch.setattr(compiler, "_compile_text", compiler._compile_text)
+    objects.reuse(known, new)
+    assert entry(2, compiler.XDP) == expected
+    (made,) = new.iterdir()
+    objects.keep({f"objects/{made.name}": made.read_bytes(), "junit.xml": b"", "objects/../x": b""}, known)
+    assert [path.name for path in known.iterdir()] == [made.name]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(compiler, "_compile_text", refuse)
+    objects.reuse(known, new)
+    assert entry(2, compiler.XDP) == expected
+    with pytest.raises(AssertionError, match="compiled again"):
+        entry(3, compiler.XDP)
+    objects.forget(known)
+    assert len(list(known.iterdir())) == 1
+    os.utime(known / made.name, (0, 0))
+    objects.forget(known)
+    assert list(known.iterdir()) == []
 
 
 def test_results_come_whole_or_not_at_all() -> None:

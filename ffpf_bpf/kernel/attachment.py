@@ -24,6 +24,7 @@ LONGEST_FAREWELL_S = 2.0
 TCX_TYPES = {"tc-ingress": calls.ATTACH_TCX_INGRESS, "tc-egress": calls.ATTACH_TCX_EGRESS}
 FORCED = "FFPF_TC"  # environment: `cls_bpf` attaches at tc as on kernels that have no tcx
 NO_INTERFACE = 0x7FFF_FFFF
+HIDDEN = "(hidden)"  # no program's name: those are letters, digits, `_` and `.`
 NEXT_PROGRAM = bytes.fromhex("b7000000ffffffff 9500000000000000")  # r0 = TCX_NEXT; exit
 
 
@@ -127,8 +128,11 @@ def refuse_if_held(interface: Interface) -> calls.ProgramInfo | None:
         if is_dispatcher(info):
             return info
         if info.name != ENTRY_NAME:
+            holder = f"the XDP program {described(info, mode)} of somebody else"
+            if info.name == HIDDEN:
+                holder = f"an XDP program (id {program_id}, {mode}); to see whose it is takes CAP_SYS_ADMIN"
             raise TapBusy(
-                f"the interface carries the XDP program {described(info, mode)} of somebody else",
+                f"the interface carries {holder}",
                 errno=errno.EBUSY,
                 where=where,
                 help=f"it is not evicted: see `bpftool prog show id {info.id}`, detach it, or grab from "
@@ -191,12 +195,12 @@ def _at(error: KernelError, where: str) -> KernelError:
 
 
 def _info_if_there(program_id: int) -> calls.ProgramInfo | None:
-    """What the kernel says of a program, None if it went meanwhile."""
+    """What the kernel says of a program, None if it went meanwhile; HIDDEN if it does not say."""
     try:
         return calls.program_info(program_id)
     except KernelError as error:
         if error.errno == errno.ENOENT:
             return None
         if error.errno == errno.EPERM:  # to look at programs takes CAP_SYS_ADMIN, which flows do not need
-            return calls.ProgramInfo(program_id, "(unknown)", (), 0, 0)
+            return calls.ProgramInfo(program_id, HIDDEN, (), 0, 0)
         raise

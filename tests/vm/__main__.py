@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vm import guest, initramfs, kernels, machine, matrix
+from tests.vm import guest, initramfs, kernels, machine, matrix, objects
 from tests.vm.kernels import Kernel, KernelMissing, Wanted
 from tests.vm.matrix import Report
 
@@ -60,6 +60,7 @@ def main() -> int:
     except KernelMissing as error:
         print(error, file=sys.stderr)
         return 2
+    objects.forget(kernels.cache() / objects.DIRECTORY)
     began_s = time.monotonic()
     try:
         reports = asyncio.run(_run(wanted, job))
@@ -133,8 +134,10 @@ async def _run(wanted: Sequence[Wanted], job: Job) -> list[Report]:
 
 async def _report(kernel: Kernel, job: Job) -> Report:
     began_s = time.monotonic()
-    script = guest.script(kernel, ROOT, [job.command], initramfs.BUSYBOX)
+    known = kernels.cache() / objects.DIRECTORY
+    script = guest.script(kernel, ROOT, [job.command], initramfs.BUSYBOX, known)
     ended = await machine.run(kernel, script, job.limit_s)
+    objects.keep(ended.results, known)
     _keep(kernel, ended)
     junit = ended.results.get(guest.JUNIT)
     outcomes, findings = matrix.read(junit) if junit else ((), None)
@@ -169,7 +172,8 @@ def _keep(kernel: Kernel, ended: machine.Ended) -> None:
     directory.mkdir(parents=True)
     (directory / "console.log").write_text(ended.console)
     for name, contents in ended.results.items():
-        (directory / name).write_bytes(contents)
+        if "/" not in name:
+            (directory / name).write_bytes(contents)
     owner = int(os.environ.get("SUDO_UID", "0"))
     for path in (RESULTS.parent, RESULTS, directory, *directory.iterdir()):
         if owner and path.stat().st_uid == 0:

@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.vm import objects
 from tests.vm.kernels import Kernel
 
 MARK = "FFPF_IN_VM"  # in the environment of what runs there
@@ -20,7 +21,8 @@ RESULTS = "/run/results"
 EXIT_CODE, RELEASE, JUNIT, DOCTOR = "exit-code", "release", "junit.xml", "doctor.json"
 
 SCRIPT = """
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 {mark}=1
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
+export {mark}=1 {known}={objects}
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -46,10 +48,13 @@ exec {busybox} poweroff -f
 """
 
 
-def script(kernel: Kernel, directory: Path, commands: Sequence[Sequence[str]], busybox: Path) -> str:
-    """The guest's script: `commands` one after the other in `directory`; the last one's exit code is the guest's."""
+def script(kernel: Kernel, directory: Path, commands: Sequence[Sequence[str]], busybox: Path, known: Path) -> str:
+    """The guest's script: `commands` one after the other in `directory`; the last one's exit code is the guest's. What
+    earlier guests compiled is in `known`."""
     return SCRIPT.format(
         mark=MARK,
+        known=objects.KNOWN,
+        objects=shlex.quote(str(known)),
         results=RESULTS,
         modules=shlex.quote(str(kernel.root / "lib/modules")),
         directory=shlex.quote(str(directory)),
