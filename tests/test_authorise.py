@@ -518,6 +518,43 @@ class TestRules:
         decision = decide(definition(GRAB), allowed, ALICE)
         assert (decision.rule, {obligation.rule for obligation in decision.obligations}) == ("b", {"b"})
 
+    @pytest.mark.parametrize(
+        ("keys", "accepted"),
+        [
+            ('subjects = ["*"]\ntaps = ["*"]', False),
+            ('subjects = ["*"]\ntaps = ["*"]\nclasses = ["scan"]\nallow = "everything"', False),
+            ('subjects = ["*"]\ntaps = ["eth0"]\nclasses = ["*"]\nallow = { udp_port = 53 }', False),
+            ('subjects = ["*"]\ntaps = ["eth1"]\nclasses = ["*"]\nallow = "everything"', True),
+            ('subjects = ["user:bob"]\ntaps = ["*"]', True),
+        ],
+    )
+    def test_a_never_wins_whether_or_not_its_rule_carries_the_flow(
+        self, tmp_path: Path, keys: str, accepted: bool
+    ) -> None:
+        text = rule(name='"a"') + f'[[rule]]\nname = "n"\n{keys}\nnever = {{ tcp_port = 25 }}\n'
+        found = decide(definition(GRAB), policies(tmp_path, text), ALICE)
+        assert found.accepted is accepted, found.text()
+        refuted = {each.rule for each in found.obligations if each.result is Result.REFUTED and "never" in each.claim}
+        assert refuted == (set() if accepted else {"n"})
+
+    @pytest.mark.parametrize(
+        ("keys", "accepted"),
+        [
+            ('taps = ["*"]\nallow = { tcp_port = 443 }', True),
+            ('taps = ["eth1"]\nallow = { tcp_port = 443 }', False),
+            ('taps = ["*"]\nallow = { tcp_port = 443, show = "headers" }', False),
+            ('taps = ["*"]\nlimits = { snaplen = 64 }\nallow = { tcp_port = 443 }', False),
+        ],
+    )
+    def test_allows_of_rules_that_carry_the_flow_add_up(self, tmp_path: Path, keys: str, accepted: bool) -> None:
+        head = 'subjects = ["*"]\nclasses = ["*"]\n'
+        web = f'[[rule]]\nname = "a"\n{head}taps = ["*"]\nallow = {{ tcp_port = 80 }}\n'
+        text = f'{web}[[rule]]\nname = "b"\n{head}{keys}\n'
+        flow = '(device,eth0) -> (bpf,"tcp port 80 or tcp port 443") -> (grab,snaplen=96)'
+        found = decide(definition(flow), policies(tmp_path, text), ALICE)
+        assert found.accepted is accepted, found.text()
+        assert found.rule == ("a + b" if accepted else "")
+
     def test_root_needs_a_rule_where_there_are_policies(self, tmp_path: Path) -> None:
         assert not decide(definition(GRAB), read_policies(tmp_path), ROOT).accepted
         assert not decide(definition(GRAB), policies(tmp_path, rule(subjects='["user:alice"]')), ROOT).accepted
