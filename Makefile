@@ -87,6 +87,12 @@ check-tests:
 	$(SAY) pytest 'tests that need no root, but for slow ones'
 	@$(VENV)/bin/pytest -q -n 2 -m 'not root and not slow'
 
+.PHONY: check-vagrant
+check-vagrant: PACKAGES += vagrant
+check-vagrant: build
+	$(SAY) vagrant 'validate'
+	@$(VENV)/bin/pytest -q -k vagrant tests/test_make.py
+
 .PHONY: bench
 bench: build ## run the benchmarks (root)
 	$(SAY) bench benchmarks.all

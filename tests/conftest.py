@@ -73,9 +73,12 @@ def kernel_before() -> Counter[str]:
     return kernel_objects()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def short_grace_periods() -> Iterator[None]:
-    """The kernel hurries with grace periods, for which root tests would wait half of their time."""
+    """The kernel hurries with grace periods, for tests that would wait for them most of their time.
+
+    Not for tests that pause a flow right after packets were sent: those still on their way would come too late.
+    """
     if not os.access(EXPEDITED, os.W_OK):
         yield
         return
@@ -91,7 +94,6 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     if not request.node.get_closest_marker("root"):
         yield
         return
-    request.getfixturevalue("short_grace_periods")
     before = request.getfixturevalue("kernel_before")
     yield
     assert_kernel_objects(before)

@@ -133,6 +133,7 @@ HEADINGS = {"authorise": ["decision", "in", "process", "sandbox", "goal", "met",
 
 @pytest.mark.root
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("short_grace_periods")
 def test_each_benchmark_fills_its_table() -> None:
     """Two at a time: they wait much, and are not judged."""
     with ThreadPoolExecutor(2) as pool:

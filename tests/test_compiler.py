@@ -41,7 +41,7 @@ from tests.model import Model
 from tests.segment import has_tag, loaded
 from tests.vm import features
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("short_grace_periods")]
 
 SEED = 4004
 PACKETS_PER_FILTER = 230

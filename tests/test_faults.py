@@ -22,7 +22,7 @@ from tests import faults
 from tests.faults import POINTS, REFUSALS, Interceptor, Stage, calls_of, life
 from tests.network import Network
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("short_grace_periods")]
 
 WAYS = [
     pytest.param("xdp", id="xdp"),

@@ -36,7 +36,7 @@ def test_every_documented_target_can_be_planned() -> None:
 
 
 def test_demo_and_test_set_up_all_they_need() -> None:
-    for target in ("demo", "test", "test-vm", "check", "bench"):
+    for target in ("demo", "test", "test-vm", "check", "check-vagrant", "bench"):
         planned = make("-n", "--always-make", target)
         for step in ("dpkg-query", "venv --system-site-packages", "install", "-emit-llvm"):
             assert step in planned, f"{target} without {step}"
@@ -61,6 +61,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     assert re.findall(r"^run (.*)$", script, re.MULTILINE) == [
         "make check-code",
+        "make check-vagrant",
         "make test",
         "make test-vm KERNELS=5.10",
         "make demo",
