@@ -144,7 +144,7 @@ class TestKeys:
             ('(bpf,"")', True),
             ('(bpf,"ether[0] >= 0")', True),
             ('(bpf,"ip or not ip")', True),
-            ('(bpf,"")(bpf,"less 100000")', True),
+            ('(bpf,"")(bpf,"less 2000000")', True),
             ("(bpf,ip)", False),
             ('(bpf,"")(bpf,ip)', False),
             ('(bpf,"greater 15")', False),
