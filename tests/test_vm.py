@@ -129,6 +129,7 @@ def test_the_guest_runs_commands_as_they_are_given(tmp_path: Path) -> None:
     )
     assert "cd '/a b'\ntrue\npytest -k 'a or b; reboot'\necho $? > /run/results/exit-code" in script
     assert "/cache/6.1/lib/modules" in script
+    assert script.split("\n")[1] == f"echo '{guest.BEGUN}'"
     subprocess.run(["sh", "-n"], input=script.encode(), check=True)
 
 
@@ -171,6 +172,7 @@ def test_results_come_whole_or_not_at_all() -> None:
     assert guest.results(b"") == {}
     assert machine.Ended(guest.results(stream.getvalue()), "", False).exit_code == 1
     assert machine.Ended({}, "", True).exit_code is None
+    assert not machine.Ended({}, "Kernel panic - not syncing", False).booted
 
 
 JUNIT = """<testsuites><testsuite>

@@ -137,6 +137,10 @@ async def _report(kernel: Kernel, job: Job) -> Report:
     known = kernels.cache() / objects.DIRECTORY
     script = guest.script(kernel, ROOT, [job.command], initramfs.BUSYBOX, known)
     ended = await machine.run(kernel, script, job.limit_s)
+    if not ended.booted and not ended.hung:
+        # Emulated processors now and then do not follow a kernel that patches itself while it boots.
+        print(f"{kernel.name} ({kernel.release}): did not boot, so once more", flush=True)
+        ended = await machine.run(kernel, script, job.limit_s)
     objects.keep(ended.results, known)
     _keep(kernel, ended)
     junit = ended.results.get(guest.JUNIT)

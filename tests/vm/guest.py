@@ -20,7 +20,10 @@ RESULTS_PORT = "results"
 RESULTS = "/run/results"
 EXIT_CODE, RELEASE, JUNIT, DOCTOR = "exit-code", "release", "junit.xml", "doctor.json"
 
+BEGUN = "ffpf-vm: begun"
+
 SCRIPT = """
+echo {begun}
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
 export {mark}=1 {known}={objects}
 mount -t proc proc /proc
@@ -52,6 +55,7 @@ def script(kernel: Kernel, directory: Path, commands: Sequence[Sequence[str]], b
     """The guest's script: `commands` one after the other in `directory`; the last one's exit code is the guest's. What
     earlier guests compiled is in `known`."""
     return SCRIPT.format(
+        begun=shlex.quote(BEGUN),
         mark=MARK,
         known=objects.KNOWN,
         objects=shlex.quote(str(known)),

@@ -44,6 +44,11 @@ class Ended:
     hung: bool
 
     @property
+    def booted(self) -> bool:
+        """Whether its script began."""
+        return guest.BEGUN in self.console
+
+    @property
     def exit_code(self) -> int | None:
         """The guest's; None if it did not come so far."""
         return int(self.results[guest.EXIT_CODE]) if guest.EXIT_CODE in self.results else None
