@@ -176,7 +176,7 @@ def loaded(
     parts = []
     for number, graph in enumerate(graphs):
         ring = size_ring(graph.snaplen or snaplen, 1 << 16)
-        memory = lay_out(graph, cpus, index_slots=ring.slots if graph.tagged else 0)
+        memory = lay_out(graph, cpus, slots=ring.slots)
         at_home = homes(graph, memory, number)
         predicates = compiler.compile_predicates(graph)
         parts.append(SegmentFlow(graph, predicates, memory, ring, number, at_home, RingHome(number, memory)))

@@ -64,7 +64,7 @@ def parts_of(*expressions: str | Expression, cpus: int = 2) -> tuple[SegmentFlow
     for number, expression in enumerate(expressions):
         graph = build(parse(expression) if isinstance(expression, str) else expression)
         ring = size_ring(graph.snaplen or 96, 1 << 16)
-        memory = lay_out(graph, cpus, index_slots=ring.slots if graph.tagged else 0)
+        memory = lay_out(graph, cpus, slots=ring.slots)
         predicates = compiler.compile_predicates(graph)
         at_home = homes(graph, memory, number)
         parts.append(SegmentFlow(graph, predicates, memory, ring, number, at_home, RingHome(number, memory)))

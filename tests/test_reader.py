@@ -35,7 +35,7 @@ class Writer:
     ) -> None:
         self.ring = Ring(96, SLOT_BYTES, slots)
         self.tagged = tagged
-        memory = lay_out(TAGGED if tagged else GRAPH, 1, index_slots=slots if shared else 0)
+        memory = lay_out(TAGGED if tagged else GRAPH, 1, slots=slots, shareable=shared)
         self.maps = [bytearray(memory.flow_map_bytes) for _ in range(flows)]
         self.slots = np.zeros(slots, slot_dtype(SLOT_BYTES))
         self.state = np.frombuffer(self.maps[0], RING_DTYPE, 1, memory.ring)

@@ -83,12 +83,14 @@ class _Reader:
 @dataclass(frozen=True, slots=True)
 class _PacketRing:
     """A packet ring: its slots, this CPU's `struct ffpf_ring`, and the flows of the segment that read it, at least one.
-    `tap` is the number of the tap among those of each of them."""
+    `tap` is the number of the tap among those of each of them, `by_view` are their sinks, those together that show the
+    same."""
 
     slots: ir.Value
     cpu: ir.Value
     tap: int
     readers: list[_Reader]
+    by_view: list[list[Sink]]
 
     @property
     def flow(self) -> SegmentFlow:
@@ -96,22 +98,13 @@ class _PacketRing:
         return self.readers[0].flow
 
     @property
-    def sinks(self) -> list[Sink]:
-        return [sink for reader in self.readers for sink in reader.sinks]
-
-    @property
     def has_index(self) -> bool:
         return self.flow.memory.index_stride > 0
 
     @property
-    def by_view(self) -> list[list[Sink]]:
-        """The sinks, those together that show the same. Those of flows that share a ring all do."""
-        if len(self.readers) > 1:
-            return [self.sinks]
-        found: dict[View, list[Sink]] = {}
-        for sink in self.sinks:
-            found.setdefault(views(self.flow.graph)[sink.step], []).append(sink)
-        return [*found.values()]
+    def is_noted_after(self) -> bool:
+        """Whether the one record of a packet is noted when it is there; several are noted one by one."""
+        return self.has_index and len(self.by_view) == 1
 
 
 def generate_deliver(
@@ -177,49 +170,58 @@ class _Deliver:
                 self._at(home.store, home.memory.ring, home.memory.ring_stride),
                 flow.tap_number(self.tap),
                 [self._reader(number, sinks) for number, sinks in users.items()],
+                self._by_view(users),
             )
             stored = self._variable(I1)
-            is_noted_after = ring.has_index and len(ring.by_view) == 1
-            if is_noted_after and not self.program.offline:  # where nobody else stores, and packets have no number
+            if ring.is_noted_after and not self.program.offline:  # where nobody else stores, and packets have no number
                 is_stored = self._call("ffpf_is_stored", IS_STORED, self.packet, ring.cpu, I32(ring.tap))
                 b.store(b.icmp_unsigned("!=", is_stored, I32(0)), stored)
                 with b.if_then(b.not_(b.load(stored, typ=I1))):
-                    b.store(self._has_room(ring, I64(1)), stored)
-                    self._store(ring, ring.sinks, stored)
+                    self._store_views(ring, stored)
             else:
                 self._store_views(ring, stored)
             # Before a bell is rung: no register need be kept over that call.
             for reader in ring.readers:
                 self._count(reader, b.load(stored, typ=I1), is_only=len(ring.readers) == 1)
-            if is_noted_after:
+            if ring.is_noted_after:
                 with b.if_then(b.load(stored, typ=I1)):
                     for reader in ring.readers:
-                        self._note(ring, reader, reader.sinks)
+                        self._note(ring, reader)
+
+    def _by_view(self, users: Mapping[int, list[Sink]]) -> list[list[Sink]]:
+        """The sinks of these flows, those together that show the same. Those of flows that share a ring all do."""
+        if len(users) > 1:
+            return [[sink for sinks in users.values() for sink in sinks]]
+        ((number, sinks),) = users.items()
+        shown = views(self.flows[number].graph)
+        found: dict[View, list[Sink]] = {}
+        for sink in sinks:
+            found.setdefault(shown[sink.step], []).append(sink)
+        return [*found.values()]
 
     def _store_views(self, ring: _PacketRing, stored: ir.Value) -> None:
-        """Store a record for each view of the only flow that uses the ring, if there is room for all."""
+        """Store a record for each view that the packet is in, if there is room for all."""
         b = self.builder
-        by_view = ring.by_view
         wanted: ir.Value = I64(1)
-        if len(by_view) > 1:
+        if len(ring.by_view) > 1:
             wanted = I64(0)
-            for some in by_view:
+            for some in ring.by_view:
                 wanted = b.add(wanted, b.zext(self._reached(some), I64))
         b.store(self._has_room(ring, wanted), stored)
-        for some in by_view:
-            if len(by_view) > 1:
+        for some in ring.by_view:
+            if len(ring.by_view) > 1:
                 with b.if_then(self._reached(some)):
                     self._store(ring, some, stored)
             else:
                 self._store(ring, some, stored)
 
-    def _note(self, ring: _PacketRing, reader: _Reader, some: list[Sink]) -> None:
-        """The record that was stored last is one of the flow's, if it reached these sinks of it."""
+    def _note(self, ring: _PacketRing, reader: _Reader) -> None:
+        """The record that was stored last is one of the flow's, if it reached its sinks."""
         if len(ring.readers) == 1:
-            self._noted(ring, reader, some)
+            self._noted(ring, reader, reader.sinks)
         else:
-            with self.builder.if_then(self._reached(some)):
-                self._noted(ring, reader, some)
+            with self.builder.if_then(self._reached(reader.sinks)):
+                self._noted(ring, reader, reader.sinks)
 
     def _noted(self, ring: _PacketRing, reader: _Reader, some: list[Sink]) -> None:
         flow = reader.flow
@@ -367,10 +369,10 @@ class _Deliver:
         about = (captured, I32(flow.ring.slot_bytes), interface)
         self._call("ffpf_fill_slot", FILL_SLOT, self.packet, slot, reader.value, *about)
         number = self._call("ffpf_publish_slot", PUBLISH_SLOT, self.packet, ring.cpu, I32(ring.tap))
-        if ring.has_index and len(ring.by_view) > 1:
-            self._noted(ring, reader, some)
-        elif not ring.has_index:
+        if not ring.has_index:
             self._call("ffpf_wake_reader", WAKE_READER, self._place(ring, reader), number, self._bell(reader))
+        elif not ring.is_noted_after:
+            self._noted(ring, reader, some)
 
     def _kept(self, hook: _Hook) -> ir.Value:
         """The bytes of the packet that a transform shows at most."""

@@ -49,7 +49,7 @@ def planned_parts(definition: Definition) -> list[Planned]:
     graph = definition.graph
     found = {device.tap: _found_here(device) for device in graph.taps}
     ring = size_ring(graph.snaplen or _longest(found.values()), definition.buffer_bytes)
-    memory = lay_out(graph, cpus, index_slots=ring.slots if common_view(graph) is not None or graph.tagged else 0)
+    memory = lay_out(graph, cpus, slots=ring.slots, shareable=common_view(graph) is not None)
     part = SegmentFlow(graph, definition.predicates, memory, ring, 0, homes(graph, memory, 0), RingHome(0, memory))
     return [
         Planned(tap, part, cpus, hook_here(tap) if interface is None else hook_at(interface, tap))
@@ -278,8 +278,8 @@ class Grabber:
         return self._member_with({}, -1, elsewhere, RingHome(-1, self._laid_out(elsewhere)))
 
     def _laid_out(self, elsewhere: Mapping[int, Home]) -> Memory:
-        slots = self.ring.slots if self._view is not None or self._graph.tagged else 0
-        return lay_out(self._graph, calls.possible_cpus(), elsewhere, slots)
+        shareable = self._view is not None
+        return lay_out(self._graph, calls.possible_cpus(), elsewhere, self.ring.slots, shareable=shareable)
 
     def _member_with(
         self, stores: Mapping[int, Store], own: int, elsewhere: Mapping[int, Home], home: RingHome

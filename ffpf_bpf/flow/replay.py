@@ -63,7 +63,7 @@ class Replay:
         # Rings for longer packets than expected have fewer slots, but for the least.
         lengths = (graph.snaplen or ETHERNET_FRAME_BYTES, LONGEST_SNAPLEN)
         slots = max(self._ring_for(snaplen).slots for snaplen in lengths)
-        self.memory = lay_out(graph, 1, index_slots=slots if graph.tagged else 0)
+        self.memory = lay_out(graph, 1, slots=slots)
         with ExitStack() as undo:
             self.file = undo.enter_context(CaptureFile(path))
             self._has_places = self._is_placed()

@@ -87,10 +87,13 @@ class RingHome:
     reader: int = 0
 
 
-def lay_out(graph: Graph, cpus: int, elsewhere: Container[int] = (), index_slots: int = 0) -> Memory:
+def lay_out(
+    graph: Graph, cpus: int, elsewhere: Container[int] = (), slots: int = 0, *, shareable: bool = False
+) -> Memory:
     """The layout of a graph's map on a machine with that many possible CPUs. The memory of the steps `elsewhere` lies
-    in another flow's map. A flow that may share a packet ring of `index_slots`, or tells records apart, has an index
-    ring of as many entries."""
+    in another flow's map. A flow whose packet ring, of so many `slots`, is `shareable`, or that tells records apart,
+    has an index ring of as many entries."""
+    index_slots = slots if shareable or graph.tagged else 0
     offset = CPU_BYTES
     counters = {}
     for step in counted_steps(graph):
