@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from benchmarks.consumers import DRAIN_S, MANY, TOLD, consuming
 from benchmarks.delivery import FRAME, PACED_PPS, pinned
 from benchmarks.generator import BATCH, Generator
+from benchmarks.rivals import attached
 from benchmarks.table import Row, Table, main
-from ffpf_bpf.kernel import calls, interfaces
-from ffpf_bpf.kernel.maps import Descriptor
 from tests.network import Network, two_namespaces
 
 OURS = "monitor"
@@ -106,11 +105,7 @@ class _Bench:
 
     def dropped(self) -> Sent:
         """As many as CPU 0 can send to a program that only drops them, all of which count as delivered."""
-        with ExitStack() as stack:
-            program = stack.enter_context(Descriptor(calls.load_program("drop", DROP_PROGRAM)))
-            with self._network.enter():
-                tap = interfaces.find(self._network.tap).index
-                stack.enter_context(Descriptor(calls.attach_xdp(program.fileno, tap, calls.XDP_FLAGS_DRV_MODE)))
+        with attached(self._network, "drop", DROP_PROGRAM):
             offered, took_s, spent_ns = self._send(MOST_PPS)
         return Sent(offered, offered, took_s, spent_ns / offered, 0.0)
 

@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
+from benchmarks.rivals import attached
 from benchmarks.table import Row, Table, main
 from ffpf_bpf.flow import Flow
 from ffpf_bpf.kernel import calls
-from ffpf_bpf.kernel.interfaces import find
-from ffpf_bpf.kernel.maps import Descriptor
 from tests.network import Network, two_namespaces
 
 GOAL = 0.9
@@ -138,12 +137,8 @@ def _row(work: str, effort: Effort, taps: tuple[str, ...], rival: Rival, goal: f
     return Row(work, shown, other, f"{ratio:.2f}", f">= {goal}", ratio >= goal)
 
 
-@contextmanager
-def _empty(network: Network) -> Iterator[None]:
-    with network.enter(), Descriptor(calls.load_program("empty", calls.PASS_PROGRAM)) as program:
-        index = find(network.tap).index
-        with Descriptor(calls.attach_xdp(program.fileno, index, calls.XDP_FLAGS_DRV_MODE)):
-            yield
+def _empty(network: Network) -> AbstractContextManager[None]:
+    return attached(network, "empty", calls.PASS_PROGRAM)
 
 
 if __name__ == "__main__":

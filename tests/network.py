@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from pyroute2 import netns
@@ -108,6 +108,18 @@ def until(holds: Callable[[], object]) -> None:
     while not holds():
         assert time.monotonic() < end_s, "it did not come to that"
         time.sleep(0.01)
+
+
+def until_ended(process: subprocess.Popen[str], send: Callable[[], object]) -> None:
+    """Send, over and over, until the process has ended by itself, not longer than a minute."""
+    try:
+        for _ in range(600):
+            send()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+                return
+    finally:
+        process.kill()
 
 
 def ip(*words: str) -> None:

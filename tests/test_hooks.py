@@ -33,7 +33,7 @@ from ffpf_bpf.kernel.maps import Descriptor
 from tests.conftest import assert_kernel_objects
 from tests.corpus.packets import ether, ipv4, packets, udp, vlan
 from tests.foreign import TCX_DROP, TCX_NEXT, TCX_PASS, foreign
-from tests.network import Network, one_cpu, two_namespaces
+from tests.network import Network, one_cpu, two_namespaces, until_ended
 from tests.segment import has_tag
 from tests.vm import guest, matrix
 
@@ -465,14 +465,5 @@ def test_grab_at_tc_from_the_command_line(network: Network, tmp_path: Path) -> N
     ]
     process = subprocess.Popen(network.command(*words), stderr=subprocess.PIPE, text=True)
     frame = ether(0x8100, vlan(5, 0x0800, ipv4(17, udp(1, 80))))
-    try:
-        for _ in range(600):
-            network.send([frame, frame[:12] + frame[16:]])
-            try:
-                process.wait(0.1)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-    finally:
-        process.kill()
+    until_ended(process, lambda: network.send([frame, frame[:12] + frame[16:]]))
     assert file.read_bytes().count(frame) == 3

@@ -17,7 +17,7 @@ from ffpf_bpf.capture.files import CaptureFile
 from ffpf_bpf.errors import KernelError
 from ffpf_bpf.flow import Flow
 from tests.corpus.packets import ether, ipv4, ipv6, udp
-from tests.network import Network, two_namespaces, until
+from tests.network import Network, two_namespaces, until, until_ended
 from tests.test_hooks import (
     each_sees_its_own,
     flow_at,
@@ -177,17 +177,7 @@ def test_a_file_of_the_command_line_is_read_by_others(network: Network, device: 
         bare(ether(0x86DD, ipv6(17, udp(1, 53, b"second")))),
     ]
     process = subprocess.Popen(network.command(*command, expression), stderr=subprocess.PIPE, text=True)
-    try:
-        for _ in range(600):
-            device.arrive(sent)
-            device.leave(sent)
-            try:
-                process.wait(0.1)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-    finally:
-        process.kill()
+    until_ended(process, lambda: (device.arrive(sent), device.leave(sent)))
     with CaptureFile(str(file)) as capture:
         got = list(capture.packets())
     assert {packet.data for packet in got} == set(sent)

@@ -14,10 +14,7 @@ from pyroute2 import WireGuard
 
 from ffpf_bpf.kernel import interfaces
 from tests.network import WITHIN_S, Network, two_namespaces
-from tests.test_hooks import (
-    flow_at,
-    received_from,
-)
+from tests.test_hooks import flow_at, received_from
 
 pytestmark = pytest.mark.root
 
@@ -43,10 +40,10 @@ def test_tunnels(kind: str) -> None:
             if done.returncode:
                 pytest.skip(f"no {kind} here: {done.stderr.strip()}")
             version6 = kind in ("sit", "ip6tnl")
-            for device in ("tnl7", made.tap if namespace == made.inside else made.peer):
+            carrier = made.tap if namespace == made.inside else made.peer
+            for device in ("tnl7", carrier):
                 setting = f"net.ipv6.conf.{device}.disable_ipv6=0"
                 subprocess.run(made.command("sysctl", "-qw", setting, namespace=namespace), check=True)
-            carrier = made.tap if namespace == made.inside else made.peer
             for device, address in (
                 (carrier, f"fd77::{own}/64"),
                 ("tnl7", f"fd78::{own}/64" if version6 else f"10.78.0.{own}/24"),

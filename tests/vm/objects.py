@@ -16,10 +16,10 @@ from pathlib import Path
 
 from ffpf_bpf import compiler
 from ffpf_bpf.compiler import Object
+from tests.vm.kernels import FRESH_FOR_S
 
 DIRECTORY = "objects"
 KNOWN = "FFPF_VM_OBJECTS"  # in a guest's environment: where those of earlier guests are
-FRESH_FOR_S = 7 * 24 * 3600
 
 
 def reuse(known: Path, new: Path) -> None:
